@@ -1,0 +1,62 @@
+# Every target makes its own virtual environment in .venv the first time, and again when what it depends on changes.
+# Choose another interpreter with `make PYTHON=/path/to/python3 ...` (after `make clean`).
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help cluster test check format bench simulate dist wheel-check clean
+
+# The newest supported Python that really runs: a name on PATH may be a shim with nothing behind it.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo "$$python" && break; done)
+RUN := .venv/bin/python
+READY := .venv/.ready
+ARGS ?=
+SEEDS ?= 100
+
+# The three packages are checked under the name they are installed with; the rest where it stands.
+CHECKED := $(wildcard examples tests benchmarks tools)
+PACKAGES := .venv/import/client_replies
+
+help: ## say what can be made
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+$(READY): setup.cfg pyproject.toml tools/make_venv.py
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later with venv and ensurepip was found; name one: make PYTHON=..." >&2; exit 1; }
+	@echo "setting up .venv (once) ..."
+	@"$(PYTHON)" tools/make_venv.py .venv
+	@touch $@
+
+cluster: $(READY) ## run three replicas over a file of transfers, damage them, and judge the result
+	@$(RUN) -m examples.cluster run $(ARGS)
+
+test: $(READY) ## run the whole test suite (ARGS="-k name" to choose)
+	@$(RUN) -m pytest $(ARGS)
+
+check: $(READY) ## format, lint and strict types, without changing anything
+	@$(RUN) -m ruff format --check --quiet . || { $(RUN) -m ruff format --diff --quiet . ; exit 1; }
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m mypy $(PACKAGES) $(CHECKED)
+
+format: $(READY) ## let ruff rewrite the files
+	@$(RUN) -m ruff format --quiet .
+	@$(RUN) -m ruff check --quiet --fix .
+
+bench: $(READY) ## measure against the disk's own limit and against peers
+	@$(RUN) -m benchmarks $(ARGS)
+
+simulate: $(READY) ## run the deterministic simulation (SEEDS=100)
+	@$(RUN) -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+dist: $(READY) ## build the sdist, and the wheel from it
+	@rm -rf build dist *.egg-info
+	@$(RUN) -m build --outdir dist . >.venv/dist.log 2>&1 || { cat .venv/dist.log >&2; exit 1; }
+	@ls dist/*
+
+wheel-check: dist ## run the README's example on the installed wheel, with the oldest and the newest Python here
+	@$(RUN) tools/wheel_check.py dist/*.whl README.md
+
+clean: ## remove everything that make made
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
