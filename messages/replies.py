@@ -1,0 +1,417 @@
+"""A replica and its ClientRepliesActor.
+
+The replica that opens the file is its owner; `owner` is a number of its choosing, unique to this incarnation of it.
+What changes state (`WriteReplies`, `RemoveReplies`, `InstallSessions`, `Checkpoint`, `CloseReplies`) carries a
+`number` that grows by one; the next one is sent when the last was answered. A message repeated because its answer was
+lost gets that answer again and does nothing twice. Reads and waits carry a number of their own and may overlap.
+
+A payload is a whole reply, header and body: either its bytes, up to `inline_size_max`, or a lease on the buffer that
+holds them. A lease in an accepted batch is given away; one in a refused batch still belongs to the sender.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from thespian.actors import ActorAddress
+
+from .config import CLIENTS_MAX_LIMIT, OpenMode, RepliesConfig
+from .faults import Fault
+from .leases import LEASE_MAX, Lease, MemoryName
+from .message import (
+    U8_MAX,
+    U64_MAX,
+    Message,
+    MessageInvalid,
+    check_bytes,
+    check_distinct,
+    check_int,
+    check_ints,
+    check_type,
+    shown,
+)
+from .reply_header import HEADER_SIZE
+
+Payload = bytes | Lease
+
+SLOT_MAX = CLIENTS_MAX_LIMIT - 1
+PEERS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenReplies(Message):
+    """Format or open the data file. `storage` and `pool` name actors to use instead of new ones.
+
+    A new owner may open what a dead one left open, in the same actor: what the old one held comes back.
+    """
+
+    owner: int
+    config: RepliesConfig
+    mode: OpenMode = OpenMode.OPEN_OR_FORMAT
+    storage: ActorAddress | None = None
+    pool: ActorAddress | None = None
+
+    def validate(self) -> None:
+        """Check the owner and the configuration."""
+        check_int("owner", self.owner, 1, U64_MAX)
+        check_type("config", self.config, RepliesConfig)
+        self.config.validate()
+        check_type("mode", self.mode, OpenMode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepliesOpened(Message):
+    """The file is open: the session table of its last checkpoint, and the slots that do not hold what it says.
+
+    `sessions` is empty after formatting. `credit` replies may be written. Repair begins with `SetPeers`.
+    """
+
+    owner: int
+    formatted: bool
+    sequence: int
+    op: int
+    sessions: bytes = field(repr=False)
+    faulty: tuple[int, ...]
+    credit: int
+    pool: ActorAddress
+    memory: MemoryName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFailed(Message):
+    """The file was not opened, and is as it was."""
+
+    owner: int
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPeers(Message):
+    """Where the ClientRepliesActors of the other replicas are; repair begins or goes on. A lower version is ignored."""
+
+    owner: int
+    version: int
+    peers: tuple[tuple[int, ActorAddress], ...]
+
+    def validate(self) -> None:
+        """Check that each peer is a replica index and an address, no index twice."""
+        check_int("owner", self.owner, 1, U64_MAX)
+        check_int("version", self.version, 1, U64_MAX)
+        if type(self.peers) is not tuple or len(self.peers) > PEERS_MAX:
+            raise MessageInvalid("peers", shown(self.peers), f"a tuple of at most {PEERS_MAX} pairs")
+        for peer in self.peers:
+            if type(peer) is not tuple or len(peer) != 2:
+                raise MessageInvalid("peers", shown(peer), "pairs of a replica and an address")
+            check_int("peers", peer[0], 0, U8_MAX)
+            check_type("peers", peer[1], ActorAddress)
+        check_distinct("peers", [peer[0] for peer in self.peers])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeersSet(Message):
+    """The peers of `version` are in use."""
+
+    owner: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteReplies(Message):
+    """The replies of committed requests, one a slot; all committed up to `op` is known with this.
+
+    `slots` and `payloads` are columns of one table. `durable` asks for `RepliesDurable` when this batch and all
+    before it are durable. An empty batch only tells the op.
+    """
+
+    owner: int
+    number: int
+    op: int
+    slots: tuple[int, ...]
+    payloads: tuple[Payload, ...] = field(repr=False)
+    durable: bool = False
+
+    def validate(self) -> None:
+        """Check the columns; the replies themselves are verified where their bytes are at hand."""
+        _check_numbered(self.owner, self.number, self.op)
+        check_ints("slots", self.slots, 0, SLOT_MAX)
+        check_distinct("slots", self.slots)
+        if type(self.payloads) is not tuple or len(self.payloads) != len(self.slots):
+            raise MessageInvalid("payloads", shown(self.payloads), f"a tuple of length {len(self.slots)}")
+        if not set(map(type, self.payloads)) <= {bytes, int}:
+            raise MessageInvalid("payloads", "another type", "bytes or leases")
+        check_ints("payloads", tuple(p for p in self.payloads if type(p) is int), 1, LEASE_MAX)
+        check_type("durable", self.durable, bool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveReplies(Message):
+    """These slots hold no reply any more: the session went away, or its latest reply has no body."""
+
+    owner: int
+    number: int
+    op: int
+    slots: tuple[int, ...]
+
+    def validate(self) -> None:
+        """Check the slots."""
+        _check_numbered(self.owner, self.number, self.op)
+        check_ints("slots", self.slots, 0, SLOT_MAX)
+        check_distinct("slots", self.slots)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritesAccepted(Message):
+    """The batch (or removal) `number` is taken over, not yet durable; `credit` more replies may be sent next.
+
+    This answer waits until the credit is above 0: a replica never has to ask again.
+    """
+
+    owner: int
+    number: int
+    credit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritesRefused(Message):
+    """Nothing of the batch `number` was taken over: item `index` has `fault`. The same number is expected next."""
+
+    owner: int
+    number: int
+    index: int
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepliesDurable(Message):
+    """Every reply of every batch up to `through` is durable, or was made needless by a newer one or a removal."""
+
+    owner: int
+    through: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitDurable(Message):
+    """Say when these slots durably hold what they are expected to hold. Numbered by `wait`."""
+
+    owner: int
+    wait: int
+    slots: tuple[int, ...]
+
+    def validate(self) -> None:
+        """Check the slots."""
+        check_int("owner", self.owner, 1, U64_MAX)
+        check_int("wait", self.wait, 1, U64_MAX)
+        check_ints("slots", self.slots, 0, SLOT_MAX)
+        check_distinct("slots", self.slots)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsDurable(Message):
+    """The slots of `AwaitDurable` number `wait` are durable."""
+
+    owner: int
+    wait: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadReply(Message):
+    """Read the reply with the packed header `expected` from its slot. Numbered by `read`."""
+
+    owner: int
+    read: int
+    slot: int
+    expected: bytes = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the slot and the header's length."""
+        check_int("owner", self.owner, 1, U64_MAX)
+        check_int("read", self.read, 1, U64_MAX)
+        check_int("slot", self.slot, 0, SLOT_MAX)
+        check_bytes("expected", self.expected, HEADER_SIZE, HEADER_SIZE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyRead(Message):
+    """The reply, verified: its bytes, or a lease that the reader now holds and releases."""
+
+    owner: int
+    read: int
+    slot: int
+    payload: Payload = field(repr=False)
+
+
+class NotRead(enum.Enum):
+    """Why a reply was not read."""
+
+    CORRUPT = "the slot does not hold the reply; it is repaired from the peers"
+    LOST = "the slot does not hold the reply, and no peer does"
+    UNEXPECTED = "the slot is expected to hold another reply, or none"
+    BUSY = "too many reads are waiting; try again"
+    CLOSED = "no data file is open, or not by this owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyNotRead(Message):
+    """The reply could not be had, and why."""
+
+    owner: int
+    read: int
+    slot: int
+    reason: NotRead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallSessions(Message):
+    """After state sync to `op`: the encoded session table that replaces what every slot is expected to hold."""
+
+    owner: int
+    number: int
+    op: int
+    sessions: bytes = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the types; the table itself is decoded where it is used."""
+        _check_numbered(self.owner, self.number, self.op)
+        check_bytes("sessions", self.sessions, 1, 2**32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionsInstalled(Message):
+    """Installed; `faulty` slots are to be repaired. The sync is complete when `AwaitDurable` on them is answered."""
+
+    owner: int
+    number: int
+    faulty: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Message):
+    """Store the encoded session table as of `op` once every reply accepted before this message is durable."""
+
+    owner: int
+    number: int
+    op: int
+    sessions: bytes = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the types; the table itself is decoded where it is used."""
+        _check_numbered(self.owner, self.number, self.op)
+        check_bytes("sessions", self.sessions, 1, 2**32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointStarted(Message):
+    """The checkpoint waits for its writes; batches after it are welcome meanwhile."""
+
+    owner: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDone(Message):
+    """The session table as of `op` is durable, and so is every reply that was accepted before the checkpoint."""
+
+    owner: int
+    number: int
+    op: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused(Message):
+    """The `InstallSessions`, `Checkpoint`, `AwaitDurable`, `SetPeers` or `CloseReplies` did nothing, and why."""
+
+    owner: int
+    request: str
+    number: int
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetStatus(Message):
+    """Ask how the component is; for `slots` also which of them are durable. Anyone may ask."""
+
+    request: int
+    slots: tuple[int, ...] = ()
+
+    def validate(self) -> None:
+        """Check the slots."""
+        check_int("request", self.request, 0, U64_MAX)
+        check_ints("slots", self.slots, 0, SLOT_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepliesStatus(Message):
+    """The component as it is now.
+
+    `slots` counts slots by state; `queues` has depths and limits by name; `counters` only grow; `durable` answers for
+    the slots that were asked about; `stopped` is the fault that stopped the storage, if one did.
+    """
+
+    request: int
+    open: bool
+    closing: bool
+    op: int
+    sequence: int
+    slots: Mapping[str, int]
+    queues: Mapping[str, int]
+    counters: Mapping[str, int]
+    faulty: tuple[int, ...]
+    lost: tuple[int, ...]
+    durable: tuple[bool, ...]
+    durable_through: int
+    stopped: Fault | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseReplies(Message):
+    """Take nothing new, make durable what was accepted, give back every lease and release the file."""
+
+    owner: int
+    number: int
+
+    def validate(self) -> None:
+        """Check the numbers."""
+        _check_numbered(self.owner, self.number, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepliesClosed(Message):
+    """Closed; the lock is free."""
+
+    owner: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyRepaired(Message):
+    """Told without asking: the slot's reply came from a peer and is durable again."""
+
+    owner: int
+    slot: int
+    header: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyLost(Message):
+    """Told without asking: every peer says that it does not hold the reply. Its client must get an error."""
+
+    owner: int
+    slot: int
+    header: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageFailed(Message):
+    """Told without asking: the storage stopped and nothing more is made durable. The replica must recover."""
+
+    owner: int
+    fault: Fault
+
+
+def _check_numbered(owner: int, number: int, op: int) -> None:
+    check_int("owner", owner, 1, U64_MAX)
+    check_int("number", number, 1, U64_MAX)
+    check_int("op", op, 0, U64_MAX)

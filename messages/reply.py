@@ -1,0 +1,100 @@
+"""A reply: its header and its body, and the one way to build and to verify the bytes of both.
+
+Guarantees: `Reply.build` makes a reply whose bytes depend on its arguments alone, so that every replica that executes
+the same committed request builds the same bytes. `Reply.unpack` and `verify_reply` accept exactly what `pack` made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .reply_header import (
+    HEADER_SIZE,
+    Buffer,
+    HeaderClusterWrong,
+    HeaderSizeWrong,
+    ReplyHeader,
+    packed_cluster_client,
+    packed_size,
+    verify_body_checksum,
+    verify_header_checksum,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A sealed header and the body it was sealed with."""
+
+    header: ReplyHeader
+    body: bytes
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        cluster: int,
+        client: int,
+        session: int,
+        request: int,
+        op: int,
+        operation: int,
+        timestamp: int,
+        body: bytes = b"",
+        view: int = 0,
+        replica: int = 0,
+        release: int = 1,
+        request_checksum: bytes = bytes(16),
+        context: bytes = bytes(16),
+    ) -> Reply:
+        """Seal a reply. `view` and `replica` are those of the prepare. Raises a `HeaderInvalid`."""
+        header = ReplyHeader(
+            cluster=cluster,
+            client=client,
+            session=session,
+            op=op,
+            request=request,
+            operation=operation,
+            timestamp=timestamp,
+            view=view,
+            replica=replica,
+            release=release,
+            request_checksum=request_checksum,
+            context=context,
+        ).sealed(body)
+        return cls(header=header, body=body)
+
+    def pack(self) -> bytes:
+        """Header and body, side by side: what a slot holds and what a client gets."""
+        return self.header.pack() + self.body
+
+    @classmethod
+    def unpack(cls, data: Buffer) -> Reply:
+        """The reply in `data`, verified whole. Raises a `HeaderInvalid`."""
+        header = ReplyHeader.unpack(data)
+        body = bytes(memoryview(data)[HEADER_SIZE:])
+        if len(data) != header.size:
+            raise HeaderSizeWrong(f"{len(data)} bytes", f"{header.size}, the size in the header")
+        verify_body_checksum(data, body)
+        return cls(header=header, body=body)
+
+    def __str__(self) -> str:
+        return f"Reply(client={self.header.client:x}, request={self.header.request}, size={self.header.size})"
+
+
+def verify_reply(data: Buffer, *, cluster: int, size_max: int) -> bytes:
+    """Verify the reply at the start of `data` (which may be longer: a buffer) and return its packed header.
+
+    Checks both checksums, the cluster and the size, in that order of cheapness; a header with a good checksum was
+    verified field by field when it was sealed. Raises a `HeaderInvalid`.
+    """
+    verify_header_checksum(data)
+    view = memoryview(data)
+    header = bytes(view[:HEADER_SIZE])
+    size = packed_size(header)
+    if not HEADER_SIZE <= size <= min(size_max, len(data)):
+        raise HeaderSizeWrong(f"size {size}", f"from {HEADER_SIZE} to {min(size_max, len(data))}")
+    found, _client = packed_cluster_client(header)
+    if found != cluster:
+        raise HeaderClusterWrong(f"cluster {found:x}", f"cluster {cluster:x}")
+    verify_body_checksum(header, view[HEADER_SIZE:size])
+    return header

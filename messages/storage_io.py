@@ -1,0 +1,169 @@
+"""The ClientRepliesActor and its StorageActor: everything that touches the disk.
+
+One batch of each kind (write, read, verify, checkpoint) is in flight at a time, and kinds do not wait for each other.
+`batch` numbers come back in the answers. A payload with a lease is lent: its holder stays the sender, who keeps it
+until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .config import OpenMode, RepliesConfig
+from .faults import Fault, SlotFault
+from .leases import Lease, MemoryName
+from .message import U64_MAX, Message, MessageInvalid, check_bytes, check_int, check_ints, check_type, shown
+from .replies import SLOT_MAX, Payload
+from .reply_header import HEADER_SIZE
+
+NO_LEASE = Lease(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStorage(Message):
+    """Format or open the data file and verify every slot that its session table expects."""
+
+    config: RepliesConfig
+    mode: OpenMode
+    memory: MemoryName
+
+    def validate(self) -> None:
+        """Check the configuration."""
+        check_type("config", self.config, RepliesConfig)
+        self.config.validate()
+        check_type("mode", self.mode, OpenMode)
+        check_type("memory", self.memory, MemoryName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageOpened(Message):
+    """Open: the last checkpoint, and the slots that do not hold what its session table says."""
+
+    formatted: bool
+    sequence: int
+    op: int
+    sessions: bytes = field(repr=False)
+    faulty: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageOpenFailed(Message):
+    """Not opened; the file is as it was."""
+
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteSlots(Message):
+    """Write whole replies to slots, zero-padded to sectors, and make all durable with one data sync."""
+
+    batch: int
+    slots: tuple[int, ...]
+    payloads: tuple[Payload, ...] = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the columns."""
+        _check_batch(self.batch, self.slots)
+        if type(self.payloads) is not tuple or len(self.payloads) != len(self.slots):
+            raise MessageInvalid("payloads", shown(self.payloads), f"a tuple of length {len(self.slots)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsWritten(Message):
+    """Every slot of the batch is durable."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSlots(Message):
+    """Read the replies with these packed headers, each verified, into its lease, or inline where that is NO_LEASE."""
+
+    batch: int
+    slots: tuple[int, ...]
+    headers: bytes = field(repr=False)
+    leases: tuple[Lease, ...]
+
+    def validate(self) -> None:
+        """Check the columns."""
+        _check_batch(self.batch, self.slots)
+        check_bytes("headers", self.headers, HEADER_SIZE * len(self.slots), HEADER_SIZE * len(self.slots))
+        check_ints("leases", self.leases, 0, U64_MAX)
+        if len(self.leases) != len(self.slots):
+            raise MessageInvalid("leases", shown(self.leases), f"a tuple of length {len(self.slots)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsRead(Message):
+    """For each slot its bytes, its lease (filled), or what is wrong with it."""
+
+    batch: int
+    results: tuple[Payload | SlotFault, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifySlots(Message):
+    """Read these slots from the disk itself, past the page cache, and compare them with their packed headers."""
+
+    batch: int
+    slots: tuple[int, ...]
+    headers: bytes = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the columns."""
+        _check_batch(self.batch, self.slots)
+        check_bytes("headers", self.headers, HEADER_SIZE * len(self.slots), HEADER_SIZE * len(self.slots))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsVerified(Message):
+    """What is wrong with each slot, or None."""
+
+    batch: int
+    results: tuple[SlotFault | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteCheckpoint(Message):
+    """Store the session table, then make it the current one: atomic, whatever the moment of a crash."""
+
+    batch: int
+    sequence: int
+    op: int
+    sessions: bytes = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the numbers."""
+        check_int("batch", self.batch, 1, U64_MAX)
+        check_int("sequence", self.sequence, 1, U64_MAX)
+        check_int("op", self.op, 0, U64_MAX)
+        check_bytes("sessions", self.sessions, 1, 2**32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointWritten(Message):
+    """The checkpoint is durable."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseStorage(Message):
+    """Finish what is in flight and release the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageClosed(Message):
+    """The file is closed and its lock is free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageStopped(Message):
+    """Told without asking: the disk failed, nothing in flight is durable, and the storage does no more."""
+
+    fault: Fault
+
+
+def _check_batch(batch: int, slots: tuple[int, ...]) -> None:
+    check_int("batch", batch, 1, U64_MAX)
+    check_ints("slots", slots, 0, SLOT_MAX)
