@@ -58,7 +58,7 @@ class RepliesConfig(Message):
 
     reads_max: int = 64  # ReadReply requests not yet answered
     read_batch_max: int = 16  # slots in one group of reads
-    read_buffers: int = 8  # buffers that the component keeps for reading and repairing large replies
+    read_buffers: int = 8  # buffers that the component keeps for reading large replies, and as many for repairs
     waits_max: int = 64  # AwaitDurable requests not yet answered
 
     repairs_max: int = 32  # slots under repair at the same time
@@ -70,6 +70,7 @@ class RepliesConfig(Message):
     scrub_interval: float = 0.05  # pause between two groups of verified slots
     scrub_bytes_per_second: int = 4 * 1024 * 1024  # 0 turns the scrubber off
     tick: float = 0.05  # how often timeouts are looked at
+    resend_timeout: float = 2.0  # a request between the three actors without an answer by then is sent again
 
     def validate(self) -> None:
         """Raise `MessageInvalid` for the first field that is out of its limits."""
@@ -90,7 +91,7 @@ class RepliesConfig(Message):
             check_int(name, getattr(self, name), 1, BUFFERS_MAX_LIMIT)
         check_int("repair_bytes_max", self.repair_bytes_max, self.message_size_max, U32_MAX)
         check_int("scrub_bytes_per_second", self.scrub_bytes_per_second, 0, U64_MAX)
-        for name in ("repair_timeout", "repair_backoff_max", "scrub_interval", "tick"):
+        for name in ("repair_timeout", "repair_backoff_max", "scrub_interval", "tick", "resend_timeout"):
             _check_seconds(name, getattr(self, name), 0.001)
         _check_seconds("hold_back", self.hold_back, 0.0)
 

@@ -234,12 +234,25 @@ class ReadReply(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyRead(Message):
-    """The reply, verified: its bytes, or a lease that the reader now holds and releases."""
+    """The reply, verified: its bytes, or a lease that is lent until `ReplyTaken`; without that, it is sent again."""
 
     owner: int
     read: int
     slot: int
     payload: Payload = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyTaken(Message):
+    """The reader has what it wanted of the lease that it was lent for `read`. Unknown reads are ignored."""
+
+    owner: int
+    read: int
+
+    def validate(self) -> None:
+        """Check the numbers."""
+        check_int("owner", self.owner, 1, U64_MAX)
+        check_int("read", self.read, 1, U64_MAX)
 
 
 class NotRead(enum.Enum):

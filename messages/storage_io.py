@@ -1,7 +1,8 @@
 """The ClientRepliesActor and its StorageActor: everything that touches the disk.
 
-One batch of each kind (write, read, verify, checkpoint) is in flight at a time, and kinds do not wait for each other.
-`batch` numbers come back in the answers. A payload with a lease is lent: its holder stays the sender, who keeps it
+One batch of each kind (commit write, repair write, read, verify, checkpoint) is in flight at a time, and kinds do not
+wait for each other. `batch` grows by one within a kind and comes back in the answer; a batch repeated because its answer
+was lost is not done again, only answered again. A payload with a lease is lent: its holder stays the sender, who keeps it
 until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
 """
 
@@ -60,6 +61,7 @@ class WriteSlots(Message):
     batch: int
     slots: tuple[int, ...]
     payloads: tuple[Payload, ...] = field(repr=False)
+    repair: bool = False  # repairs have a lane of their own, so that no commit waits for one
 
     def validate(self) -> None:
         """Check the columns."""
@@ -73,6 +75,7 @@ class SlotsWritten(Message):
     """Every slot of the batch is durable."""
 
     batch: int
+    repair: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
