@@ -36,7 +36,7 @@ def runs(python: Path) -> bool:
 
 def install(python: Path, wanted: list[str], log: Path) -> None:
     """Install what is wanted, quietly: the log is shown only when it did not work."""
-    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *wanted]
+    command: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *wanted]
     with log.open("w") as output:
         result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
     if result.returncode:
