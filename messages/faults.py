@@ -1,7 +1,7 @@
 """Why something was refused, failed or was found broken: one named kind each, with what was found and expected.
 
 A fault is an expected outcome and travels in an answer. A broken environment also becomes a fault, after which the
-actor stops. A bug is neither: it raises `InvariantBroken` in the actor and ends its process.
+actor stops. A bug is neither: it raises `InvariantBroken`, which ends the actor's process.
 """
 
 from __future__ import annotations
@@ -10,6 +10,19 @@ import enum
 from dataclasses import dataclass
 
 from .message import Message, check_type
+
+
+class InvariantBroken(BaseException):
+    """The component contradicts itself. Never caught, never retried.
+
+    Not an `Exception`, because Thespian calls a handler that raised one again, with the state that its first run left.
+    """
+
+
+def invariant(holds: object, text: str) -> None:
+    """Raise `InvariantBroken` with `text` unless `holds`. Unlike `assert`, `-O` does not remove it."""
+    if not holds:
+        raise InvariantBroken(text)
 
 
 class FaultKind(enum.Enum):
@@ -42,6 +55,8 @@ class FaultKind(enum.Enum):
     SLOT_REPEATED = "a batch names a slot twice"
     INLINE_TOO_LARGE = "a reply of this size travels as a lease, not as bytes"
     LEASE_STALE = "the lease was released or never granted"
+    LEASES_TOO_MANY = "the pool has fewer buffers than one request asks for"
+    HOLDER_GONE = "the holder was declared dead and its leases were taken back"
     REPLY_OLDER = "the slot's session has a newer reply already"
     # A request that is out of turn.
     NOT_OPEN = "no data file is open"

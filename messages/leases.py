@@ -18,6 +18,7 @@ from .message import U64_MAX, Message, MessageInvalid, check_int, check_ints
 Lease = NewType("Lease", int)
 
 LEASE_BUFFER_BITS = 16
+LEASE_BUFFER_MASK = (1 << LEASE_BUFFER_BITS) - 1
 LEASE_MAX = U64_MAX
 
 if 2**LEASE_BUFFER_BITS < BUFFERS_MAX_LIMIT:
@@ -31,7 +32,7 @@ def make_lease(buffer: int, generation: int) -> Lease:
 
 def lease_buffer(lease: Lease) -> int:
     """The index of the lease's buffer."""
-    return lease & (2**LEASE_BUFFER_BITS - 1)
+    return lease & LEASE_BUFFER_MASK
 
 
 def lease_generation(lease: Lease) -> int:
@@ -211,4 +212,3 @@ def _check_holder(holder: int, number: int) -> None:
 def _check_leases(holder: int, number: int, leases: tuple[Lease, ...]) -> None:
     _check_holder(holder, number)
     check_ints("leases", leases, 1, LEASE_MAX)
-

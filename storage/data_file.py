@@ -1,0 +1,333 @@
+"""The data file: formatting, opening, slots and checkpoints. See layout.py for where things are.
+
+Guarantees: `write_slots` and `write_checkpoint` return when what they wrote is durable. A slot that is read is compared
+with the header that is expected, byte for byte, then with its body's checksum, then its padding with zeros. An opening
+that fails leaves the file as it was. After a failed write or sync nothing but `close` is possible, because a page
+cache that failed to write once may claim to be clean.
+
+A checkpoint is atomic. Its trailer goes into the area that the current one does not use, and is synced before any
+superblock names it. Copies 0 and 1 are then written and synced, before 2 and 3: whatever a crash leaves of one pair,
+torn or not, the other pair agrees with itself. So opening finds two equal copies, of the old checkpoint or of the new
+one, and the trailer of either is whole. A crash may also leave one newer copy alone, which is not believed, or leave
+copies 2 and 3 one checkpoint behind. `open` overwrites both, once everything else was found good: the next trailer
+goes where a copy left behind still points, and such copies must not be what the next crash leaves in agreement.
+
+Gives up: order among the slots of one `write_slots`; after a crash each may be old, new or torn.
+
+One thread may write while others read. Owns the device, and with it the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import overload
+
+from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
+from client_replies.messages.faults import Fault, FaultKind, SlotFault, invariant
+from client_replies.messages.reply import verify_reply
+from client_replies.messages.reply_header import (
+    HEADER_SIZE,
+    Buffer,
+    HeaderClusterWrong,
+    HeaderInvalid,
+    HeaderSizeWrong,
+    checksum128,
+    packed_size,
+    verify_body_checksum,
+    verify_header_checksum,
+)
+
+from .device import Device, Disk, aligned_memory
+from .errors import StorageError, storage_error
+from .layout import SUPERBLOCK_COPIES, Layout, sectors_size
+from .superblock import MAGIC, Superblock, choose_superblock
+
+_ZEROS = bytes(SECTOR_SIZE)
+_PAIRS = (range(0, SUPERBLOCK_COPIES // 2), range(SUPERBLOCK_COPIES // 2, SUPERBLOCK_COPIES))
+
+
+class DataFile:
+    """An open data file. Made by `open`."""
+
+    def __init__(
+        self, device: Device, layout: Layout, superblock: Superblock, sessions: bytes, formatted: bool
+    ) -> None:
+        self.layout = layout
+        self.formatted = formatted
+        self.sessions = sessions
+        self._device = device
+        self._superblock = superblock
+        self._refusal: Fault | None = None
+        self._scratch = threading.local()
+
+    @property
+    def sequence(self) -> int:
+        """How many checkpoints were taken."""
+        return self._superblock.sequence
+
+    @property
+    def op(self) -> int:
+        """The op of the last checkpoint."""
+        return self._superblock.op
+
+    # Opening.
+
+    @classmethod
+    def open(cls, disk: Disk, config: RepliesConfig, mode: OpenMode) -> DataFile:
+        """Open the file, or format a new one where `mode` says so. Raises `StorageError`."""
+        if mode is OpenMode.FORMAT:
+            return cls._format(disk, config)
+        try:
+            device = disk.open(config.path)
+        except StorageError as error:
+            if mode is OpenMode.OPEN_OR_FORMAT and error.fault.kind is FaultKind.FILE_MISSING:
+                return cls._format(disk, config)
+            raise
+        try:
+            return cls._open(device, config)
+        except BaseException:
+            device.close()
+            raise
+
+    @classmethod
+    def _format(cls, disk: Disk, config: RepliesConfig) -> DataFile:
+        layout = Layout.of(config)
+        superblock = Superblock(
+            cluster=config.cluster,
+            replica=config.replica,
+            clients_max=config.clients_max,
+            message_size_max=config.message_size_max,
+        )
+        new_file = disk.create(config.path, layout.size)
+        try:
+            _write_superblock(new_file.device, layout, superblock, range(SUPERBLOCK_COPIES))
+            new_file.publish()
+        except BaseException:
+            new_file.discard()
+            raise
+        return cls(new_file.device, layout, superblock, sessions=b"", formatted=True)
+
+    @classmethod
+    def _open(cls, device: Device, config: RepliesConfig) -> DataFile:
+        # Everything is read and checked before the first write: what is refused is untouched.
+        chosen = choose_superblock(_read_superblock(device))
+        superblock = chosen.superblock
+        _check_identity(superblock, config)
+        layout = Layout.of(config)
+        if device.size < layout.size:
+            raise storage_error(FaultKind.FILE_TRUNCATED, f"{device.size} bytes", f"{layout.size} bytes")
+        sessions = _read_trailer(device, layout, superblock)
+        if chosen.disagreeing:
+            _write_superblock(device, layout, superblock, chosen.disagreeing)
+            device.sync()
+        return cls(device, layout, superblock, sessions, formatted=False)
+
+    # Slots.
+
+    def write_slots(self, slots: Sequence[int], replies: Sequence[Buffer]) -> None:
+        """Write a reply to each slot, padded with zeros to whole sectors, and make all durable with one sync.
+
+        A buffer may be longer than its reply. Every reply is verified before the first is written: one that is
+        invalid raises and nothing was done. Raises `StorageError`.
+        """
+        self._check_usable()
+        invariant(
+            len(slots) == len(replies) and len(set(slots)) == len(slots), "one reply for each slot, no slot twice"
+        )
+        if not slots:
+            return
+        writes = [
+            (self.layout.slot_offset(slot), self._padded(reply)) for slot, reply in zip(slots, replies, strict=True)
+        ]
+        try:
+            for offset, parts in writes:
+                self._device.write(offset, parts)
+            self._device.sync()
+        except StorageError as error:
+            self._stop(error.fault)
+            raise
+
+    def _padded(self, reply: Buffer) -> tuple[Buffer, ...]:
+        size_max = self.layout.message_size_max
+        try:
+            header = verify_reply(reply, cluster=self._superblock.cluster, size_max=size_max)
+        except HeaderInvalid as error:
+            raise StorageError(_reply_fault(error, reply, size_max)) from error
+        size = packed_size(header)
+        whole = reply if len(reply) == size else memoryview(reply)[:size]
+        padding_size = sectors_size(size) - size
+        if not padding_size:
+            return (whole,)
+        padding = _ZEROS[:padding_size]
+        invariant(padding_is_zero(padding), "the padding that is written is zero")
+        return (whole, padding)
+
+    @overload
+    def read_slot(self, slot: int, header: bytes, into: None = None, *, direct: bool = False) -> bytes | SlotFault: ...
+
+    @overload
+    def read_slot(self, slot: int, header: bytes, into: memoryview, *, direct: bool = False) -> int | SlotFault: ...
+
+    def read_slot(
+        self, slot: int, header: bytes, into: memoryview | None = None, *, direct: bool = False
+    ) -> bytes | int | SlotFault:
+        """The reply with this packed header from its slot, verified, or what is wrong with the slot.
+
+        With `into` (at least the reply's size in whole sectors) it is read there, and the answer is its size; after a
+        fault the contents of `into` mean nothing. Without, the answer is the bytes.
+        """
+        self._check_usable()
+        size = self._expected_size(header)
+        sectors = memoryview(bytearray(sectors_size(size))) if into is None else into[: sectors_size(size)]
+        fault = self._read_verified(slot, header, sectors, direct)
+        if fault is not None:
+            return fault
+        return bytes(sectors[:size]) if into is None else size
+
+    def verify_slot(self, slot: int, header: bytes, *, direct: bool = True) -> SlotFault | None:
+        """What is wrong with the slot that should hold the reply with this packed header, or None."""
+        self._check_usable()
+        sectors = self._scratch_memory(sectors_size(self._expected_size(header)))
+        return self._read_verified(slot, header, sectors, direct)
+
+    def _read_verified(self, slot: int, header: bytes, sectors: memoryview, direct: bool) -> SlotFault | None:
+        offset = self.layout.slot_offset(slot)
+        try:
+            self._device.read(offset, sectors, direct=direct)
+        except StorageError:
+            return SlotFault.UNREADABLE
+        return slot_fault(sectors, header)
+
+    def _expected_size(self, header: bytes) -> int:
+        size = packed_size(header)
+        if len(header) != HEADER_SIZE or not HEADER_SIZE < size <= self.layout.message_size_max:
+            invariant(False, f"a slot is not expected to hold a reply of {size} bytes")
+        return size
+
+    def _scratch_memory(self, size: int) -> memoryview:
+        """Aligned memory of this thread, kept for the next slot that it verifies."""
+        memory: memoryview | None = getattr(self._scratch, "memory", None)
+        if memory is None or len(memory) < size:
+            memory = aligned_memory(size)
+            self._scratch.memory = memory
+        return memory[:size]
+
+    # Checkpoints.
+
+    def write_checkpoint(self, sequence: int, op: int, sessions: bytes) -> None:
+        """Make `sessions` the session table, as of `op`, atomically. `sequence` grows by one. Raises `StorageError`."""
+        self._check_usable()
+        # Skipping a number would write over the trailer that is in use.
+        invariant(sequence == self.sequence + 1, f"checkpoint {sequence} after checkpoint {self.sequence}")
+        invariant(op >= self.op, f"a checkpoint of op {op} after one of op {self.op}")
+        invariant(len(sessions) <= self.layout.trailer_size, f"a session table of {len(sessions)} bytes")
+        superblock = self._superblock.checkpointed(sequence, op, sessions)
+        try:
+            if sessions:
+                padding = _ZEROS[: sectors_size(len(sessions)) - len(sessions)]
+                parts = (sessions, padding) if padding else (sessions,)
+                self._device.write(self.layout.trailer_offset(superblock.trailer_area), parts)
+                self._device.sync()
+            for pair in _PAIRS:
+                _write_superblock(self._device, self.layout, superblock, pair)
+                self._device.sync()
+        except StorageError as error:
+            self._stop(error.fault)
+            raise
+        self._superblock = superblock
+        self.sessions = sessions
+
+    # The end.
+
+    def close(self) -> None:
+        """Release the file and its lock. Nothing may be in flight. Closing again is harmless."""
+        if self._refusal is None:
+            self._refusal = Fault(kind=FaultKind.NOT_OPEN, found="a closed data file", expected="an open one")
+        self._device.close()
+
+    def _stop(self, fault: Fault) -> None:
+        self._refusal = Fault(
+            kind=FaultKind.STOPPED, found=f"an earlier failure, {fault}", expected="a file without failures"
+        )
+
+    def _check_usable(self) -> None:
+        if self._refusal is not None:
+            raise StorageError(self._refusal)
+
+
+def slot_fault(sectors: memoryview, header: bytes) -> SlotFault | None:
+    """What is wrong with a slot's sectors, which should hold the reply with this packed header; or None."""
+    if sectors[:HEADER_SIZE] != header:
+        try:
+            verify_header_checksum(sectors)
+        except HeaderInvalid:
+            return SlotFault.HEADER_CORRUPT
+        return SlotFault.OTHER_REPLY
+    size = packed_size(header)
+    try:
+        verify_body_checksum(header, sectors[HEADER_SIZE:size])
+    except HeaderInvalid:
+        return SlotFault.BODY_CORRUPT
+    return None if padding_is_zero(sectors[size:]) else SlotFault.PADDING_NOT_ZERO
+
+
+def padding_is_zero(padding: Buffer) -> bool:
+    """Whether the bytes after a reply, up to the end of its sector, are zero, so that replicas' slots can be equal."""
+    return bytes(padding) == _ZEROS[: len(padding)]
+
+
+def _reply_fault(error: HeaderInvalid, reply: Buffer, size_max: int) -> Fault:
+    kind = FaultKind.REPLY_INVALID
+    if isinstance(error, HeaderClusterWrong):
+        kind = FaultKind.REPLY_OTHER_CLUSTER
+    elif isinstance(error, HeaderSizeWrong) and packed_size(reply) > size_max:
+        kind = FaultKind.REPLY_TOO_LARGE
+    return Fault(kind=kind, found=error.found, expected=error.expected)
+
+
+def _write_superblock(device: Device, layout: Layout, superblock: Superblock, copies: Sequence[int]) -> None:
+    for copy in copies:
+        device.write(layout.superblock_offset(copy), (superblock.encode(copy),))
+
+
+def _read_superblock(device: Device) -> list[bytes]:
+    size = SUPERBLOCK_COPIES * SECTOR_SIZE
+    head = device.head(size)
+    if len(head) < size:
+        copies = [head[at : at + len(MAGIC)] for at in range(0, len(head), SECTOR_SIZE)]
+        if any(copy and MAGIC.startswith(copy) for copy in copies):
+            raise storage_error(FaultKind.FILE_TRUNCATED, f"{len(head)} bytes", f"at least {size} bytes")
+        found = f"{len(head)} bytes that begin with {head[: len(MAGIC)]!r}"
+        raise storage_error(FaultKind.NOT_A_DATA_FILE, found, f"a file that begins with {MAGIC!r}")
+    return [head[at : at + SECTOR_SIZE] for at in range(0, size, SECTOR_SIZE)]
+
+
+def _check_identity(superblock: Superblock, config: RepliesConfig) -> None:
+    comparisons = (
+        (FaultKind.CLUSTER_MISMATCH, "cluster", superblock.cluster, config.cluster),
+        (FaultKind.REPLICA_MISMATCH, "replica", superblock.replica, config.replica),
+        (FaultKind.SLOT_COUNT_MISMATCH, "clients_max", superblock.clients_max, config.clients_max),
+        (FaultKind.SLOT_SIZE_MISMATCH, "message_size_max", superblock.message_size_max, config.message_size_max),
+    )
+    for kind, name, found, expected in comparisons:
+        if found != expected:
+            raise storage_error(kind, f"{name} {found}", f"{name} {expected}")
+
+
+def _read_trailer(device: Device, layout: Layout, superblock: Superblock) -> bytes:
+    """The session table of the checkpoint, read from the disk itself and verified with its padding."""
+    size = superblock.trailer_size
+    if not size:
+        return b""
+    if size > layout.trailer_size:
+        raise storage_error(FaultKind.TRAILER_CORRUPT, f"{size} bytes", f"at most {layout.trailer_size} bytes")
+    sectors = aligned_memory(sectors_size(size))
+    device.read(layout.trailer_offset(superblock.trailer_area), sectors, direct=True)
+    found = checksum128(sectors[:size])
+    if found != superblock.trailer_checksum:
+        expected = f"checksum {superblock.trailer_checksum.hex()}"
+        raise storage_error(FaultKind.TRAILER_CORRUPT, f"checksum {found.hex()}", expected)
+    if not padding_is_zero(sectors[size:]):
+        raise storage_error(FaultKind.TRAILER_CORRUPT, "padding that is not zero", "zeros up to the end of the sector")
+    return bytes(sectors[:size])
