@@ -133,10 +133,14 @@ def start_system(
     secure_transport(key=key or secured_key() or secrets.token_bytes(KEY_SIZE), addresses=addresses)
     definitions = dict(log_defs) if log_defs is not None else thespian_log_defs()
     _quieten_thespian()
-    with _interrupt_held_back():
+    with _interrupt_held_back() as interrupted:
         if threading.current_thread() is threading.main_thread():
-            return _start_on_free_port(base, capabilities or {}, port, definitions)
-        return _Keeper.start(lambda: _start_on_free_port(base, capabilities or {}, port, definitions))
+            system = _start_on_free_port(base, capabilities or {}, port, definitions)
+        else:
+            system = _Keeper.start(lambda: _start_on_free_port(base, capabilities or {}, port, definitions))
+        if interrupted:
+            stop_system(system)  # the interrupt that now follows would leave nobody to do it
+    return system
 
 
 def stop_system(system: ActorSystem, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -214,28 +218,29 @@ def _start_once(base: str, capabilities: Mapping[str, Any], port: int, log_defs:
     except ActorSystemException as error:
         _log.warning("start_failed", port=port, error=repr(error))
         for pid in admin_pids:
-            _end_processes(pid)
+            _end_processes(pid, exit_timeout_s=0)
         return None
     except BaseException:
         for pid in admin_pids:
-            _end_processes(pid)
+            _end_processes(pid, exit_timeout_s=0)
         raise
     if len(admin_pids) != 1:
         # No admin of ours: another system answered on the port. It is not ours to shut down.
         for pid in admin_pids:
-            _end_processes(pid)
+            _end_processes(pid, exit_timeout_s=0)
         return None
     system.admin_pid, system.admin_port = admin_pids[0], port
     return system
 
 
-def _end_processes(admin_pid: int) -> None:
+def _end_processes(admin_pid: int, exit_timeout_s: float = EXIT_TIMEOUT_S) -> None:
     """Wait for the processes of the admin's group to end, kill those that do not, and let go of the admin's pid last.
 
     While the admin is not reaped its pid cannot be another's, so the group that it names is surely the system's.
     """
-    if not _poll(lambda: not _left(admin_pid), EXIT_TIMEOUT_S):
-        _log.warning("processes_killed", pids=_left(admin_pid))
+    if not _poll(lambda: not _left(admin_pid), exit_timeout_s):
+        if exit_timeout_s:
+            _log.warning("processes_killed", pids=_left(admin_pid))
         _kill(admin_pid)
         if not _poll(lambda: not _left(admin_pid), KILL_TIMEOUT_S):
             raise SystemDidNotStop(_left(admin_pid))
@@ -291,15 +296,15 @@ def _poll(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def _interrupt_held_back() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done; what it then does is what it would have done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _interrupt_held_back() -> Iterator[list[tuple[int, FrameType | None]]]:
+    """Let Ctrl-C wait until the block is done, and tell the block; what it then does is what it would have done."""
     came: list[tuple[int, FrameType | None]] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
     before = signal.signal(signal.SIGINT, lambda signum, frame: came.append((signum, frame)))
     try:
-        yield
+        yield came
     finally:
         signal.signal(signal.SIGINT, before)
     if came and callable(before):

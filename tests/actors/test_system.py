@@ -1,0 +1,403 @@
+"""How an actor system of ours starts, ends, and dies: whatever happens to whichever process, none is left."""
+
+import contextlib
+import ctypes
+import itertools
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thespian.actors import (
+    Actor,
+    ActorAddress,
+    ActorExitRequest,
+    ActorSystem,
+    ActorSystemException,
+    ActorTypeDispatcher,
+    ChildActorExited,
+)
+
+from client_replies.actors import system as system_module
+from client_replies.actors.system import (
+    AdminPortInUse,
+    OwnedSystem,
+    SystemDidNotStart,
+    adopt_process,
+    processes_of,
+    running_system,
+    start_system,
+    stop_system,
+)
+
+from tests.processes import is_living, listening, living_descendants, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 40
+# One turn of `starting_and_stopping` takes about this long, so that kills fall into each phase of it.
+TURN_S = 0.2
+
+
+class Leaf(Actor):
+    """Tells its pid, or does to its process what it is told."""
+
+    def receiveMessage(self, msg: Any, sender: ActorAddress) -> None:
+        """Act on the name of what to do."""
+        if msg == "pid":
+            self.send(sender, os.getpid())
+        elif msg == "read address zero":
+            ctypes.string_at(0)
+        elif isinstance(msg, tuple) and msg[0] == "raise signal":
+            signal.raise_signal(msg[1])
+        elif msg == "hang":
+            signal.pause()
+        elif msg == "block":
+            signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+            time.sleep(3600)
+
+
+class Parent(ActorTypeDispatcher):
+    """Has a child of its own, and tells whoever asked how that one ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child: ActorAddress | None = None
+        self.told: ActorAddress | None = None
+        self.exits = 0
+
+    def receiveMsg_str(self, _message: str, sender: ActorAddress) -> None:
+        """Make the child, and give pid and child."""
+        self.child = self.child or self.createActor(Leaf)
+        self.send(sender, (os.getpid(), self.child))
+
+    def receiveMsg_tuple(self, message: tuple[str, Any], sender: ActorAddress) -> None:
+        """Pass an order on to the child, and answer when it has ended."""
+        self.told = sender
+        assert self.child is not None
+        self.send(self.child, message if message[0] == "raise signal" else message[0])
+
+    def receiveMsg_ChildActorExited(self, message: ChildActorExited, _sender: ActorAddress) -> None:
+        """Tell once: Thespian may say so twice."""
+        if self.told is not None and message.childAddress == self.child:
+            self.send(self.told, "child exited")
+            self.told = None
+
+
+class Adopted(Leaf):
+    """An actor in a system that somebody else started, which looks after itself."""
+
+    def __init__(self, capabilities: dict[str, Any]) -> None:
+        super().__init__()
+        adopt_process(capabilities)
+
+
+class Creator(Actor):
+    """Creates an `Adopted` and passes its address on."""
+
+    def receiveMessage(self, msg: Any, sender: ActorAddress) -> None:
+        """Create one for each question."""
+        if msg == "create":
+            self.send(sender, (os.getpid(), self.createActor(Adopted)))
+
+
+def family(system: OwnedSystem) -> tuple[int, int, ActorAddress, ActorAddress]:
+    """Make an actor and its child, and give the pids and addresses of both."""
+    parent = system.createActor(Parent)
+    parent_pid, leaf = system.ask(parent, "family", 10)
+    leaf_pid = system.ask(leaf, "pid", 10)
+    return parent_pid, leaf_pid, parent, leaf
+
+
+def starting_and_stopping() -> None:
+    """Start, use and stop a system, for ever: what a script does when it is killed or interrupted."""
+    while True:
+        with running_system() as system:
+            family(system)
+
+
+@contextlib.contextmanager
+def forked(run: Callable[[], None]) -> Any:
+    """Run a function in a child process, which ends silently, and give its pid."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            run()
+            status = 0
+        except KeyboardInterrupt:
+            status = 130
+        finally:
+            os._exit(status)
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_system_runs_and_none_of_its_processes_is_left(asys: OwnedSystem) -> None:
+    """On each base: create, ask, create from within. The fixture sees to the end."""
+    parent_pid, leaf_pid, _, _ = family(asys)
+    pids = processes_of(asys)
+    assert (parent_pid == os.getpid()) == (pids == [])
+    assert pids == [] or {parent_pid, leaf_pid} < set(pids)
+
+
+def test_stopping_twice_is_stopping_once(asys: OwnedSystem) -> None:
+    """The second time there is nothing to do."""
+    stop_system(asys)
+    stop_system(asys)
+    assert processes_of(asys) == []
+
+
+def test_two_systems_of_one_script_have_nothing_in_common() -> None:
+    """Each has its own port and processes, and outlives the other."""
+    with running_system() as second:
+        with running_system() as first:
+            assert first.admin_port != second.admin_port
+            assert not set(processes_of(first)) & set(processes_of(second))
+        assert family(second)[0] in processes_of(second)
+
+
+def test_a_named_port_that_is_taken_is_an_error_and_not_an_attachment_to_an_older_system() -> None:
+    """Thespian would silently hand out the system that runs there, with its old code."""
+    with running_system() as older:
+        with pytest.raises(AdminPortInUse):
+            start_system(port=older.admin_port)
+        assert family(older)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(AdminPortInUse):
+        start_system(port=server.getsockname()[1])
+
+
+def test_a_start_that_does_not_succeed_tries_other_ports_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, free_of_new_processes: None
+) -> None:
+    """An admin that somebody else was quicker than is removed, however often that happens."""
+    tried = []
+
+    def refuse(*_: object) -> None:
+        tried.append(1)
+        raise ActorSystemException("somebody was quicker")
+
+    monkeypatch.setattr("thespian.system.systemBase.systemBase._verifyAdminRunning", refuse)
+    with pytest.raises(SystemDidNotStart):
+        start_system()
+    assert len(tried) == system_module.ADMIN_PORT_TRIES_MAX
+
+
+@pytest.mark.parametrize("order", ["hang", "block"])
+def test_a_system_with_a_hung_actor_is_ended_within_the_time(order: str) -> None:
+    """Thespian would come back after ten seconds with everything still running."""
+    system = start_system()
+    _, leaf_pid, _, leaf = family(system)
+    pids = processes_of(system)
+    system.tell(leaf, order)
+    if order == "hang":
+        os.kill(leaf_pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    stop_system(system, timeout_s=0.5)
+    assert time.monotonic() - begun < 0.5 + system_module.EXIT_TIMEOUT_S + system_module.KILL_TIMEOUT_S
+    assert not any(map(is_living, pids))
+
+
+@pytest.mark.parametrize("victim", ["admin", "logger", "parent"])
+def test_the_children_of_a_killed_process_die_with_it(victim: str) -> None:
+    """Neither a killed actor nor a killed admin leaves orphans, which would answer and keep ports."""
+    with running_system() as system:
+        parent_pid, leaf_pid, _, _ = family(system)
+        pids = processes_of(system)
+        assert system.admin_pid is not None
+        logger_pid = next(iter(set(pids) - {system.admin_pid, parent_pid, leaf_pid}))
+        # Losing its logger ends the admin, and so all.
+        expected = {"admin": set(pids), "logger": set(pids), "parent": {parent_pid, leaf_pid}}[victim]
+        os.kill({"admin": system.admin_pid, "logger": logger_pid, "parent": parent_pid}[victim], signal.SIGKILL)
+        wait_until(lambda: not any(map(is_living, expected)))
+
+
+def test_an_ordinary_exit_request_ends_an_actor_and_its_children(tcp_system: OwnedSystem) -> None:
+    """What Thespian does well is left as it is."""
+    parent_pid, leaf_pid, parent, _ = family(tcp_system)
+    tcp_system.tell(parent, ActorExitRequest())
+    wait_until(lambda: not is_living(parent_pid) and not is_living(leaf_pid))
+
+
+@pytest.mark.parametrize("order", ["read address zero", signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL])
+def test_a_native_crash_ends_the_process_and_its_parent_is_told(
+    tcp_system: OwnedSystem, order: str | signal.Signals
+) -> None:
+    """Thespian catches every signal; a crash would spin at full load for ever, unnoticed."""
+    _, leaf_pid, parent, _ = family(tcp_system)
+    message = (order,) if isinstance(order, str) else ("raise signal", int(order))
+    assert tcp_system.ask(parent, message, 10) == "child exited"
+    assert not is_living(leaf_pid)
+
+
+def test_a_system_outlives_the_thread_that_started_it() -> None:
+    """The kernel ties a child to the thread that forked it; a keeper thread stays for that."""
+    started: list[OwnedSystem] = []
+    thread = threading.Thread(target=lambda: started.append(start_system()))
+    thread.start()
+    thread.join()
+    parent_pid, *_ = family(started[0])
+    assert is_living(parent_pid)
+    keepers = [thread for thread in threading.enumerate() if thread.name == "actor-system-keeper"]
+    stop_system(started[0])
+    assert not is_living(parent_pid)
+    for keeper in keepers:
+        keeper.join(10)
+        assert not keeper.is_alive()
+
+
+def test_a_script_that_is_killed_at_any_moment_leaves_no_process(free_of_new_processes: None) -> None:
+    """`kill -9` while it starts, runs or stops: whoever it started goes with it."""
+    before = living_descendants()
+    moments = random.Random(20)
+    seen = set()
+    for _ in range(KILLS):
+        with forked(starting_and_stopping) as pid:
+            time.sleep(moments.uniform(0, TURN_S))  # the moment is what is tried, not waited for
+            seen.add(len(living_descendants(pid)))
+        wait_until(lambda: living_descendants() <= before, what="the end of the killed script's processes")
+    # Kills fell where there was no process yet, or no more, and where there were all.
+    assert {0, 4} <= seen
+
+
+def test_a_script_that_is_interrupted_at_any_moment_leaves_no_process(free_of_new_processes: None) -> None:
+    """Ctrl-C reaches the script alone or its whole process group; it ends by itself and takes all with it."""
+    before = living_descendants()
+    moments = random.Random(21)
+    for turn in range(KILLS // 2):
+        with forked(starting_and_stopping) as pid:
+            time.sleep(moments.uniform(0.01, TURN_S))  # the moment is what is tried, not waited for
+            (os.kill if turn % 2 else os.killpg)(pid, signal.SIGINT)
+            wait_until(lambda pid=pid: not is_living(pid), what="the end of the interrupted script")  # type: ignore[misc]
+            wait_until(lambda: living_descendants() <= before, what="the end of the script's processes")
+
+
+def test_ctrl_c_in_a_foreground_script_ends_it_cleanly(free_of_new_processes: None) -> None:
+    """The actors do not see it; the script does, stops the system, and ends as interrupted scripts do."""
+    text = (
+        "import signal, sys\n"
+        "from client_replies.actors.system import *\n"
+        "from tests.actors.test_system import Leaf\n"
+        "try:\n"
+        "    with running_system() as system:\n"
+        "        leaf = system.createActor(Leaf)\n"
+        "        print(system.ask(leaf, 'pid', 10) in processes_of(system), flush=True)\n"
+        "        signal.pause()\n"
+        "finally:\n"
+        "    print('processes left:', processes_of(system), flush=True)\n"
+    )
+    script = subprocess.Popen(
+        [sys.executable, "-c", text],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert script.stdout is not None
+    assert script.stdout.readline() == "True\n"
+    os.killpg(script.pid, signal.SIGINT)
+    output, errors = script.communicate(timeout=30)
+    assert output == "processes left: []\n"
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert script.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_during_start_or_stop_waits_until_nothing_is_half_done(
+    times: int, monkeypatch: pytest.MonkeyPatch, free_of_new_processes: None
+) -> None:
+    """Whoever catches the interrupt and goes on has no process left; a second Ctrl-C does not hurry it into a mess."""
+    start_once = system_module._start_once
+
+    def start_interrupted(*args: Any) -> OwnedSystem | None:
+        for _ in itertools.repeat(None, times):
+            os.kill(os.getpid(), signal.SIGINT)
+        return start_once(*args)
+
+    monkeypatch.setattr(system_module, "_start_once", start_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_system()
+    monkeypatch.undo()
+
+    system = start_system()
+    pids = processes_of(system)
+    shutdown = system.shutdown
+
+    def shutdown_interrupted() -> None:
+        for _ in itertools.repeat(None, times):
+            os.kill(os.getpid(), signal.SIGINT)
+        shutdown()
+
+    monkeypatch.setattr(system, "shutdown", shutdown_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stop_system(system)
+    assert not any(map(is_living, pids))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_script_that_ends_without_stopping_its_system_takes_it_along(free_of_new_processes: None) -> None:
+    """An exception, sys.exit or SIGTERM is no reason to leave processes."""
+    before = living_descendants()
+    for leave in (lambda: None, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+
+        def run(leave: Callable[[], None] = leave) -> None:
+            family(start_system())
+            leave()
+
+        with forked(run) as pid:
+            wait_until(lambda pid=pid: not is_living(pid))  # type: ignore[misc]
+            wait_until(lambda: living_descendants() <= before)
+
+
+def test_adopted_actors_of_a_system_that_others_started_die_with_their_parent_and_of_crashes(
+    free_of_new_processes: None,
+) -> None:
+    """`start_system` is not needed for that; the ports were secured by this process before."""
+    with running_system() as ours:
+        assert ours.admin_port is not None
+        free_port = ours.admin_port
+    theirs = ActorSystem("multiprocTCPBase", {"Admin Port": free_port}, transientUnique=True)
+    try:
+        creator = theirs.createActor(Creator)
+        creator_pid, adopted = theirs.ask(creator, "create", 10)
+        adopted_pid = theirs.ask(adopted, "pid", 10)
+        _, crashing = theirs.ask(creator, "create", 10)
+        crashing_pid = theirs.ask(crashing, "pid", 10)
+        theirs.tell(crashing, "read address zero")
+        wait_until(lambda: not is_living(crashing_pid))
+        assert is_living(adopted_pid)
+        os.kill(creator_pid, signal.SIGKILL)
+        wait_until(lambda: not is_living(adopted_pid))
+    finally:
+        theirs.shutdown()
+
+
+def test_adopting_changes_nothing_where_actors_share_the_callers_process() -> None:
+    """On the simple base the process is the script's own."""
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGSEGV)]
+    with running_system("simpleSystemBase") as system:
+        assert system.ask(system.createActor(Adopted), "pid", 10) == os.getpid()
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGSEGV)] == before
+
+
+def test_a_port_is_free_again_when_its_system_has_stopped() -> None:
+    """No process of the system inherited the listening socket and lives."""
+    with running_system() as system:
+        port = system.admin_port
+    assert port not in {port for _, port in listening([os.getpid()])}
+    with running_system(port=port) as system:
+        assert system.admin_port == port
+        assert family(system)
