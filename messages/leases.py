@@ -112,7 +112,9 @@ class LeasesGranted(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasesRefused(Message):
-    """Nothing was done: too many wait already, or the request is out of its turn or larger than the pool."""
+    """Nothing was done, and the same number is expected next: too many wait, or the request is out of its turn, larger
+    than the pool, or of a holder whose leases were reclaimed.
+    """
 
     holder: int
     number: int

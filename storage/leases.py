@@ -1,0 +1,288 @@
+"""Who holds which buffer of the pool: the plain bookkeeping of the MessagePoolActor, without actor and without memory.
+
+Guarantees: a buffer is granted to one holder at a time, and again only when every count on it came back; then its
+generation has grown and is published, so that a lease that anybody still remembers is refused everywhere. Acquiring is
+all or none, first come first served. A request that is repeated (same holder, kind and number) gets the same answer
+and does nothing twice. A refused request did nothing and did not use up its number: the same number is expected next.
+What is stale or released twice is left alone and counted. `check` states the invariants.
+
+Gives up: to know who really has a lease. Counts are kept under the holder that acquired or retained them; who was
+given a lease releases it in his own name, which takes his own count first, else the oldest one. What was given to a
+holder that died comes back only if the giver releases it.
+
+Owns: the generations; `publish` is told of each change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from client_replies.messages.faults import Fault, FaultKind, invariant
+from client_replies.messages.leases import (
+    AcquireLeases,
+    Lease,
+    LeasesGranted,
+    LeasesReclaimed,
+    LeasesRefused,
+    LeasesReleased,
+    LeasesRetained,
+    PoolStatus,
+    ReclaimLeases,
+    ReleaseLeases,
+    RetainLeases,
+    lease_buffer,
+    make_lease,
+)
+
+HOLDERS_GONE_MAX = 4096  # dead holders that are remembered; an incarnation's messages do not live longer than that
+
+Request = AcquireLeases | RetainLeases | ReleaseLeases
+Answer = LeasesGranted | LeasesRetained | LeasesReleased | LeasesRefused
+Grants = tuple[LeasesGranted, ...]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The last request of one kind from one holder: its number, and its answer, or None while it waits."""
+
+    number: int = 0
+    answer: Answer | None = None
+
+
+@dataclass(slots=True)
+class _Holder:
+    turns: dict[type[Request], _Turn] = field(default_factory=dict)
+    buffers: Counter[int] = field(default_factory=Counter)  # counts on each buffer under this holder's name
+
+    def turn(self, kind: type[Request]) -> _Turn:
+        return self.turns.setdefault(kind, _Turn())
+
+
+@dataclass(slots=True)
+class _BufferState:
+    generation: int = 1
+    holders: dict[int, int] = field(default_factory=dict)  # holder to its counts, the oldest holder first
+
+    @property
+    def count(self) -> int:
+        return sum(self.holders.values())
+
+
+class LeaseTable:
+    """See the module."""
+
+    def __init__(self, buffers: int, waiting_max: int, publish: Callable[[int, int], None]) -> None:
+        invariant(buffers > 0 and waiting_max > 0, "a pool has buffers, and room to wait for one")
+        self.waiting_max = waiting_max
+        self.stale_refused = 0
+        self.busy_refused = 0
+        self._publish = publish
+        self._buffers = [_BufferState() for _ in range(buffers)]
+        # The buffer that came back last is granted first: its pages are in memory and in the caches.
+        self._free = list(reversed(range(buffers)))
+        self._holders: dict[int, _Holder] = {}
+        self._gone: OrderedDict[int, LeasesReclaimed] = OrderedDict()
+        self._waiting: deque[AcquireLeases] = deque()
+        for buffer in range(buffers):
+            publish(buffer, 1)
+
+    # Requests.
+
+    def acquire(self, request: AcquireLeases) -> LeasesGranted | LeasesRefused | None:
+        """The leases, or why not, or None: the request waits and `release` or `reclaim` will return its grant."""
+        refused = self._out_of_turn(request)
+        if refused is not None:
+            return refused
+        turn = self._holder(request.holder).turn(AcquireLeases)
+        if request.number == turn.number:
+            invariant(turn.answer is None or isinstance(turn.answer, LeasesGranted), "only grants are remembered")
+            return turn.answer if isinstance(turn.answer, LeasesGranted) else None
+        if request.count > len(self._buffers):
+            return _refused(request, FaultKind.LEASES_TOO_MANY, f"{request.count} leases", f"{len(self._buffers)}")
+        if not self._waiting and request.count <= len(self._free):
+            turn.number = request.number
+            return self._grant(request)
+        if len(self._waiting) >= self.waiting_max:
+            self.busy_refused += 1
+            return _refused(request, FaultKind.BUSY, f"{len(self._waiting)} waiting", f"fewer than {self.waiting_max}")
+        turn.number, turn.answer = request.number, None
+        self._waiting.append(request)
+        return None
+
+    def retain(self, request: RetainLeases) -> LeasesRetained | LeasesRefused:
+        """Count each lease once more, under the name of who asks."""
+        refused = self._out_of_turn(request)
+        if refused is not None:
+            return refused
+        turn = self._holder(request.holder).turn(RetainLeases)
+        if request.number == turn.number and isinstance(turn.answer, LeasesRetained):
+            return turn.answer
+        stale = []
+        for lease in request.leases:
+            if self._is_held(lease):
+                self._count(lease_buffer(lease), request.holder)
+            else:
+                stale.append(lease)
+        self.stale_refused += len(stale)
+        answer = LeasesRetained(holder=request.holder, number=request.number, stale=tuple(stale))
+        turn.number, turn.answer = request.number, answer
+        return answer
+
+    def release(self, request: ReleaseLeases) -> tuple[LeasesReleased | LeasesRefused, Grants]:
+        """Take back one count of each lease. The grants are for those who waited."""
+        refused = self._out_of_turn(request)
+        if refused is not None:
+            return refused, ()
+        turn = self._holder(request.holder).turn(ReleaseLeases)
+        if request.number == turn.number and isinstance(turn.answer, LeasesReleased):
+            return turn.answer, ()
+        stale = []
+        for lease in request.leases:
+            if self._is_held(lease):
+                self._uncount(lease_buffer(lease), request.holder)
+            else:
+                stale.append(lease)
+        self.stale_refused += len(stale)
+        answer = LeasesReleased(holder=request.holder, number=request.number, stale=tuple(stale))
+        turn.number, turn.answer = request.number, answer
+        return answer, self._grant_waiting()
+
+    def reclaim(self, request: ReclaimLeases) -> tuple[LeasesReclaimed, Grants]:
+        """The holder is dead: take back its counts, except one for each time that `kept` names the lease.
+
+        Its later requests are refused, what it waited for is forgotten, and reclaiming again changes nothing.
+        """
+        reclaimed = self._gone.get(request.holder)
+        if reclaimed is not None:
+            return reclaimed, ()
+        holder = self._holders.pop(request.holder, _Holder())
+        self._waiting = deque(waiting for waiting in self._waiting if waiting.holder != request.holder)
+        kept = Counter(lease_buffer(lease) for lease in request.kept if self._is_held(lease))
+        count = 0
+        for buffer, held in list(holder.buffers.items()):
+            for _ in range(max(0, held - kept[buffer])):
+                self._drop(buffer, request.holder)
+                count += 1
+        answer = LeasesReclaimed(holder=request.holder, count=count)
+        self._gone[request.holder] = answer
+        if len(self._gone) > HOLDERS_GONE_MAX:
+            self._gone.popitem(last=False)
+        return answer, self._grant_waiting()
+
+    # Questions.
+
+    @property
+    def free(self) -> int:
+        """Buffers that nobody holds."""
+        return len(self._free)
+
+    @property
+    def held(self) -> int:
+        """Counts on all buffers together."""
+        return sum(state.count for state in self._buffers)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def status(self, request: int, unknown_messages: int = 0) -> PoolStatus:
+        """The answer to `GetPoolStatus` number `request`."""
+        return PoolStatus(
+            request=request,
+            buffers=len(self._buffers),
+            free=self.free,
+            held=self.held,
+            waiting=self.waiting,
+            stale_refused=self.stale_refused,
+            busy_refused=self.busy_refused,
+            unknown_messages=unknown_messages,
+        )
+
+    def check(self) -> None:
+        """Raise `InvariantBroken` if the table contradicts itself."""
+        free = set(self._free)
+        invariant(len(free) == len(self._free), "a buffer is free twice")
+        for buffer, state in enumerate(self._buffers):
+            invariant((buffer in free) == (not state.holders), "a buffer is free, or somebody holds it")
+            invariant(all(count > 0 for count in state.holders.values()), "a holder has at least one count")
+        for number, holder in self._holders.items():
+            for buffer, count in holder.buffers.items():
+                invariant(self._buffers[buffer].holders.get(number) == count, "a holder and its buffers agree")
+        invariant(len(self._waiting) <= self.waiting_max, "more requests wait than may")
+        invariant(not self._waiting or self._waiting[0].count > len(self._free), "a request waits for what is free")
+        for waiting in self._waiting:
+            turn = self._holders[waiting.holder].turn(AcquireLeases)
+            invariant(turn.number == waiting.number and turn.answer is None, "who waits has no answer yet")
+
+    # Internals.
+
+    def _holder(self, number: int) -> _Holder:
+        return self._holders.setdefault(number, _Holder())
+
+    def _out_of_turn(self, request: Request) -> LeasesRefused | None:
+        """A refusal, unless the request is its holder's next one of this kind, or its last one repeated."""
+        if request.holder in self._gone:
+            return _refused(request, FaultKind.HOLDER_GONE, f"holder {request.holder}", "a living holder")
+        holder = self._holders.get(request.holder)
+        turn = (holder.turns.get(type(request)) if holder is not None else None) or _Turn()
+        if request.number == turn.number + 1 and (turn.answer is not None or turn.number == 0):
+            return None
+        if request.number == turn.number:
+            return None
+        expected = turn.number + 1 if turn.answer is not None or turn.number == 0 else turn.number
+        return _refused(request, FaultKind.OUT_OF_SEQUENCE, f"number {request.number}", f"number {expected}")
+
+    def _is_held(self, lease: Lease) -> bool:
+        buffer = lease_buffer(lease)
+        if buffer >= len(self._buffers):
+            return False
+        state = self._buffers[buffer]
+        return bool(state.holders) and make_lease(buffer, state.generation) == lease
+
+    def _grant(self, request: AcquireLeases) -> LeasesGranted:
+        buffers = [self._free.pop() for _ in range(request.count)]
+        for buffer in buffers:
+            self._count(buffer, request.holder)
+        leases = tuple(make_lease(buffer, self._buffers[buffer].generation) for buffer in buffers)
+        answer = LeasesGranted(holder=request.holder, number=request.number, leases=leases)
+        self._holder(request.holder).turn(AcquireLeases).answer = answer
+        return answer
+
+    def _grant_waiting(self) -> Grants:
+        grants = []
+        while self._waiting and self._waiting[0].count <= len(self._free):
+            grants.append(self._grant(self._waiting.popleft()))
+        return tuple(grants)
+
+    def _count(self, buffer: int, holder: int) -> None:
+        holders = self._buffers[buffer].holders
+        holders[holder] = holders.get(holder, 0) + 1
+        self._holder(holder).buffers[buffer] += 1
+
+    def _uncount(self, buffer: int, releaser: int) -> None:
+        """Take back one count: the releaser's own if it has one, else the oldest holder's."""
+        holders = self._buffers[buffer].holders
+        self._drop(buffer, releaser if releaser in holders else next(iter(holders)))
+
+    def _drop(self, buffer: int, holder: int) -> None:
+        state = self._buffers[buffer]
+        state.holders[holder] -= 1
+        if not state.holders[holder]:
+            del state.holders[holder]
+        record = self._holders.get(holder)  # none if the holder is gone and this count was kept
+        if record is not None:
+            record.buffers[buffer] -= 1
+            if not record.buffers[buffer]:
+                del record.buffers[buffer]
+        if not state.holders:
+            state.generation += 1
+            self._publish(buffer, state.generation)
+            self._free.append(buffer)
+
+
+def _refused(request: Request, kind: FaultKind, found: str, expected: str) -> LeasesRefused:
+    fault = Fault(kind=kind, found=found, expected=expected)
+    return LeasesRefused(holder=request.holder, number=request.number, fault=fault)
