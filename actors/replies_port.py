@@ -1,0 +1,686 @@
+"""The owner's side of the ClientRepliesActor's protocol, as a plain object without I/O of its own.
+
+    port = RepliesPort(owner=..., send=..., send_pool=..., now=..., open_memory=...)
+    port.open(config, OpenMode.OPEN_OR_FORMAT)
+    port.write(slot, reply); port.committed(op)          # after executing a batch, while `port.ready`
+    if port.receive(message):                            # whatever the owner's actor is sent
+        for event in port.take_events(): ...
+    port.tick()                                          # now and then
+
+Guarantees: one numbered message is in flight; what arrives meanwhile forms the next, in commit order, per slot only the
+last operation; what has no answer is sent again, and an answer counts once. What was written before `checkpoint` is
+accepted before it. A reply above `inline_size_max` is copied once, to a leased buffer. Every read, wait and checkpoint
+ends in exactly one event, unless the port fails, which is an event too.
+
+Gives up: a place to hide. `write` beyond `pending_max` raises; an owner stops executing while `ready` is false. A
+refusal other than BUSY means that owner and component disagree: the port fails, and the owner must recover.
+
+Owns: the owner's half of every exchange, the leases it acquired ahead, and the mapping of the pool's memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from thespian.actors import ActorAddress
+
+from client_replies.messages.config import OpenMode, RepliesConfig
+from client_replies.messages.faults import Fault, FaultKind, invariant
+from client_replies.messages.leases import Lease, LeasesGranted, LeasesRefused, LeasesReleased, MemoryName
+from client_replies.messages.message import Message
+from client_replies.messages.replies import (
+    AwaitDurable,
+    Checkpoint,
+    CheckpointDone,
+    CheckpointStarted,
+    CloseReplies,
+    InstallSessions,
+    NotRead,
+    OpenFailed,
+    OpenReplies,
+    Payload,
+    PeersSet,
+    ReadReply,
+    RemoveReplies,
+    RepliesClosed,
+    RepliesOpened,
+    ReplyLost,
+    ReplyNotRead,
+    ReplyRead,
+    ReplyRepaired,
+    ReplyTaken,
+    RequestRefused,
+    SessionsInstalled,
+    SetPeers,
+    SlotsDurable,
+    StorageFailed,
+    WriteReplies,
+    WritesAccepted,
+    WritesRefused,
+)
+from client_replies.messages.reply import verify_reply
+from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, packed_op, packed_size
+from client_replies.storage.shared_memory import PoolMemory
+
+from .lease_stock import LeaseStock, StockFailed
+
+BATCH_MAX = 256  # replies, or removals, in one message; the credit may allow fewer
+PENDING_MAX = 1024  # operations that wait in the port
+RESEND_TIMEOUT = 1.0  # seconds
+OPEN_TIMEOUT = 5.0  # seconds: opening verifies every slot
+
+
+class PortMisused(RuntimeError):
+    """The port was asked for what it does not do in its state: a mistake of the owner's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortFailed:
+    """The port does nothing more: the file was not opened, or the component refused what it must take."""
+
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyHad:
+    """A read ended well: the whole reply, verified, whose packed header was asked for."""
+
+    read: int
+    slot: int
+    header: bytes
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyNotHad:
+    """A read ended without the reply, and why."""
+
+    read: int
+    slot: int
+    header: bytes
+    reason: NotRead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsAreDurable:
+    """The wait that `await_durable` numbered is over."""
+
+    wait: int
+    slots: tuple[int, ...]
+
+
+PortEvent = (
+    RepliesOpened
+    | PortFailed
+    | ReplyHad
+    | ReplyNotHad
+    | SlotsAreDurable
+    | CheckpointDone
+    | SessionsInstalled
+    | RepliesClosed
+    | ReplyRepaired
+    | ReplyLost
+    | StorageFailed
+)
+
+
+@dataclass(slots=True)
+class _Item:
+    """One operation on a slot that waits: a write with its bytes or its lease, or a removal with neither."""
+
+    slot: int
+    op: int
+    payload: Payload | None
+
+    @property
+    def is_removal(self) -> bool:
+        return self.payload is None
+
+
+@dataclass(slots=True)
+class _Operations:
+    """The operations that wait between two barriers, in commit order, one a slot."""
+
+    items: dict[int, _Item]
+
+
+@dataclass(slots=True)
+class _Barrier:
+    """A checkpoint, an installation or the end: it is sent after all operations before it, and before all after it."""
+
+    kind: type[Checkpoint] | type[InstallSessions] | type[CloseReplies]
+    op: int = 0
+    sessions: bytes = b""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A request without its answer."""
+
+    message: Message
+    resend_at: float
+    items: tuple[_Item, ...] = ()
+
+
+class RepliesPort:
+    """See the module. All methods are to be called from the owner's own thread."""
+
+    def __init__(
+        self,
+        *,
+        owner: int,
+        send: Callable[[object], None],
+        send_pool: Callable[[ActorAddress, object], None],
+        now: Callable[[], float],
+        open_memory: Callable[[MemoryName], PoolMemory],
+        pending_max: int = PENDING_MAX,
+        batch_max: int = BATCH_MAX,
+        resend_timeout: float = RESEND_TIMEOUT,
+    ) -> None:
+        self.owner = owner
+        self.credit = 0
+        self.failed = False
+        self._send = send
+        self._send_pool = send_pool
+        self._now = now
+        self._open_memory = open_memory
+        self._pending_max = pending_max
+        self._batch_max = batch_max
+        self._resend_timeout = resend_timeout
+        self._config: RepliesConfig | None = None
+        self._opened: RepliesOpened | None = None
+        self._memory: PoolMemory | None = None
+        self._stock: LeaseStock | None = None
+        self._closing = False
+        self._number = 0
+        self._flight: _Sent | None = None  # the numbered message (or the opening) that has no answer
+        self._checkpoint: _Sent | None = None  # started, not done
+        self._peers: _Sent | None = None
+        self._peers_version = 0
+        self._stages: deque[_Operations | _Barrier] = deque([_Operations({})])
+        self._pending = 0
+        self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in commit order
+        self._committed = 0
+        self._told = 0
+        self._reads: dict[int, _Sent] = {}
+        self._waits: dict[int, _Sent] = {}
+        self._read_number = 0
+        self._wait_number = 0
+        self._events: deque[PortEvent] = deque()
+        self._receivers = self._make_receivers()
+
+    # What the owner asks for.
+
+    @property
+    def ready(self) -> bool:
+        """True while writes are welcome. False is backpressure (or the end): execute nothing more for now."""
+        return self._opened is not None and not self.failed and not self._closing and self._pending < self._pending_max
+
+    @property
+    def pending(self) -> int:
+        """Operations that wait in the port."""
+        return self._pending
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits and every numbered message was answered."""
+        return self._pending == 0 and self._flight is None and self._checkpoint is None and len(self._stages) == 1
+
+    def open(self, config: RepliesConfig, mode: OpenMode) -> None:
+        """Ask for the file to be opened; `RepliesOpened` or `PortFailed` follows."""
+        if self._config is not None:
+            raise PortMisused("a port is opened once")
+        self._config = config
+        self._fly(OpenReplies(owner=self.owner, config=config, mode=mode), timeout=OPEN_TIMEOUT)
+
+    def set_peers(self, peers: tuple[tuple[int, ActorAddress], ...]) -> None:
+        """Say where the ClientRepliesActors of the other replicas are; repair begins."""
+        self._require_open()
+        self._peers_version += 1
+        self._peers = self._post(SetPeers(owner=self.owner, version=self._peers_version, peers=peers))
+
+    def write(self, slot: int, reply: bytes) -> None:
+        """The slot's session has this reply (header and body) from now on. Goes out with the next `committed`."""
+        config = self._require_room()
+        if not 0 <= slot < config.clients_max:
+            raise PortMisused(f"slot {slot} of {config.clients_max}")
+        try:
+            header = verify_reply(reply, cluster=config.cluster, size_max=config.message_size_max)
+        except HeaderInvalid as error:
+            raise PortMisused(str(error)) from error
+        if not HEADER_SIZE < packed_size(header) == len(reply):
+            raise PortMisused(f"a reply of {len(reply)} bytes whose header says {packed_size(header)}")
+        self._queue(_Item(slot, packed_op(header), reply))
+
+    def remove(self, slot: int, op: int) -> None:
+        """The slot holds no reply any more, as of `op`. Goes out with the next `committed`."""
+        self._require_room()
+        self._queue(_Item(slot, op, None))
+
+    def committed(self, op: int) -> None:
+        """Everything committed up to `op` was given to the port: what waits may go out."""
+        self._require_open()
+        self._committed = max(self._committed, op)
+        self._pump()
+
+    def checkpoint(self, op: int, sessions: bytes) -> None:
+        """Store the encoded session table as of `op`, after all that was written before; `CheckpointDone` follows."""
+        self._require_taking()
+        self._stages.extend((_Barrier(Checkpoint, op, sessions), _Operations({})))
+        self._pump()
+
+    def install(self, op: int, sessions: bytes) -> None:
+        """After state sync: replace what every slot is expected to hold; `SessionsInstalled` follows.
+
+        Operations and checkpoints that still wait speak of the state that is replaced, and are forgotten.
+        """
+        self._require_taking()
+        for stage in self._stages:
+            if isinstance(stage, _Operations):
+                for item in stage.items.values():
+                    self._forget(item)
+        self._stages = deque((_Barrier(InstallSessions, op, sessions), _Operations({})))
+        self._pending = len(self._flight.items) if self._flight is not None else 0
+        self._committed = op
+        self._pump()
+
+    def await_durable(self, slots: tuple[int, ...]) -> int:
+        """Number a wait: `SlotsAreDurable` follows once the slots durably hold what they are expected to hold."""
+        self._require_open()
+        self._wait_number += 1
+        message = AwaitDurable(owner=self.owner, wait=self._wait_number, slots=slots)
+        self._waits[message.wait] = self._post(message)
+        return message.wait
+
+    def read(self, slot: int, header: bytes) -> int:
+        """Number a read of the reply with this packed header: `ReplyHad` or `ReplyNotHad` follows.
+
+        A reply that still waits in the port is answered from here: the component has not heard of it.
+        """
+        self._require_open()
+        self._read_number += 1
+        waiting = self._waiting_reply(slot, header)
+        if waiting is not None:
+            self._events.append(ReplyHad(read=self._read_number, slot=slot, header=header, reply=waiting))
+            return self._read_number
+        message = ReadReply(owner=self.owner, read=self._read_number, slot=slot, expected=header)
+        self._reads[message.read] = self._post(message)
+        return message.read
+
+    def close(self) -> None:
+        """Take nothing more; what waits is still written, then `RepliesClosed` follows."""
+        self._require_open()
+        self._closing = True
+        self._stages.append(_Barrier(CloseReplies))
+        self._pump()
+
+    def take_events(self) -> list[PortEvent]:
+        """What happened since the last call, in order."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    # What comes in.
+
+    def receive(self, message: object) -> bool:
+        """Take a message that the owner was sent. False if it is not for the port at all."""
+        receiver = self._receivers.get(type(message))
+        if receiver is None:
+            return False
+        if getattr(message, "owner", self.owner) != self.owner or getattr(message, "holder", self.owner) != self.owner:
+            return True  # for an earlier incarnation of this owner
+        if not self.failed:
+            receiver(message)
+            self._pump()
+        return True
+
+    def tick(self) -> None:
+        """Send again what has no answer; tell the op if nothing else has told it."""
+        if self.failed:
+            return
+        now = self._now()
+        for sent in self._unanswered():
+            if now >= sent.resend_at:
+                sent.resend_at = now + self._resend_timeout
+                self._send(sent.message)
+        if self._stock is not None:
+            self._stock.tick(now)
+        self._pump()
+        if self._flight is None and self.ready and self._committed > self._told and self.idle:
+            self._send_writes(())
+
+    def _unanswered(self) -> list[_Sent]:
+        single = [sent for sent in (self._flight, self._checkpoint, self._peers) if sent is not None]
+        return [*single, *self._reads.values(), *self._waits.values()]
+
+    def _make_receivers(self) -> dict[type, Callable[..., None]]:
+        return {
+            RepliesOpened: self._on_opened,
+            OpenFailed: self._on_open_failed,
+            PeersSet: self._on_peers_set,
+            WritesAccepted: self._on_accepted,
+            WritesRefused: self._on_refused,
+            SlotsDurable: self._on_slots_durable,
+            ReplyRead: self._on_read,
+            ReplyNotRead: self._on_not_read,
+            SessionsInstalled: self._on_installed,
+            CheckpointStarted: self._on_checkpoint_started,
+            CheckpointDone: self._on_checkpoint_done,
+            RequestRefused: self._on_request_refused,
+            RepliesClosed: self._on_closed,
+            ReplyRepaired: self._events.append,
+            ReplyLost: self._events.append,
+            StorageFailed: self._events.append,
+            LeasesGranted: self._on_pool,
+            LeasesRefused: self._on_pool,
+            LeasesReleased: self._on_pool,
+        }
+
+    def _on_opened(self, message: RepliesOpened) -> None:
+        config = self._config
+        if self._opened is not None or config is None:
+            return
+        self._flight = None
+        self._opened = message
+        self._memory = self._open_memory(message.memory)
+        self.credit = message.credit
+        self._committed = self._told = message.op
+        # Half of the pool at most, so that an owner that holds leases ahead never starves itself of the other half.
+        self._stock = LeaseStock(
+            holder=self.owner,
+            buffers=config.buffers_max,
+            resend_timeout=self._resend_timeout,
+            send=lambda request: self._send_pool(message.pool, request),
+        )
+        self._events.append(message)
+
+    def _on_open_failed(self, message: OpenFailed) -> None:
+        if self._opened is None:
+            self._fail(message.fault)
+
+    def _on_peers_set(self, message: PeersSet) -> None:
+        if message.version == self._peers_version:
+            self._peers = None
+
+    def _on_accepted(self, message: WritesAccepted) -> None:
+        flight = self._answered(message.number, WriteReplies, RemoveReplies)
+        if flight is not None:
+            self.credit = message.credit
+            self._pending -= len(flight.items)  # their leases were given away with the message
+
+    def _on_refused(self, message: WritesRefused) -> None:
+        # A refused batch is expected under the same number. Changing its content would let a late answer to the first
+        # sending speak of the second; so it is repeated as it is when it came too soon, and is the end otherwise.
+        if not self._is_flight(message.number, WriteReplies, RemoveReplies):
+            return
+        if message.fault.kind is not FaultKind.BUSY:
+            self._fail(message.fault)
+
+    def _on_slots_durable(self, message: SlotsDurable) -> None:
+        sent = self._waits.pop(message.wait, None)
+        if sent is not None and isinstance(sent.message, AwaitDurable):
+            self._events.append(SlotsAreDurable(wait=message.wait, slots=sent.message.slots))
+
+    def _on_read(self, message: ReplyRead) -> None:
+        sent = self._reads.pop(message.read, None)
+        if sent is not None and isinstance(sent.message, ReadReply):
+            reply = message.payload if isinstance(message.payload, bytes) else self._copied(message.payload)
+            if reply[:HEADER_SIZE] == sent.message.expected:
+                header = sent.message.expected
+                self._events.append(ReplyHad(read=message.read, slot=message.slot, header=header, reply=reply))
+            else:
+                # A late answer to an earlier sending: its loan was over, and the buffer holds something else by now.
+                self._reads[message.read] = sent
+        if not isinstance(message.payload, bytes):
+            # Also for an answer that is not awaited any more: the loan must end.
+            self._send(ReplyTaken(owner=self.owner, read=message.read))
+
+    def _on_not_read(self, message: ReplyNotRead) -> None:
+        sent = self._reads.pop(message.read, None)
+        if sent is not None and isinstance(sent.message, ReadReply):
+            header = sent.message.expected
+            self._events.append(ReplyNotHad(read=message.read, slot=message.slot, header=header, reason=message.reason))
+
+    def _on_installed(self, message: SessionsInstalled) -> None:
+        if self._answered(message.number, InstallSessions) is not None:
+            self._told = max(self._told, self._committed)
+            self._events.append(message)
+
+    def _on_checkpoint_started(self, message: CheckpointStarted) -> None:
+        flight = self._answered(message.number, Checkpoint)
+        if flight is not None:
+            self._checkpoint = flight
+            flight.resend_at = self._now() + self._resend_timeout
+
+    def _on_checkpoint_done(self, message: CheckpointDone) -> None:
+        flight = self._answered(message.number, Checkpoint)  # done so soon, or the start's notice was lost
+        if flight is None and self._checkpoint is not None and _number_of(self._checkpoint.message) == message.number:
+            flight, self._checkpoint = self._checkpoint, None
+        if flight is not None:
+            self._events.append(message)
+
+    def _on_request_refused(self, message: RequestRefused) -> None:
+        if message.request == "AwaitDurable":
+            known = message.number in self._waits
+        elif message.request == "SetPeers":
+            known = self._peers is not None and message.number == self._peers_version
+        else:
+            known = self._is_flight(message.number, Checkpoint, InstallSessions, CloseReplies)
+        if known and message.fault.kind is not FaultKind.BUSY:
+            self._fail(message.fault)
+
+    def _on_closed(self, message: RepliesClosed) -> None:
+        if self._answered(message.number, CloseReplies) is not None:
+            self._close_memory()
+            self._events.append(message)
+
+    def _on_pool(self, message: LeasesGranted | LeasesRefused | LeasesReleased) -> None:
+        if self._stock is None:
+            return
+        try:
+            self._stock.receive(message, self._now())
+        except StockFailed as failure:
+            self._fail(failure.fault)
+        self._place()
+
+    # The queue, and what goes out.
+
+    def _queue(self, item: _Item) -> None:
+        operations = self._stages[-1]
+        invariant(isinstance(operations, _Operations), "the last stage takes operations")
+        if isinstance(operations, _Operations):
+            replaced = operations.items.pop(item.slot, None)
+            if replaced is not None:
+                self._forget(replaced)
+                self._pending -= 1
+            operations.items[item.slot] = item
+            self._pending += 1
+            if self._is_large(item.payload):
+                self._unplaced.append(item)
+            self._place()
+
+    def _place(self) -> None:
+        """Copy large replies to buffers, the oldest first.
+
+        Were a newer one served before it, the oldest could wait for a buffer that only those behind it hold.
+        """
+        while self._unplaced and self._stock is not None:
+            item = self._unplaced[0]
+            if isinstance(item.payload, bytes):
+                lease = self._stock.take(self._now())
+                if lease is None:
+                    return
+                item.payload = self._copy(item.payload, lease)
+            self._unplaced.popleft()
+
+    def _copy(self, reply: bytes, lease: Lease) -> Lease:
+        invariant(self._memory is not None, "the pool's memory is mapped while the port is open")
+        if self._memory is not None:
+            self._memory.buffer(lease)[: len(reply)] = reply
+        return lease
+
+    def _copied(self, lease: Lease) -> bytes:
+        if self._memory is None or not self._memory.valid(lease):
+            return b""
+        buffer = self._memory.buffer(lease)
+        return bytes(buffer[: max(HEADER_SIZE, min(packed_size(buffer), len(buffer)))])
+
+    def _forget(self, item: _Item) -> None:
+        if item.payload is not None and not isinstance(item.payload, bytes) and self._stock is not None:
+            self._stock.put_back(item.payload)
+        item.payload = None  # no buffer is looked for any more
+
+    def _is_large(self, payload: Payload | None) -> bool:
+        config = self._config
+        return config is not None and isinstance(payload, bytes) and len(payload) > config.inline_size_max
+
+    def _pump(self) -> None:
+        """Send the next numbered message, if there is one and its time has come."""
+        while self._flight is None and self._opened is not None and not self.failed:
+            stage = self._stages[0] if self._stages else None
+            if isinstance(stage, _Operations):
+                if stage.items:
+                    self._pump_operations(stage)
+                    return
+                if len(self._stages) == 1:
+                    return
+                self._stages.popleft()
+            elif stage is None or not self._pump_barrier(stage):
+                return
+
+    def _pump_operations(self, stage: _Operations) -> None:
+        """Send the next operations in commit order, which the op in the message relies on.
+
+        Were a write that has no buffer yet passed over by later ones, their op would tell the component that the
+        skipped reply does not exist, and it would say so to a peer that is looking for it.
+        """
+        batch = self._next_batch(stage)
+        if not batch:
+            return
+        for item in batch:
+            del stage.items[item.slot]
+        if batch[0].is_removal:
+            self._send_removals(batch)
+        else:
+            self._send_writes(batch)
+
+    def _next_batch(self, stage: _Operations) -> tuple[_Item, ...]:
+        batch: list[_Item] = []
+        for item in stage.items.values():
+            limit = self._batch_max if item.is_removal else min(self._batch_max, self.credit)
+            if len(batch) >= limit or item.op > self._committed:
+                break
+            if batch and batch[0].is_removal != item.is_removal:
+                break
+            if self._is_large(item.payload):
+                break
+            batch.append(item)
+        return tuple(batch)
+
+    def _op_to_tell(self, batch: tuple[_Item, ...]) -> int:
+        """The op up to which all is known once this batch is; everything committed if nothing waits behind it."""
+        drained = not any(isinstance(stage, _Barrier) or stage.items for stage in self._stages)
+        op = self._committed if drained or not batch else batch[-1].op
+        self._told = max(self._told, op)
+        return self._told
+
+    def _send_writes(self, batch: tuple[_Item, ...]) -> None:
+        message = WriteReplies(
+            owner=self.owner,
+            number=self._number + 1,
+            op=self._op_to_tell(batch),
+            slots=tuple(item.slot for item in batch),
+            payloads=tuple(item.payload for item in batch if item.payload is not None),
+        )
+        self._number += 1
+        self._fly(message, batch)
+
+    def _send_removals(self, batch: tuple[_Item, ...]) -> None:
+        slots = tuple(item.slot for item in batch)
+        message = RemoveReplies(owner=self.owner, number=self._number + 1, op=self._op_to_tell(batch), slots=slots)
+        self._number += 1
+        self._fly(message, batch)
+
+    def _pump_barrier(self, barrier: _Barrier) -> bool:
+        """Send what stands between two groups of operations. False while it must wait."""
+        if self._checkpoint is not None and barrier.kind is not InstallSessions:
+            return False  # one checkpoint at a time, and the end after the last
+        if barrier.kind is CloseReplies:
+            if self._stock is not None and not self._stock.drained(self._now()):
+                return False
+            message: Message = CloseReplies(owner=self.owner, number=self._number + 1)
+        else:
+            message = barrier.kind(owner=self.owner, number=self._number + 1, op=barrier.op, sessions=barrier.sessions)
+        self._stages.popleft()
+        self._number += 1
+        self._fly(message)
+        return True
+
+    # Bookkeeping.
+
+    def _fly(self, message: Message, items: tuple[_Item, ...] = (), *, timeout: float | None = None) -> None:
+        self._flight = _Sent(message, self._now() + (timeout or self._resend_timeout), items)
+        self._send(message)
+
+    def _post(self, message: Message) -> _Sent:
+        self._send(message)
+        return _Sent(message, self._now() + self._resend_timeout)
+
+    def _is_flight(self, number: int, *kinds: type[Message]) -> bool:
+        flight = self._flight
+        return flight is not None and isinstance(flight.message, kinds) and _number_of(flight.message) == number
+
+    def _answered(self, number: int, *kinds: type[Message]) -> _Sent | None:
+        if not self._is_flight(number, *kinds):
+            return None  # answered before, or to another question
+        flight, self._flight = self._flight, None
+        return flight
+
+    def _waiting_reply(self, slot: int, header: bytes) -> bytes | None:
+        flight_items = {item.slot: item for item in self._flight.items} if self._flight is not None else {}
+        candidates = [flight_items.get(slot)]
+        candidates += [stage.items.get(slot) for stage in self._stages if isinstance(stage, _Operations)]
+        for item in candidates:
+            if item is None or item.payload is None:
+                continue
+            if isinstance(item.payload, bytes):
+                reply = item.payload
+            elif item in flight_items.values():
+                continue  # its lease may be given away by now; the component holds the reply in memory
+            else:
+                reply = self._copied(item.payload)
+            if reply[:HEADER_SIZE] == header:
+                return reply
+        return None
+
+    def _require_open(self) -> None:
+        if self._opened is None or self.failed:
+            raise PortMisused("the port is not open")
+
+    def _require_taking(self) -> RepliesConfig:
+        if self._config is None or self._opened is None or self.failed or self._closing:
+            raise PortMisused("the port is not open")
+        return self._config
+
+    def _require_room(self) -> RepliesConfig:
+        config = self._require_taking()
+        if self._pending >= self._pending_max:
+            raise PortMisused(f"{self._pending} operations wait already: `ready` was false")
+        return config
+
+    def _fail(self, fault: Fault) -> None:
+        self.failed = True
+        self._close_memory()
+        self._events.append(PortFailed(fault=fault))
+
+    def _close_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+def _number_of(message: Message) -> int:
+    number: int = getattr(message, "number", 0)
+    return number

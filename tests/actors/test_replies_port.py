@@ -1,0 +1,715 @@
+"""The owner's side of the protocol, against a counterpart that loses, repeats and reorders what passes between them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from thespian.actors import ActorAddress
+
+from client_replies.actors.replies_port import (
+    PortFailed,
+    PortMisused,
+    RepliesPort,
+    ReplyHad,
+    ReplyNotHad,
+    SlotsAreDurable,
+)
+from client_replies.messages.config import OpenMode, RepliesConfig
+from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.leases import (
+    AcquireLeases,
+    Lease,
+    LeasesGranted,
+    LeasesReleased,
+    ReleaseLeases,
+    make_lease,
+)
+from client_replies.messages.message import Message
+from client_replies.messages.replies import (
+    AwaitDurable,
+    Checkpoint,
+    CheckpointDone,
+    CheckpointStarted,
+    CloseReplies,
+    InstallSessions,
+    NotRead,
+    OpenFailed,
+    OpenReplies,
+    PeersSet,
+    ReadReply,
+    RemoveReplies,
+    RepliesClosed,
+    RepliesOpened,
+    ReplyNotRead,
+    ReplyRead,
+    ReplyTaken,
+    RequestRefused,
+    SessionsInstalled,
+    SetPeers,
+    SlotsDurable,
+    WriteReplies,
+    WritesAccepted,
+    WritesRefused,
+)
+from client_replies.messages.reply import Reply
+from client_replies.messages.reply_header import HEADER_SIZE
+from client_replies.storage.shared_memory import PoolMemory
+
+CLUSTER = 7
+OWNER = 99
+SLOTS = 8
+POOL = ActorAddress(None)
+CONFIG = RepliesConfig(
+    path="x",
+    cluster=CLUSTER,
+    replica=0,
+    clients_max=SLOTS,
+    message_size_max=16384,
+    inline_size_max=4096,
+    buffers_max=4,
+    repair_bytes_max=16384,
+)
+
+
+def reply(slot: int, op: int, size: int = 100) -> bytes:
+    """A reply of the slot's client whose body says which op it is of."""
+    body = op.to_bytes(8, "little") * (size // 8 + 1)
+    return Reply.build(
+        cluster=CLUSTER, client=slot + 1, session=1, request=op, op=op, operation=2, timestamp=1, body=body[:size]
+    ).pack()
+
+
+def is_ready(port: RepliesPort) -> bool:
+    """Ask anew: the type checker takes a property for a constant."""
+    return port.ready
+
+
+@dataclass
+class Bench:
+    """A port whose messages are collected, with the clock in the test's hand."""
+
+    memory: PoolMemory
+    time: float = 0.0
+    sent: list[Message] = field(default_factory=list)
+    pool_sent: list[Message] = field(default_factory=list)
+    port: RepliesPort = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.port = RepliesPort(
+            owner=OWNER,
+            send=lambda message: self.sent.append(message),  # type: ignore[arg-type]
+            send_pool=lambda pool, message: self.pool_sent.append(message),  # type: ignore[arg-type]
+            now=lambda: self.time,
+            open_memory=PoolMemory.open,
+            pending_max=16,
+        )
+
+    def opened(self, credit: int = 100) -> Bench:
+        """Bring the port to where it is open, and forget what that took."""
+        self.port.open(CONFIG, OpenMode.OPEN_OR_FORMAT)
+        self.port.receive(self.opening(credit))
+        self.port.take_events()
+        self.sent.clear()
+        return self
+
+    def opening(self, credit: int = 100) -> RepliesOpened:
+        """What a new file is answered with."""
+        return RepliesOpened(
+            owner=OWNER,
+            formatted=True,
+            sequence=0,
+            op=0,
+            sessions=b"",
+            faulty=(),
+            credit=credit,
+            pool=POOL,
+            memory=self.memory.name,
+        )
+
+    def only_sent(self) -> Message:
+        """The one message that went out since the last look."""
+        (message,) = self.sent
+        self.sent.clear()
+        return message
+
+    def writes(self) -> WriteReplies:
+        """The one message that went out, which carries writes."""
+        message = self.only_sent()
+        assert isinstance(message, WriteReplies)
+        return message
+
+    def accept(self, number: int, credit: int = 100) -> None:
+        """The component has taken the batch over."""
+        self.port.receive(WritesAccepted(owner=OWNER, number=number, credit=credit))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the clock and the port tick."""
+        self.time += seconds
+        self.port.tick()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A port before it is opened."""
+    memory = PoolMemory.create(4, 16384, b"t" * 16)
+    for buffer in range(4):
+        memory.set_generation(buffer, 1)
+    yield Bench(memory)
+    memory.close()
+
+
+def test_opening_is_asked_for_again_until_it_is_answered_and_told_once(bench: Bench) -> None:
+    """A lost answer costs a timeout; an answer that comes twice is one event."""
+    bench.port.open(CONFIG, OpenMode.FORMAT)
+    assert isinstance(bench.only_sent(), OpenReplies)
+    bench.pass_time(10)
+    assert isinstance(bench.only_sent(), OpenReplies)
+    assert not is_ready(bench.port)
+    bench.port.receive(bench.opening())
+    bench.port.receive(bench.opening())
+    assert [type(event) for event in bench.port.take_events()] == [RepliesOpened]
+    assert is_ready(bench.port)
+    assert bench.port.credit == 100
+
+
+def test_a_file_that_cannot_be_opened_ends_the_port(bench: Bench) -> None:
+    """The fault is handed on, and nothing can be asked of the port any more."""
+    fault = Fault(kind=FaultKind.FILE_LOCKED, found="a", expected="b")
+    bench.port.open(CONFIG, OpenMode.OPEN)
+    bench.port.receive(OpenFailed(owner=OWNER, fault=fault))
+    assert bench.port.take_events() == [PortFailed(fault=fault)]
+    assert not bench.port.ready
+    with pytest.raises(PortMisused):
+        bench.port.read(0, bytes(HEADER_SIZE))
+
+
+def test_what_is_written_meanwhile_forms_the_next_batch(bench: Bench) -> None:
+    """One batch is in flight; the next carries what came since, under the next number."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    assert bench.sent == []
+    port.committed(1)
+    first = bench.writes()
+    assert (first.number, first.op, first.slots) == (1, 1, (0,))
+    for op in (2, 3):
+        port.write(op, reply(op, op))
+        port.committed(op)
+    assert bench.sent == []
+    bench.accept(1)
+    second = bench.writes()
+    assert (second.number, second.op, second.slots) == (2, 3, (2, 3))
+
+
+def test_of_several_operations_on_a_slot_only_the_last_goes_out(bench: Bench) -> None:
+    """A reply that its session's next one replaced needs no write."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.write(1, reply(1, 2))
+    port.write(0, reply(0, 3))
+    port.committed(3)
+    batch = bench.writes()
+    assert batch.slots == (1, 0)
+    assert batch.payloads == (reply(1, 2), reply(0, 3))
+
+
+def test_writes_and_removals_keep_their_commit_order(bench: Bench) -> None:
+    """They travel in messages of their own, one after the other, each with the op up to which all is known."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.remove(1, 2)
+    port.write(2, reply(2, 3))
+    port.committed(3)
+    found = []
+    for number in (1, 2, 3):
+        message = bench.only_sent()
+        assert isinstance(message, WriteReplies | RemoveReplies)
+        found.append((type(message), message.number, message.op, message.slots))
+        bench.accept(number)
+    assert found == [(WriteReplies, 1, 1, (0,)), (RemoveReplies, 2, 2, (1,)), (WriteReplies, 3, 3, (2,))]
+
+
+def test_a_removal_after_a_write_of_the_same_slot_replaces_it(bench: Bench) -> None:
+    """And the other way round: the last word about a slot counts."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.remove(0, 2)
+    port.remove(1, 3)
+    port.write(1, reply(1, 4))
+    port.committed(4)
+    message = bench.only_sent()
+    assert isinstance(message, RemoveReplies)
+    assert message.slots == (0,)
+    bench.accept(1)
+    assert bench.writes().slots == (1,)
+
+
+def test_what_is_not_committed_yet_stays(bench: Bench) -> None:
+    """A batch never carries an op beyond the one that it tells."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.write(1, reply(1, 2))
+    port.committed(1)
+    assert bench.writes().slots == (0,)
+    bench.accept(1)
+    assert bench.sent == []
+    port.committed(2)
+    assert bench.writes().slots == (1,)
+
+
+def test_a_batch_is_no_larger_than_the_credit(bench: Bench) -> None:
+    """The component is never asked for more than it promised to take."""
+    port = bench.opened(credit=2).port
+    for slot in range(5):
+        port.write(slot, reply(slot, slot + 1))
+    port.committed(5)
+    assert bench.writes().slots == (0, 1)
+    bench.accept(1, credit=1)
+    batch = bench.writes()
+    assert batch.slots == (2,)
+    assert batch.op == 3
+    assert port.credit == 1
+
+
+def test_a_batch_without_an_answer_is_sent_again_as_it_was(bench: Bench) -> None:
+    """The same number with other contents would let an answer speak of the wrong batch."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.committed(1)
+    first = bench.writes()
+    port.write(0, reply(0, 2))
+    port.committed(2)
+    bench.pass_time(5)
+    assert bench.writes() is first
+    bench.accept(1)
+    second = bench.writes()
+    assert second.payloads == (reply(0, 2),)
+    bench.accept(1)
+    assert bench.sent == []
+    bench.accept(2)
+    assert port.idle
+
+
+def test_a_busy_component_is_asked_again_later(bench: Bench) -> None:
+    """BUSY passes; nothing is dropped for it."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.committed(1)
+    first = bench.writes()
+    busy = Fault(kind=FaultKind.BUSY, found="a", expected="b")
+    port.receive(WritesRefused(owner=OWNER, number=1, index=0, fault=busy))
+    assert port.take_events() == []
+    bench.pass_time(5)
+    assert bench.writes() is first
+
+
+def test_any_other_refusal_ends_the_port(bench: Bench) -> None:
+    """Owner and component disagree about what was committed: going on would hide it."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.committed(1)
+    fault = Fault(kind=FaultKind.REPLY_OLDER, found="a", expected="b")
+    port.receive(WritesRefused(owner=OWNER, number=8, index=0, fault=fault))
+    assert port.take_events() == []
+    port.receive(WritesRefused(owner=OWNER, number=1, index=0, fault=fault))
+    assert port.take_events() == [PortFailed(fault=fault)]
+
+
+def test_a_full_port_is_not_ready_and_refuses_more(bench: Bench) -> None:
+    """The queue is bounded; what was refused changed nothing."""
+    port = bench.opened(credit=0).port
+    for op in range(1, 17):
+        port.write(op % SLOTS, reply(op % SLOTS, op))
+    assert port.pending == SLOTS
+    small = Bench(bench.memory)
+    small.port._pending_max = 2
+    small.opened(credit=0)
+    small.port.write(0, reply(0, 1))
+    assert is_ready(small.port)
+    small.port.write(1, reply(1, 2))
+    assert not is_ready(small.port)
+    with pytest.raises(PortMisused):
+        small.port.write(2, reply(2, 3))
+    assert small.port.pending == 2
+
+
+@pytest.mark.parametrize(
+    ("slot", "data"),
+    [
+        (SLOTS, reply(0, 1)),
+        (-1, reply(0, 1)),
+        (0, reply(0, 1)[:-1]),
+        (0, reply(0, 1, size=0)),
+        (0, reply(0, 1) + b"\0"),
+        (0, b""),
+        (0, reply(0, 1, size=20000)),
+    ],
+)
+def test_what_is_no_reply_for_a_slot_is_refused_at_once(bench: Bench, slot: int, data: bytes) -> None:
+    """The owner's mistake is shown to the owner, before anything waits."""
+    port = bench.opened().port
+    with pytest.raises(PortMisused):
+        port.write(slot, data)
+    assert port.pending == 0
+
+
+def grant(bench: Bench, buffers: tuple[int, ...]) -> None:
+    """Answer the request for leases that went out last."""
+    asked = [message for message in bench.pool_sent if isinstance(message, AcquireLeases)][-1]
+    leases = tuple(make_lease(buffer, 1) for buffer in buffers)
+    bench.port.receive(LeasesGranted(holder=OWNER, number=asked.number, leases=leases))
+
+
+def test_a_large_reply_waits_for_a_buffer_and_travels_as_a_lease(bench: Bench) -> None:
+    """It is copied once; what was committed after it waits behind it, so that the told op stays true."""
+    port = bench.opened().port
+    large = reply(0, 1, size=9000)
+    port.write(0, large)
+    port.write(1, reply(1, 2))
+    port.committed(2)
+    assert bench.sent == []
+    bench.pass_time(5)
+    assert len([message for message in bench.pool_sent if isinstance(message, AcquireLeases)]) == 2
+    grant(bench, (3, 1))
+    batch = bench.writes()
+    assert batch.slots == (0, 1)
+    lease = batch.payloads[0]
+    assert isinstance(lease, int)
+    assert bytes(bench.memory.buffer(Lease(lease))[: len(large)]) == large
+    grant(bench, (3, 1))  # the answer once more
+    port.write(2, reply(2, 3, size=5000))
+    port.write(3, reply(3, 4, size=5000))
+    port.committed(4)
+    bench.accept(1)
+    assert bench.writes().slots == (2,)
+
+
+def test_a_buffer_goes_to_the_oldest_reply_that_waits(bench: Bench) -> None:
+    """A newer one that was served first could hold the last buffer that the oldest needs to move on."""
+    port = bench.opened().port
+    for slot in range(3):
+        port.write(slot, reply(slot, slot + 1, size=6000))
+    port.committed(3)
+    grant(bench, (0,))
+    port.write(3, reply(3, 4, size=6000))
+    assert bench.writes().slots == (0,)
+
+
+def test_a_replaced_large_reply_gives_its_buffer_to_the_next(bench: Bench) -> None:
+    """No lease is lost when a newer reply of the slot takes the place of one that waits."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=6000))
+    grant(bench, (2,))
+    port.write(0, reply(0, 2, size=6000))
+    port.committed(2)
+    batch = bench.writes()
+    assert batch.payloads == (make_lease(2, 1),)
+    assert bytes(bench.memory.buffer(make_lease(2, 1))[:HEADER_SIZE]) == reply(0, 2, size=6000)[:HEADER_SIZE]
+
+
+def test_a_read_is_answered_once_and_repeated_until_then(bench: Bench) -> None:
+    """Reads overlap, come in any order, and each ends in one event."""
+    port = bench.opened().port
+    one, two = reply(1, 5), reply(2, 6)
+    first, second = port.read(1, one[:HEADER_SIZE]), port.read(2, two[:HEADER_SIZE])
+    bench.sent.clear()
+    bench.pass_time(5)
+    assert [message.read for message in bench.sent if isinstance(message, ReadReply)] == [first, second]
+    bench.sent.clear()
+    port.receive(ReplyNotRead(owner=OWNER, read=second, slot=2, reason=NotRead.CORRUPT))
+    port.receive(ReplyRead(owner=OWNER, read=first, slot=1, payload=one))
+    port.receive(ReplyRead(owner=OWNER, read=first, slot=1, payload=one))
+    assert port.take_events() == [
+        ReplyNotHad(read=second, slot=2, header=two[:HEADER_SIZE], reason=NotRead.CORRUPT),
+        ReplyHad(read=first, slot=1, header=one[:HEADER_SIZE], reply=one),
+    ]
+    bench.pass_time(5)
+    assert bench.sent == []
+
+
+def test_a_lent_buffer_is_copied_and_given_back_also_when_the_answer_comes_again(bench: Bench) -> None:
+    """The loan ends with `ReplyTaken`, which may be lost like anything else."""
+    port = bench.opened().port
+    large = reply(1, 5, size=9000)
+    lease = make_lease(0, 1)
+    bench.memory.buffer(lease)[: len(large)] = large
+    read = port.read(1, large[:HEADER_SIZE])
+    bench.sent.clear()
+    port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=lease))
+    assert port.take_events() == [ReplyHad(read=read, slot=1, header=large[:HEADER_SIZE], reply=large)]
+    assert bench.only_sent() == ReplyTaken(owner=OWNER, read=read)
+    port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=lease))
+    assert port.take_events() == []
+    assert bench.only_sent() == ReplyTaken(owner=OWNER, read=read)
+
+
+def test_a_loan_that_was_over_is_not_taken_for_the_reply(bench: Bench) -> None:
+    """The buffer has another generation, or other contents: the read goes on."""
+    port = bench.opened().port
+    wanted = reply(1, 5, size=9000)
+    read = port.read(1, wanted[:HEADER_SIZE])
+    port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=make_lease(0, 77)))
+    port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=make_lease(0, 1)))
+    assert port.take_events() == []
+    port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=wanted))
+    assert [type(event) for event in port.take_events()] == [ReplyHad]
+
+
+def test_a_reply_that_still_waits_in_the_port_is_read_from_there(bench: Bench) -> None:
+    """The component has not heard of it, and would call it unexpected."""
+    port = bench.opened().port
+    small, large = reply(1, 5), reply(2, 6, size=9000)
+    port.write(1, small)
+    port.write(2, large)
+    grant(bench, (0,))
+    port.read(1, small[:HEADER_SIZE])
+    port.read(2, large[:HEADER_SIZE])
+    assert bench.sent == []
+    assert [event.reply for event in port.take_events() if isinstance(event, ReplyHad)] == [small, large]
+
+
+def test_a_checkpoint_goes_out_between_what_was_before_and_after_it(bench: Bench) -> None:
+    """What was written before is accepted before; what comes after need not wait for its end."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.committed(1)
+    port.checkpoint(1, b"table")
+    port.write(0, reply(0, 2))
+    port.committed(2)
+    assert bench.writes().op == 1
+    bench.accept(1)
+    checkpoint = bench.only_sent()
+    assert isinstance(checkpoint, Checkpoint)
+    assert (checkpoint.number, checkpoint.op, checkpoint.sessions) == (2, 1, b"table")
+    bench.pass_time(5)
+    assert bench.only_sent() is checkpoint
+    port.receive(CheckpointStarted(owner=OWNER, number=2))
+    assert bench.writes().payloads == (reply(0, 2),)
+    assert not port.idle
+    done = CheckpointDone(owner=OWNER, number=2, op=1, sequence=1)
+    port.receive(done)
+    port.receive(done)
+    port.receive(CheckpointStarted(owner=OWNER, number=2))
+    assert port.take_events() == [done]
+    bench.accept(3)
+    assert port.idle
+
+
+def test_a_checkpoint_whose_end_was_not_told_is_asked_about_again(bench: Bench) -> None:
+    """`CheckpointDone` can be lost like any message; it can also come before, or without, the notice of the start."""
+    port = bench.opened().port
+    port.checkpoint(0, b"table")
+    checkpoint = bench.only_sent()
+    port.receive(CheckpointStarted(owner=OWNER, number=1))
+    bench.pass_time(5)
+    assert bench.only_sent() is checkpoint
+    port.receive(CheckpointDone(owner=OWNER, number=1, op=0, sequence=1))
+    port.checkpoint(0, b"table")
+    bench.sent.clear()
+    port.receive(CheckpointDone(owner=OWNER, number=2, op=0, sequence=2))
+    assert len(port.take_events()) == 2
+    assert port.idle
+
+
+def test_an_installation_forgets_what_waited_and_gives_its_buffers_back(bench: Bench) -> None:
+    """What waits speaks of the state that is replaced."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=9000))
+    grant(bench, (0, 1))
+    port.install(9, b"table")
+    install = bench.only_sent()
+    assert isinstance(install, InstallSessions)
+    assert install.op == 9
+    answer = SessionsInstalled(owner=OWNER, number=1, faulty=(3,))
+    port.receive(answer)
+    port.receive(answer)
+    assert port.take_events() == [answer]
+    port.close()
+    (released,) = [message for message in bench.pool_sent if isinstance(message, ReleaseLeases)]
+    assert sorted(released.leases) == [make_lease(0, 1), make_lease(1, 1)]
+
+
+def test_waits_for_durability_are_numbered_and_repeated(bench: Bench) -> None:
+    """Each ends in one event that names its slots; BUSY means later."""
+    port = bench.opened().port
+    wait = port.await_durable((1, 2))
+    asked = bench.only_sent()
+    assert isinstance(asked, AwaitDurable)
+    busy = Fault(kind=FaultKind.BUSY, found="a", expected="b")
+    port.receive(RequestRefused(owner=OWNER, request="AwaitDurable", number=wait, fault=busy))
+    bench.pass_time(5)
+    assert bench.only_sent() is asked
+    port.receive(SlotsDurable(owner=OWNER, wait=wait))
+    port.receive(SlotsDurable(owner=OWNER, wait=wait))
+    assert port.take_events() == [SlotsAreDurable(wait=wait, slots=(1, 2))]
+
+
+def test_peers_are_set_until_the_newest_list_is_confirmed(bench: Bench) -> None:
+    """A late confirmation of an older list ends nothing."""
+    port = bench.opened().port
+    port.set_peers(((1, POOL),))
+    port.set_peers(((1, POOL), (2, POOL)))
+    bench.sent.clear()
+    port.receive(PeersSet(owner=OWNER, version=1))
+    bench.pass_time(5)
+    again = bench.only_sent()
+    assert isinstance(again, SetPeers)
+    assert again.version == 2
+    port.receive(PeersSet(owner=OWNER, version=2))
+    bench.pass_time(5)
+    assert bench.sent == []
+
+
+def test_closing_writes_what_waits_gives_leases_back_and_then_closes(bench: Bench) -> None:
+    """In this order; and the port takes nothing more."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=9000))
+    grant(bench, (0, 1))
+    port.committed(1)
+    bench.sent.clear()
+    port.close()
+    with pytest.raises(PortMisused):
+        port.write(1, reply(1, 2))
+    bench.accept(1)
+    assert bench.sent == []
+    (released,) = [message for message in bench.pool_sent if isinstance(message, ReleaseLeases)]
+    assert len(released.leases) == 1
+    bench.pass_time(5)
+    assert len([message for message in bench.pool_sent if isinstance(message, ReleaseLeases)]) == 2
+    port.receive(LeasesReleased(holder=OWNER, number=released.number, stale=()))
+    close = bench.only_sent()
+    assert isinstance(close, CloseReplies)
+    closed = RepliesClosed(owner=OWNER, number=close.number)
+    port.receive(closed)
+    assert port.take_events() == [closed]
+
+
+def test_an_op_without_a_reply_is_told_when_nothing_else_tells_it(bench: Bench) -> None:
+    """A peer that looks for a reply must learn that this replica has come to its op."""
+    port = bench.opened().port
+    port.committed(4)
+    assert bench.sent == []
+    bench.pass_time(0.05)
+    empty = bench.writes()
+    assert (empty.op, empty.slots) == (4, ())
+    bench.accept(1)
+    bench.pass_time(0.05)
+    assert bench.sent == []
+
+
+def test_what_is_for_another_incarnation_or_for_nobody_changes_nothing(bench: Bench) -> None:
+    """Answers to a dead owner are taken and dropped; what is no answer at all is not the port's."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.committed(1)
+    assert port.receive(WritesAccepted(owner=OWNER + 1, number=1, credit=5))
+    assert not port.idle
+    assert not port.receive("something")
+
+
+class Component:
+    """A model of the component that recognises repeated messages, behind a network that does its worst."""
+
+    def __init__(self, bench: Bench, chance: random.Random) -> None:
+        self.bench = bench
+        self.chance = chance
+        self.held: dict[int, bytes] = {}
+        self.op = 0
+        self.last: tuple[int, Message] = (0, PeersSet(owner=OWNER, version=0))
+        self.air: list[Message] = []
+        self.free = {0, 1, 2, 3}
+        self.granted: dict[int, LeasesGranted] = {}
+        self.generations = [1] * 4
+
+    def step(self) -> None:
+        """Lose, repeat and reorder what the port sent; answer what arrives; deliver some answers."""
+        messages = [*self.bench.sent, *self.bench.pool_sent]
+        self.bench.sent.clear()
+        self.bench.pool_sent.clear()
+        self.chance.shuffle(messages)
+        for message in messages:
+            for _ in range(self.chance.choice((0, 1, 1, 2))):
+                answer = self.answer(message)
+                if answer is not None and self.chance.random() < 0.8:
+                    self.air.append(answer)
+        self.chance.shuffle(self.air)
+        for _ in range(self.chance.randrange(len(self.air) + 1)):
+            message = self.air.pop()
+            self.bench.port.receive(message)
+            if self.chance.random() < 0.2:
+                self.bench.port.receive(message)
+
+    def answer(self, message: Message) -> Message | None:
+        """What the component answers."""
+        if isinstance(message, AcquireLeases):
+            return self.grant(message)
+        if not isinstance(message, WriteReplies | RemoveReplies):
+            return None
+        number, answer = self.last
+        if message.number == number + 1:
+            self.take(message)
+            answer = WritesAccepted(owner=OWNER, number=message.number, credit=self.chance.randrange(1, 5))
+            self.last = (message.number, answer)
+        return answer if message.number == self.last[0] else None
+
+    def grant(self, message: AcquireLeases) -> Message | None:
+        """All or none, the same answer to the same number."""
+        if message.number not in self.granted and message.number > max(self.granted, default=0):
+            if len(self.free) < message.count:
+                return None
+            leases = []
+            for buffer in sorted(self.free)[: message.count]:
+                self.free.discard(buffer)
+                leases.append(make_lease(buffer, self.generations[buffer]))
+            self.granted[message.number] = LeasesGranted(holder=OWNER, number=message.number, leases=tuple(leases))
+        return self.granted.get(message.number)
+
+    def take(self, message: WriteReplies | RemoveReplies) -> None:
+        """The batch's effect, once; its buffers come back at once, under a new generation."""
+        assert message.op >= self.op
+        self.op = message.op
+        if isinstance(message, RemoveReplies):
+            for slot in message.slots:
+                self.held.pop(slot, None)
+            return
+        for slot, payload in zip(message.slots, message.payloads, strict=True):
+            if isinstance(payload, bytes):
+                self.held[slot] = payload
+                continue
+            view = self.bench.memory.buffer(payload)
+            self.held[slot] = bytes(view[: int.from_bytes(view[136:140], "little")])
+            buffer = payload & 0xFFFF
+            self.generations[buffer] += 1
+            self.bench.memory.set_generation(buffer, self.generations[buffer])
+            self.free.add(buffer)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_under_any_weather_the_component_ends_with_what_was_written_last(bench: Bench, seed: int) -> None:
+    """Lost, repeated and reordered messages in both directions, with credit and buffers always short."""
+    chance = random.Random(seed)
+    port = bench.opened(credit=2).port
+    component = Component(bench, chance)
+    expected: dict[int, bytes] = {}
+    op = 0
+    for _ in range(2000):
+        if op < 150 and port.ready and chance.random() < 0.7:
+            op += 1
+            slot = chance.randrange(SLOTS)
+            if chance.random() < 0.15:
+                port.remove(slot, op)
+                expected.pop(slot, None)
+            else:
+                expected[slot] = reply(slot, op, size=chance.choice((50, 300, 8000)))
+                port.write(slot, expected[slot])
+            port.committed(op)
+        component.step()
+        bench.time += 0.3
+        port.tick()
+        if op == 150 and port.idle and component.op == op:
+            break
+    assert component.held == expected, f"seed {seed}"
+    assert component.op == op
+    assert not port.failed
