@@ -1,0 +1,1 @@
+"""Services that use client-replies, run from the repository."""

@@ -1,0 +1,99 @@
+"""Reading a file of transfers: CSV with the heading `from,to,amount`, one transfer a row.
+
+Guarantees: either every row of the file is a transfer, or `TransferFileError` says file, line, what was found and what
+was expected, and no row is given out: nothing is executed from a malformed file.
+
+Gives up: other separators, other orders of columns, fractions. Amounts are whole numbers of the smallest unit.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from .ledger import AMOUNT_MAX, NAME_SIZE_MAX, Transfer
+
+HEADING = ["from", "to", "amount"]
+TRANSFERS_MAX = 1_000_000
+
+
+class TransferFileError(ValueError):
+    """The file cannot be used. `line` is 0 if that is not about one line."""
+
+    def __init__(self, file: Path, line: int, found: str, expected: str) -> None:
+        super().__init__(file, line, found, expected)
+        self.file = file
+        self.line = line
+        self.found = found
+        self.expected = expected
+
+    def __str__(self) -> str:
+        where = f"{self.file}, line {self.line}" if self.line else str(self.file)
+        return f"{where}: found {self.found}, expected {self.expected}"
+
+
+def read_transfers(file: Path) -> tuple[Transfer, ...]:
+    """All transfers of the file, numbered by row from 1. Raises `TransferFileError`."""
+    text = _text(file)
+    rows = _rows(file, text)
+    heading_line, heading = next(rows, (1, []))
+    if heading != HEADING:
+        raise TransferFileError(file, heading_line, _shown(",".join(heading)), "the heading from,to,amount")
+    transfers: list[Transfer] = []
+    for line, fields in rows:
+        if len(transfers) == TRANSFERS_MAX:
+            raise TransferFileError(file, line, f"more than {TRANSFERS_MAX} transfers", "fewer")
+        transfers.append(_transfer(file, line, len(transfers) + 1, fields))
+    if not transfers:
+        raise TransferFileError(file, 0, "no transfer", "at least one row below the heading")
+    return tuple(transfers)
+
+
+def _text(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise TransferFileError(file, 0, error.strerror or repr(error), "a readable CSV file") from error
+    try:
+        # Spreadsheets like to begin a file with a byte order mark.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise TransferFileError(file, line, f"byte {data[error.start]:#04x}", "UTF-8 text") from error
+    if "\0" in text:
+        raise TransferFileError(file, text.count("\n", 0, text.index("\0")) + 1, "a zero byte", "text")
+    return text
+
+
+def _rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each row with the number of the line that it ends on."""
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    try:
+        for fields in reader:
+            yield reader.line_num, fields
+    except csv.Error as error:
+        raise TransferFileError(file, reader.line_num, str(error), "well-formed CSV") from error
+
+
+def _transfer(file: Path, line: int, row: int, fields: list[str]) -> Transfer:
+    if not fields:
+        raise TransferFileError(file, line, "an empty line", "from,to,amount")
+    if len(fields) != len(HEADING):
+        raise TransferFileError(file, line, f"{len(fields)} fields", f"{len(HEADING)}: from,to,amount")
+    source, target, amount = fields
+    for heading, name in zip(HEADING, (source, target), strict=False):
+        if not name or not name.isprintable() or name != name.strip():
+            raise TransferFileError(file, line, f"{heading} {_shown(name)}", "an account's name")
+        if len(name.encode()) > NAME_SIZE_MAX:
+            found = f"{heading} of {len(name.encode())} bytes"
+            raise TransferFileError(file, line, found, f"at most {NAME_SIZE_MAX} bytes")
+    if not (amount.isascii() and amount.isdigit() and len(amount) <= len(str(AMOUNT_MAX))):
+        raise TransferFileError(file, line, f"amount {_shown(amount)}", f"a whole number from 1 to {AMOUNT_MAX}")
+    if not 1 <= int(amount) <= AMOUNT_MAX:
+        raise TransferFileError(file, line, f"amount {amount}", f"a whole number from 1 to {AMOUNT_MAX}")
+    return Transfer(row, source, target, int(amount))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
