@@ -12,8 +12,11 @@ and a megabyte formatted that often costs twenty to forty times what carrying it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 U8_MAX = 2**8 - 1
 U16_MAX = 2**16 - 1
@@ -43,10 +46,36 @@ class Message:
         self.validate()
 
     def validate(self) -> None:
-        """Raise `MessageInvalid` if a field is wrong. Subclasses check their own fields."""
+        """Raise `MessageInvalid` if a field is wrong.
+
+        By default every field has the type that it is annotated with. A class with closer limits checks all its fields.
+        """
+        for field, kinds in _field_kinds(type(self)):
+            value = getattr(self, field)
+            if not isinstance(value, kinds) or (type(value) is bool and bool not in kinds):
+                raise MessageInvalid(field, shown(value), " or ".join(kind.__name__ for kind in kinds))
 
     def __str__(self) -> str:
         return type(self).__name__
+
+
+@functools.cache
+def _field_kinds(message: type[Message]) -> tuple[tuple[str, tuple[type, ...]], ...]:
+    """Each field of a message class, with the types that its annotation names, without what they contain."""
+    hints = typing.get_type_hints(message)
+    return tuple((field.name, tuple(_kinds(hints[field.name]))) for field in fields(message))
+
+
+def _kinds(annotation: object) -> Iterator[type]:
+    origin = typing.get_origin(annotation)
+    if isinstance(annotation, typing.NewType):
+        yield from _kinds(annotation.__supertype__)
+    elif origin in (typing.Union, types.UnionType):
+        for part in typing.get_args(annotation):
+            yield from _kinds(part)
+    else:
+        kind = origin or annotation
+        yield kind if isinstance(kind, type) else object
 
 
 def check_int(field: str, value: object, low: int, high: int) -> None:

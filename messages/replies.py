@@ -141,7 +141,9 @@ class WriteReplies(Message):
             raise MessageInvalid("payloads", shown(self.payloads), f"a tuple of length {len(self.slots)}")
         if not set(map(type, self.payloads)) <= {bytes, int}:
             raise MessageInvalid("payloads", "another type", "bytes or leases")
-        check_ints("payloads", tuple(p for p in self.payloads if type(p) is int), 1, LEASE_MAX)
+        check_ints(
+            "payloads", tuple(payload for payload in self.payloads if not isinstance(payload, bytes)), 1, LEASE_MAX
+        )
         check_type("durable", self.durable, bool)
 
 

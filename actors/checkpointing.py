@@ -1,0 +1,108 @@
+"""Checkpoints: the session table is stored once every reply that it counts on is durable.
+
+Guarantees: a checkpoint waits for the commit writes accepted before it and for no other, so that commits which arrive
+meanwhile cannot starve it (invariant 8), and repairs cannot delay it (7). One at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.replies import Checkpoint, CheckpointDone
+from client_replies.messages.reply_header import packed_op
+from client_replies.messages.storage_io import CheckpointWritten, WriteCheckpoint
+from client_replies.storage.client_sessions import ClientSessions, SessionsInvalid
+
+from .opened import Opened
+from .writing import Writing
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """The checkpoint in progress: the commit writes up to `barrier`, then its own."""
+
+    message: Checkpoint
+    barrier: int
+    writing: bool = False
+
+
+class Checkpointing:
+    """The checkpoints of one opening."""
+
+    def __init__(self, opened: Opened, writing: Writing) -> None:
+        self._opened = opened
+        self._writing = writing
+        self._running: Running | None = None
+        self._done: CheckpointDone | None = None
+
+    def verify(self, message: Checkpoint) -> Fault | None:
+        """Why the checkpoint cannot start now, or None. Changes nothing."""
+        if self._running is not None:
+            found = f"the checkpoint of op {self._running.message.op} in progress"
+            return Fault(kind=FaultKind.BUSY, found=found, expected="one checkpoint at a time")
+        expectations = decode_expectations(self._opened, message.sessions)
+        if isinstance(expectations, Fault):
+            return expectations
+        expected = self._opened.slots.expected
+        for slot in range(len(expected)):
+            held, said = expected[slot], expectations.get(slot)
+            # Slots may be ahead of the table, by commits after the checkpoint's op, but never behind it.
+            if held != said and (held is None or packed_op(held) <= message.op) and not self._left_later(message, slot):
+                found = f"another reply in slot {slot} than the session table has"
+                return Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected="the reply that was written")
+        return None
+
+    def _left_later(self, message: Checkpoint, slot: int) -> bool:
+        """True if the slot may have lost its session after the checkpoint's op, which leaves no trace in it."""
+        return self._opened.slots.expected[slot] is None and self._opened.op > message.op
+
+    def start(self, message: Checkpoint) -> None:
+        """Begin: everything accepted until now has to become durable first."""
+        barrier = self._opened.slots.barrier
+        self._running = Running(message, barrier)
+        self._writing.barrier = barrier
+
+    def pump(self) -> None:
+        """Store the session table as soon as nothing that it counts on is pending."""
+        running, opened = self._running, self._opened
+        if running is None or running.writing or not opened.slots.settled(running.barrier):
+            return
+        running.writing = True
+        message = WriteCheckpoint(
+            batch=opened.calls.next_number("checkpoint"),
+            sequence=opened.sequence + 1,
+            op=running.message.op,
+            sessions=running.message.sessions,
+        )
+        opened.call_storage("checkpoint", message)
+
+    def written(self, answer: CheckpointWritten) -> None:
+        """The session table is durable."""
+        if self._opened.calls.answered("checkpoint", answer.batch) is None or self._running is None:
+            return
+        message, self._running = self._running.message, None
+        self._opened.sequence += 1
+        self._done = CheckpointDone(
+            owner=message.owner, number=message.number, op=message.op, sequence=self._opened.sequence
+        )
+        self._opened.tell_owner(self._done)
+
+    def done(self, number: int) -> CheckpointDone | None:
+        """The answer to the last checkpoint, if `number` asks for that one again."""
+        return self._done if self._done is not None and self._done.number == number else None
+
+    @property
+    def is_running(self) -> bool:
+        """True while a checkpoint is in progress."""
+        return self._running is not None
+
+
+def decode_expectations(opened: Opened, sessions: bytes) -> dict[int, bytes] | Fault:
+    """What the encoded session table says each slot holds, or why it cannot be decoded."""
+    config = opened.config
+    try:
+        table = ClientSessions.decode(sessions, clients_max=config.clients_max, cluster=config.cluster)
+    except SessionsInvalid as error:
+        return Fault(kind=FaultKind.SESSIONS_INVALID, found=str(error), expected="an encoded session table")
+    return table.expectations()

@@ -1,0 +1,173 @@
+"""What the component's three actors have in common.
+
+Guarantees: a message reaches the one handler registered for its class, validated; what is unknown or malformed is
+logged by name, counted and otherwise harmless. A handler runs once: an exception that it lets out is a bug, becomes
+`InvariantBroken` and ends the process, because Thespian would call it again with half its work done. Whatever the
+actor watches is watched after every handler, since a handler that does not return the watch loses it for good.
+
+Gives up: order and delivery. Handlers are written for messages that come late, twice, reversed or never.
+
+Owns: the actor's environment, executor and ticker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from thespian.actors import (
+    Actor,
+    ActorAddress,
+    ActorExitRequest,
+    ActorSystemMessage,
+    ChildActorExited,
+    PoisonMessage,
+    ThespianWatch,
+    WakeupMessage,
+    WatchMessage,
+)
+
+from client_replies.messages.faults import InvariantBroken
+from client_replies.messages.message import Message, MessageInvalid
+
+from .environment import Environment, Executor, RealEnvironment, Ticker
+from .system import adopt_process, get_logger
+
+Handler = Callable[[Any, ActorAddress], None]
+
+
+class ComponentActor(Actor):
+    """Base of the component's actors: dispatch, validation, ticks, work beside the mailbox, counters."""
+
+    def __init__(
+        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
+    ) -> None:
+        capabilities = capabilities or {}
+        if requirements is None:
+            adopt_process(capabilities)
+        self.environment = requirements if requirements is not None else RealEnvironment(capabilities)
+        self.counters: Counter[str] = Counter()
+        self.exiting = False
+        self.log = get_logger(type(self).__name__)
+        self._requirements = requirements
+        self._executor: Executor | None = None
+        self._ticker: Ticker | None = None
+        self._tick_period = 0.0
+        self._tick_generation = 0
+        self._handlers = self.handlers()
+
+    def handlers(self) -> dict[type, Handler]:
+        """Which method handles which class of message."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """The actor is about to exit: release what it owns."""
+
+    def tick(self) -> None:
+        """Called about once a period after `start_ticks`."""
+
+    def child_exited(self, child: ActorAddress) -> None:
+        """A child is gone. Told twice, now and then."""
+
+    def undelivered(self, message: object) -> None:
+        """`message`, sent from here, made its receiver fail. By default that is a lost message."""
+
+    def receiveMessage(self, message: object, sender: ActorAddress) -> ThespianWatch | None:
+        """Thespian's entry: dispatch, then everything that has become due."""
+        try:
+            self._dispatch(message, sender)
+            if self._executor is not None:
+                self._executor.collect()
+            if self._ticker is not None and self._ticker.drain():
+                self.tick()
+        except Exception as error:
+            self.log.critical("bug", actor=type(self).__name__, message=type(message).__name__, exc_info=True)
+            raise InvariantBroken(f"{type(self).__name__} failed on {type(message).__name__}: {error!r}") from error
+        except InvariantBroken as error:
+            self.log.critical("invariant_broken", actor=type(self).__name__, reason=str(error), exc_info=True)
+            raise
+        filenos = self._filenos()
+        return ThespianWatch(filenos) if filenos else None
+
+    def _dispatch(self, message: object, sender: ActorAddress) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is not None:
+            if self._valid(message):
+                handler(message, sender)
+        elif isinstance(message, WakeupMessage):
+            self._woken(message)
+        elif isinstance(message, WatchMessage):
+            pass  # What became ready is collected after every message.
+        elif isinstance(message, ActorExitRequest):
+            self._exit()
+        elif isinstance(message, ChildActorExited):
+            if not self.exiting:
+                self.child_exited(message.childAddress)
+        elif isinstance(message, PoisonMessage):
+            self.count("messages_poisoned", message=type(message.poisonMessage).__name__)
+            self.undelivered(message.poisonMessage)
+        elif not isinstance(message, ActorSystemMessage):
+            self.count("messages_unknown", message=type(message).__name__)
+
+    def _valid(self, message: object) -> bool:
+        # Unpickling does not run the constructor: a message from another process is checked again.
+        try:
+            if isinstance(message, Message):
+                message.validate()
+        except MessageInvalid as error:
+            self.count("messages_malformed", message=type(message).__name__, reason=str(error))
+            return False
+        except (AttributeError, TypeError, ValueError) as error:
+            self.count("messages_malformed", message=type(message).__name__, reason=repr(error))
+            return False
+        return True
+
+    def count(self, event: str, **details: object) -> None:
+        """Count an event that should be rare, and log it by name."""
+        self.counters[event] += 1
+        self.log.warning(event, **details)
+
+    def create_child(self, actor: type[Actor]) -> ActorAddress:
+        """Create an actor of the component in the same environment."""
+        return self.createActor(actor, targetActorRequirements=self._requirements)
+
+    def executor(self) -> Executor:
+        """This actor's executor, made when first asked for."""
+        if self._executor is None:
+            self._executor = self.environment.executor()
+        return self._executor
+
+    def start_ticks(self, period: float) -> None:
+        """Call `tick` about once a `period` from now on."""
+        self._tick_period = period
+        self._tick_generation += 1
+        if self._ticker is not None:
+            self._ticker.close()
+        self._ticker = self.environment.ticker(period)
+        if self._ticker is None:
+            self.wakeupAfter(period, self._tick_generation)
+
+    def _woken(self, message: WakeupMessage) -> None:
+        # A wakeup of an older generation belongs to ticks that were started anew since.
+        if message.payload == self._tick_generation:
+            self.wakeupAfter(self._tick_period, self._tick_generation)
+            self.tick()
+
+    def _filenos(self) -> list[int]:
+        filenos = self._executor.filenos() if self._executor is not None else []
+        return [*filenos, self._ticker.fileno()] if self._ticker is not None else filenos
+
+    def close_executor(self) -> None:
+        """End the work beside the mailbox: what runs is waited for, the rest is dropped."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+    def _exit(self) -> None:
+        self.exiting = True
+        self.stop()
+        self.close_executor()
+        if self._ticker is not None:
+            self._ticker.close()
+            self._ticker = None

@@ -1,0 +1,228 @@
+"""Whom to ask for which missing reply, and when to give up: the decisions of repair, without actors, clocks or I/O.
+
+Guarantees: one request in flight to each peer; a slot is asked of one peer at a time, and of the next one as soon as
+that one has answered or timed out; what is in flight stays within a number of slots and bytes. A reply is declared
+lost only when every peer has said, within one back-off period, that it does not hold it; a peer that is silent, busy
+or behind has not said so (invariant 11).
+
+Gives up: knowledge of content. The caller verifies what arrives. Owns: nothing but its notes on peers and slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from thespian.actors import ActorAddress
+
+from client_replies.messages.peers import REPLIES_ASKED_MAX, Missing
+from client_replies.messages.reply_header import packed_size
+
+DENIALS = frozenset({Missing.SUPERSEDED, Missing.FAULTY})
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request in flight to a peer: what it has not answered yet, and until when it may."""
+
+    request: int
+    slots: dict[int, bytes]
+    deadline: float
+
+
+@dataclass(slots=True)
+class Peer:
+    """What is known of one peer."""
+
+    replica: int
+    address: ActorAddress
+    asked: Asked | None = None
+    failures: int = 0
+    resume: float = 0.0  # not asked before this time
+
+
+@dataclass(slots=True)
+class Case:
+    """What peers said about one slot's missing reply, and when a peer that could not serve it may be asked again."""
+
+    header: bytes
+    denied: dict[int, float] = field(default_factory=dict)
+    resume: dict[int, float] = field(default_factory=dict)
+    asked_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to send: `slots` and their packed headers, to `address`."""
+
+    address: ActorAddress
+    replica: int
+    request: int
+    slots: tuple[int, ...]
+    headers: bytes
+
+
+class Repair:
+    """The state of all repairs. Times are in seconds of the caller's clock; `jitter` draws from [0, 1]."""
+
+    def __init__(
+        self,
+        *,
+        slots_max: int,
+        bytes_max: int,
+        timeout: float,
+        backoff_max: float,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._slots_max = slots_max
+        self._bytes_max = bytes_max
+        self._timeout = timeout
+        self._backoff_max = backoff_max
+        self._jitter = jitter
+        self._peers: dict[int, Peer] = {}
+        self._cases: dict[int, Case] = {}
+        self._requests = 0
+        self.lost: dict[int, bytes] = {}
+        self.version = 0
+
+    def set_peers(self, version: int, peers: Iterable[tuple[int, ActorAddress]]) -> bool:
+        """Use these peers from now on; what was asked of others is forgotten. False if `version` is an old one."""
+        if version <= self.version:
+            return version == self.version
+        self.version = version
+        self._peers = {replica: Peer(replica, address) for replica, address in peers}
+        self._cases.clear()
+        self.lost.clear()  # A new peer may hold what the old ones did not.
+        return True
+
+    @property
+    def in_flight(self) -> int:
+        """Slots that a peer was asked for and has not answered."""
+        return sum(len(peer.asked.slots) for peer in self._peers.values() if peer.asked is not None)
+
+    def plan(self, faulty: dict[int, bytes], now: float, room: int) -> list[Request]:
+        """What to send now for the `faulty` slots and their packed headers, at most `room` slots more in flight."""
+        if not self.version:
+            return []
+        self._tidy(faulty, now)
+        requests = []
+        room = min(room, self._slots_max - self.in_flight)
+        for peer in self._peers.values():
+            if room <= 0:
+                break
+            if peer.asked is None and now >= peer.resume:
+                slots = self._choose(peer, faulty, now, room)
+                if slots:
+                    room -= len(slots)
+                    requests.append(self._ask(peer, slots, now))
+        return requests
+
+    def _tidy(self, faulty: dict[int, bytes], now: float) -> None:
+        for slot in [slot for slot, case in self._cases.items() if faulty.get(slot) != case.header]:
+            del self._cases[slot]
+        for slot in [slot for slot, header in self.lost.items() if faulty.get(slot) != header]:
+            del self.lost[slot]
+        for peer in self._peers.values():
+            if peer.asked is not None and now >= peer.asked.deadline:
+                self._failed(peer, now)
+
+    def _choose(self, peer: Peer, faulty: dict[int, bytes], now: float, room: int) -> dict[int, bytes]:
+        chosen: dict[int, bytes] = {}
+        size = 0
+        for slot, header in faulty.items():
+            if slot in self.lost:
+                continue
+            case = self._cases.setdefault(slot, Case(header))
+            if case.asked_of is not None or now < case.resume.get(peer.replica, now):
+                continue
+            if now - case.denied.get(peer.replica, -self._backoff_max) < self._backoff_max:
+                continue
+            size += packed_size(header)
+            if chosen and size > self._bytes_max:
+                break
+            chosen[slot] = header
+            if len(chosen) == min(room, REPLIES_ASKED_MAX):
+                break
+        return chosen
+
+    def _ask(self, peer: Peer, slots: dict[int, bytes], now: float) -> Request:
+        self._requests += 1
+        for slot in slots:
+            self._cases[slot].asked_of = peer.replica
+        peer.asked = Asked(self._requests, slots, now + self._timeout)
+        return Request(peer.address, peer.replica, self._requests, tuple(slots), b"".join(slots.values()))
+
+    def found(self, replica: int, request: int, slots: Iterable[int]) -> None:
+        """The peer sent replies for these slots."""
+        self._answered(replica, request, slots)
+
+    def rejected(self, replica: int, slot: int, now: float) -> None:
+        """What the peer sent for the slot was not the reply that is expected: do not ask it again at once."""
+        case = self._cases.get(slot)
+        if case is not None:
+            case.resume[replica] = now + self._pause(1)
+
+    def missing(self, replica: int, request: int, reasons: Iterable[tuple[int, Missing]], now: float) -> list[int]:
+        """The peer does not send these; returns the slots whose replies are now known to be lost."""
+        reasons = list(reasons)
+        if not self._answered(replica, request, [slot for slot, _reason in reasons]):
+            return []  # A late answer says what was true then, not now.
+        lost = []
+        for slot, reason in reasons:
+            case = self._cases.get(slot)
+            if case is None:
+                continue
+            if reason in DENIALS:
+                case.denied[replica] = now
+                if self._is_lost(case, now):
+                    self.lost[slot] = case.header
+                    lost.append(slot)
+            else:
+                case.resume[replica] = now + self._pause(1)
+        return lost
+
+    def without_peers(self, faulty: dict[int, bytes]) -> list[int]:
+        """With no peer at all, as a single replica is set up, what is faulty is lost."""
+        if not self.version or self._peers:
+            return []
+        lost = [slot for slot in faulty if slot not in self.lost]
+        self.lost.update((slot, faulty[slot]) for slot in lost)
+        return lost
+
+    def _is_lost(self, case: Case, now: float) -> bool:
+        return all(now - case.denied.get(replica, -self._backoff_max) < self._backoff_max for replica in self._peers)
+
+    def _answered(self, replica: int, request: int, slots: Iterable[int]) -> bool:
+        peer = self._peers.get(replica)
+        if peer is None or peer.asked is None or peer.asked.request != request:
+            return False
+        for slot in slots:
+            if peer.asked.slots.pop(slot, None) is not None:
+                self._release(slot)
+        if not peer.asked.slots:
+            peer.asked = None
+            peer.failures = 0
+        return True
+
+    def unreachable(self, replica: int, now: float) -> None:
+        """The peer's actor is known to have failed on what it was asked: no need to wait for the timeout."""
+        peer = self._peers.get(replica)
+        if peer is not None and peer.asked is not None:
+            self._failed(peer, now)
+
+    def _failed(self, peer: Peer, now: float) -> None:
+        if peer.asked is not None:
+            for slot in peer.asked.slots:
+                self._release(slot)
+        peer.asked = None
+        peer.failures += 1
+        peer.resume = now + self._pause(peer.failures)
+
+    def _release(self, slot: int) -> None:
+        case = self._cases.get(slot)
+        if case is not None:
+            case.asked_of = None
+
+    def _pause(self, failures: int) -> float:
+        longest = min(self._backoff_max, self._timeout * 2.0 ** min(failures, 30))
+        return longest * (0.5 + 0.5 * self._jitter())

@@ -1,0 +1,277 @@
+"""StorageActor: owns the data file, and through it the disk.
+
+Guarantees: it never blocks its mailbox on the disk where the actor system lets it watch a descriptor; commit writes,
+repair writes, reads, verification and checkpoints run beside each other and are answered as they end. A batch that is
+repeated because its answer was lost is answered again and not done twice.
+
+Gives up: retrying. After a failed write or sync nothing about the file can be trusted, so the storage says
+`StorageStopped`, once for every request, and does no more (invariant 14).
+
+Owns: the data file with its lock, its mapping of the pool's memory, and the threads of its executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from thespian.actors import ActorAddress
+
+from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, SlotFault
+from client_replies.messages.leases import Lease, MemoryName
+from client_replies.messages.message import Message
+from client_replies.messages.replies import Payload
+from client_replies.messages.reply_header import HEADER_SIZE, packed_size
+from client_replies.messages.storage_io import (
+    NO_LEASE,
+    CheckpointWritten,
+    CloseStorage,
+    OpenStorage,
+    ReadSlots,
+    SlotsRead,
+    SlotsVerified,
+    SlotsWritten,
+    StorageClosed,
+    StorageOpened,
+    StorageOpenFailed,
+    StorageStopped,
+    VerifySlots,
+    WriteCheckpoint,
+    WriteSlots,
+)
+from client_replies.storage.client_sessions import ClientSessions, SessionsInvalid
+from client_replies.storage.data_file import DataFile
+from client_replies.storage.errors import StorageError, storage_error
+from client_replies.storage.layout import sectors_size
+from client_replies.storage.shared_memory import PoolMemory
+
+from .component import ComponentActor, Handler
+from .environment import Environment, Outcome
+
+
+@dataclass(slots=True)
+class Lane:
+    """The last batch of its kind, and its answer once there is one."""
+
+    batch: int = 0
+    is_running: bool = False
+    answer: Message | None = None  # none is kept of a read: it is large, and reading again does no harm
+
+
+class StorageActor(ComponentActor):
+    """The actor. See the module."""
+
+    def __init__(
+        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
+    ) -> None:
+        super().__init__(capabilities, requirements)
+        self._file: DataFile | None = None
+        self._memory: PoolMemory | None = None
+        self._memory_name: MemoryName | None = None
+        self._lanes: dict[str, Lane] = {}
+        self._in_flight = 0
+        self._opening = False
+        self._opened: StorageOpened | None = None
+        self._closing_for: ActorAddress | None = None
+        self._stopped: StorageStopped | None = None
+
+    def handlers(self) -> dict[type, Handler]:
+        """See `ComponentActor`."""
+        return {
+            OpenStorage: self.open,
+            WriteSlots: self.write,
+            ReadSlots: self.read,
+            VerifySlots: self.verify,
+            WriteCheckpoint: self.write_checkpoint,
+            CloseStorage: self.close,
+        }
+
+    def stop(self) -> None:
+        """See `ComponentActor`."""
+        # The executor's threads end first: none may write to a file that is closed, and whose lock is free.
+        self.close_executor()
+        self._close_file()
+
+    # Opening and closing.
+
+    def open(self, message: OpenStorage, sender: ActorAddress) -> None:
+        """Open the file beside the mailbox: verifying every slot may take a while."""
+        if self._opening:
+            return
+        if self._opened is not None:
+            self.send(sender, self._opened)  # The answer was lost.
+            return
+        try:
+            self._map_memory(message.memory)
+        except StorageError as error:
+            self.send(sender, StorageOpenFailed(fault=error.fault))
+            return
+        self._opening = True
+        disk = self.environment.disk()
+
+        def run() -> tuple[DataFile, tuple[int, ...]]:
+            file = DataFile.open(disk, message.config, message.mode)
+            try:
+                return file, find_faulty(file, message)
+            except BaseException:
+                file.close()
+                raise
+
+        self.executor().submit("open", run, lambda outcome: self._open_done(outcome, sender))
+
+    def _map_memory(self, name: MemoryName) -> None:
+        if self._memory_name != name:
+            if self._memory is not None:
+                self._memory.close()
+            self._memory = self.environment.open_memory(name)
+            self._memory_name = name
+
+    def _open_done(self, outcome: Outcome, sender: ActorAddress) -> None:
+        self._opening = False
+        if isinstance(outcome.error, StorageError):
+            self.send(sender, StorageOpenFailed(fault=outcome.error.fault))
+            return
+        file, faulty = self._value(outcome)
+        self._file = file
+        self._opened = StorageOpened(
+            formatted=file.formatted, sequence=file.sequence, op=file.op, sessions=file.sessions, faulty=faulty
+        )
+        file.sessions = b""  # The answer has it; a second copy of a large table would stay for good.
+        self.send(sender, self._opened)
+
+    def close(self, message: CloseStorage, sender: ActorAddress) -> None:
+        """Close once nothing is in flight."""
+        self._closing_for = sender
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._closing_for is not None and not self._in_flight and not self._opening:
+            sender, self._closing_for = self._closing_for, None
+            self._close_file()
+            self.send(sender, StorageClosed())
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = self._opened = None
+        if self._memory is not None:
+            self._memory.close()
+        self._memory = self._memory_name = None
+
+    # Batches.
+
+    def write(self, message: WriteSlots, sender: ActorAddress) -> None:
+        """Write a group of slots under one sync."""
+
+        def run(file: DataFile) -> Message:
+            file.write_slots(message.slots, [self._bytes_of(payload) for payload in message.payloads])
+            return SlotsWritten(batch=message.batch, repair=message.repair)
+
+        self._run("repair" if message.repair else "write", message.batch, run, sender)
+
+    def write_checkpoint(self, message: WriteCheckpoint, sender: ActorAddress) -> None:
+        """Store the session table."""
+
+        def run(file: DataFile) -> Message:
+            file.write_checkpoint(message.sequence, message.op, message.sessions)
+            return CheckpointWritten(batch=message.batch)
+
+        self._run("checkpoint", message.batch, run, sender)
+
+    def read(self, message: ReadSlots, sender: ActorAddress) -> None:
+        """Read a group of slots, each verified."""
+
+        def run(file: DataFile) -> Message:
+            results = [
+                self._read_one(file, slot, header, lease)
+                for slot, header, lease in zip(message.slots, headers_of(message), message.leases, strict=True)
+            ]
+            return SlotsRead(batch=message.batch, results=tuple(results))
+
+        self._run("read", message.batch, run, sender)
+
+    def _read_one(self, file: DataFile, slot: int, header: bytes, lease: Lease) -> Payload | SlotFault:
+        if lease == NO_LEASE:
+            return file.read_slot(slot, header)
+        into = self._memory_of(lease)[: sectors_size(packed_size(header))]
+        result = file.read_slot(slot, header, into)
+        return result if isinstance(result, SlotFault) else lease
+
+    def verify(self, message: VerifySlots, sender: ActorAddress) -> None:
+        """Read a group of slots from the disk itself."""
+
+        def run(file: DataFile) -> Message:
+            pairs = zip(message.slots, headers_of(message), strict=True)
+            return SlotsVerified(
+                batch=message.batch, results=tuple(file.verify_slot(slot, header) for slot, header in pairs)
+            )
+
+        self._run("verify", message.batch, run, sender)
+
+    def _bytes_of(self, payload: Payload) -> bytes | memoryview:
+        return payload if isinstance(payload, bytes) else self._memory_of(payload)
+
+    def _memory_of(self, lease: Lease) -> memoryview:
+        if self._memory is None:
+            raise InvariantBroken("a lease came to a storage that maps no memory")
+        return self._memory.buffer(lease)
+
+    def _run(self, name: str, batch: int, run: Callable[[DataFile], Message], sender: ActorAddress) -> None:
+        lane = self._lanes.setdefault(name, Lane())
+        if self._stopped is not None:
+            self.send(sender, self._stopped)
+        elif batch < lane.batch or (batch == lane.batch and lane.is_running):
+            pass  # It came twice.
+        elif batch == lane.batch and lane.answer is not None:
+            self.send(sender, lane.answer)  # The answer was lost.
+        elif self._file is None or self._closing_for is not None:
+            fault = Fault(kind=FaultKind.NOT_OPEN, found=f"a batch to {name}", expected="an open data file")
+            self.send(sender, StorageStopped(fault=fault))
+        else:
+            file = self._file
+            lane.batch, lane.is_running, lane.answer = batch, True, None
+            self._in_flight += 1
+            self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome, sender))
+
+    def _done(self, lane: Lane, outcome: Outcome, sender: ActorAddress) -> None:
+        self._in_flight -= 1
+        lane.is_running = False
+        if isinstance(outcome.error, StorageError):
+            self._fail(outcome.error.fault, sender)
+        else:
+            answer: Message = self._value(outcome)
+            if self._stopped is None:
+                lane.answer = answer if not isinstance(answer, SlotsRead) else None
+                self.send(sender, answer)
+        self._close_if_idle()
+
+    def _fail(self, fault: Fault, sender: ActorAddress) -> None:
+        if self._stopped is None:
+            self._stopped = StorageStopped(fault=fault)
+            self.log.critical("storage_stopped", fault=str(fault))
+        self.send(sender, self._stopped)
+
+    def _value(self, outcome: Outcome) -> Any:
+        if outcome.error is not None:
+            raise InvariantBroken(f"the storage failed: {outcome.error!r}") from outcome.error
+        return outcome.value
+
+
+def find_faulty(file: DataFile, message: OpenStorage) -> tuple[int, ...]:
+    """The slots that do not hold, on the disk itself, what the session table of the last checkpoint says."""
+    if not file.sessions:
+        return ()
+    config = message.config
+    try:
+        sessions = ClientSessions.decode(file.sessions, clients_max=config.clients_max, cluster=config.cluster)
+    except SessionsInvalid as error:
+        raise storage_error(FaultKind.TRAILER_CORRUPT, str(error), "the session table of the checkpoint") from error
+    expected = sessions.expectations()
+    return tuple(slot for slot, header in expected.items() if file.verify_slot(slot, header) is not None)
+
+
+def headers_of(message: ReadSlots | VerifySlots) -> list[bytes]:
+    """The packed headers of the message, one a slot."""
+    headers = message.headers
+    return [headers[start : start + HEADER_SIZE] for start in range(0, len(headers), HEADER_SIZE)]

@@ -1,0 +1,256 @@
+"""Commit writes: what is accepted, what is started, and what can be called durable.
+
+Guarantees: a batch is taken over whole or refused whole, after every item was verified. What waits is written in
+groups, one in flight; a repair never shares a group with a commit and never takes its credit (invariant 7). "Durable"
+is said once everything up to a batch is on disk or needless, never before.
+
+Gives up: writing every reply. One that a newer one of its slot replaces in the queue is never written (8).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from thespian.actors import ActorAddress
+
+from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.replies import AwaitDurable, Payload, RepliesDurable, SlotsDurable, WriteReplies
+from client_replies.messages.reply import verify_reply
+from client_replies.messages.reply_header import (
+    HEADER_SIZE,
+    HeaderClusterWrong,
+    HeaderInvalid,
+    HeaderSizeWrong,
+    packed_op,
+    packed_size,
+)
+from client_replies.messages.storage_io import SlotsWritten, WriteSlots
+
+from .opened import Opened
+from .slots import Read, Write
+
+REPAIR_GROUP_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """An `AwaitDurable`: all its slots, and those not yet seen durable."""
+
+    slots: tuple[int, ...]
+    remaining: set[int]
+    sender: ActorAddress
+
+
+@dataclass(slots=True, eq=False)
+class Mark:
+    """A batch whose durability is still to be told, or only noted."""
+
+    number: int
+    barrier: int
+    tell: bool
+
+
+class Refused(Exception):
+    """Item `index` of a batch has `fault`."""
+
+    def __init__(self, index: int, fault: Fault) -> None:
+        super().__init__(index, fault)
+        self.index = index
+        self.fault = fault
+
+
+class Writing:
+    """Commit and repair writes of one opening."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._marks: deque[Mark] = deque()
+        self._waits: dict[int, Wait] = {}
+        self.durable_through = 0
+        self.barrier = 0  # a checkpoint waits for writes up to this one: they are not held back
+        self.flushing = False  # closing: nothing is held back
+
+    @property
+    def credit(self) -> int:
+        """How many more replies a batch may bring."""
+        return max(0, self._opened.config.writes_max - self._opened.slots.pending_count)
+
+    def verify(self, message: WriteReplies) -> list[bytes]:
+        """The packed header of each reply of the batch, everything verified. Raises `Refused`; changes nothing."""
+        if len(message.slots) > self.credit:
+            found, expected = f"{len(message.slots)} replies", f"at most {self.credit}, the credit"
+            raise Refused(self.credit, Fault(kind=FaultKind.BUSY, found=found, expected=expected))
+        headers = []
+        for index, (slot, payload) in enumerate(zip(message.slots, message.payloads, strict=True)):
+            fault = self._verify_slot(slot)
+            header = b""
+            if fault is None:
+                header, fault = self._verify_payload(payload)
+            if fault is None:
+                fault = self._verify_order(slot, header)
+            if fault is not None:
+                raise Refused(index, fault)
+            headers.append(header)
+        return headers
+
+    def verify_slots(self, slots: tuple[int, ...]) -> None:
+        """Raise `Refused` for the first slot that does not exist."""
+        for index, slot in enumerate(slots):
+            fault = self._verify_slot(slot)
+            if fault is not None:
+                raise Refused(index, fault)
+
+    def _verify_slot(self, slot: int) -> Fault | None:
+        if slot < self._opened.config.clients_max:
+            return None
+        expected = f"a slot below {self._opened.config.clients_max}"
+        return Fault(kind=FaultKind.SLOT_OUT_OF_RANGE, found=f"slot {slot}", expected=expected)
+
+    def _verify_payload(self, payload: Payload) -> tuple[bytes, Fault | None]:
+        config = self._opened.config
+        view: bytes | memoryview
+        if isinstance(payload, bytes):
+            size_max = config.inline_size_max
+            if len(payload) > size_max:
+                kind = FaultKind.INLINE_TOO_LARGE
+                if len(payload) > config.message_size_max:
+                    kind, size_max = FaultKind.REPLY_TOO_LARGE, config.message_size_max
+                found, expected = f"{len(payload)} bytes", f"at most {size_max}"
+                return b"", Fault(kind=kind, found=found, expected=expected)
+            view = payload
+        else:
+            if not self._opened.memory.valid(payload):
+                found, expected = f"lease {payload:#x}", "a lease that is held"
+                return b"", Fault(kind=FaultKind.LEASE_STALE, found=found, expected=expected)
+            view = self._opened.memory.buffer(payload)
+        try:
+            header = verify_reply(view, cluster=config.cluster, size_max=config.message_size_max)
+            size = packed_size(header)
+            if isinstance(payload, bytes) and size != len(payload):
+                raise HeaderSizeWrong(f"{len(payload)} bytes", f"{size}, the size in the header")
+        except HeaderClusterWrong as error:
+            return b"", Fault(kind=FaultKind.REPLY_OTHER_CLUSTER, found=error.found, expected=error.expected)
+        except HeaderInvalid as error:
+            return b"", Fault(kind=FaultKind.REPLY_INVALID, found=str(error), expected=error.expected)
+        if size == HEADER_SIZE:
+            found = f"size {size}"
+            return b"", Fault(kind=FaultKind.REPLY_WITHOUT_BODY, found=found, expected=f"more than {HEADER_SIZE}")
+        return header, None
+
+    def _verify_order(self, slot: int, header: bytes) -> Fault | None:
+        held = self._opened.slots.expected[slot]
+        if held is None or packed_op(held) < packed_op(header) or held == header:
+            return None
+        found, expected = f"op {packed_op(header)}", f"an op above {packed_op(held)}"
+        return Fault(kind=FaultKind.REPLY_OLDER, found=found, expected=expected)
+
+    def accept(self, message: WriteReplies, headers: list[bytes]) -> list[tuple[Read, Payload]]:
+        """Take the verified batch over. Returns the pending reads that it answers, each with the payload."""
+        opened, now = self._opened, self._opened.now()
+        answered: list[tuple[Read, Payload]] = []
+        for slot, header, payload in zip(message.slots, headers, message.payloads, strict=True):
+            needless, reads = opened.slots.accept(slot, header, payload, now)
+            opened.release(needless)
+            answered.extend((read, payload) for read in reads)
+        opened.op = max(opened.op, message.op)
+        self._mark(message.number, message.durable)
+        return answered
+
+    def remove(self, slots: tuple[int, ...], op: int, number: int) -> None:
+        """These slots hold no reply any more."""
+        for slot in slots:
+            self._opened.release(self._opened.slots.remove(slot))
+        self._opened.op = max(self._opened.op, op)
+        self._mark(number, tell=False)
+        self._check_waits(slots)
+
+    def _mark(self, number: int, tell: bool) -> None:
+        mark = Mark(number, self._opened.slots.barrier, tell)
+        if self._marks and (
+            self._marks[-1].barrier == mark.barrier or len(self._marks) >= self._opened.config.writes_max
+        ):
+            # Nothing was added that is not told with the last one; or too many are open, and two are told as one.
+            mark.tell |= self._marks.pop().tell
+        self._marks.append(mark)
+
+    # Starting and ending writes.
+
+    def pump(self) -> None:
+        """Start what can be started, and tell what has become durable."""
+        opened = self._opened
+        if not opened.calls.is_busy("write") and opened.slots.queued:
+            latest = opened.now() - opened.config.hold_back
+            if self.flushing or opened.slots.pending_count * 2 >= opened.config.writes_max:
+                latest = float("inf")
+            self._start("write", opened.slots.start(opened.config.write_batch_max, latest, self.barrier))
+        if not opened.calls.is_busy("repair") and opened.slots.repairs:
+            self._start("repair", opened.slots.start_repairs(REPAIR_GROUP_BYTES))
+        self._tell_durable()
+
+    def _start(self, lane: str, writes: list[Write]) -> None:
+        if writes:
+            message = WriteSlots(
+                batch=self._opened.calls.next_number(lane),
+                slots=tuple(write.slot for write in writes),
+                payloads=tuple(write.payload for write in writes),
+                repair=lane == "repair",
+            )
+            self._opened.call_storage(lane, message)
+
+    def written(self, answer: SlotsWritten) -> list[Write]:
+        """A group is durable. Returns the writes of repairs that put a slot right."""
+        opened = self._opened
+        message = opened.calls.answered("repair" if answer.repair else "write", answer.batch)
+        if not isinstance(message, WriteSlots):
+            return []
+        repaired = []
+        for slot in message.slots:
+            write = opened.slots.done(slot)
+            opened.release(write)
+            if write.is_repair and opened.slots.is_durable(slot) and opened.slots.expected[slot] == write.header:
+                repaired.append(write)
+        self._check_waits(message.slots)
+        return repaired
+
+    # Telling what is durable.
+
+    def _tell_durable(self) -> None:
+        tell = False
+        while self._marks and self._opened.slots.settled(self._marks[0].barrier):
+            mark = self._marks.popleft()
+            self.durable_through = mark.number
+            tell |= mark.tell
+        if tell:
+            self._opened.tell_owner(RepliesDurable(owner=self._opened.owner, through=self.durable_through))
+
+    def wait(self, message: AwaitDurable, sender: ActorAddress) -> None:
+        """Answer once all slots of the message are durable. Raises `Refused`."""
+        self.verify_slots(message.slots)
+        if message.wait not in self._waits and len(self._waits) >= self._opened.config.waits_max:
+            found, expected = f"{len(self._waits)} waits", f"fewer than {self._opened.config.waits_max}"
+            raise Refused(0, Fault(kind=FaultKind.BUSY, found=found, expected=expected))
+        self._waits[message.wait] = Wait(message.slots, set(message.slots), sender)
+        self._check_waits(message.slots)
+
+    def _check_waits(self, slots: tuple[int, ...]) -> None:
+        if not self._waits:
+            return
+        durable = {slot for slot in slots if self._opened.slots.is_durable(slot)}
+        for number, wait in list(self._waits.items()):
+            wait.remaining -= durable
+            if not wait.remaining:
+                # A slot that was seen durable may have been written again since: all must be durable now.
+                wait.remaining.update(slot for slot in wait.slots if not self._opened.slots.is_durable(slot))
+            if not wait.remaining:
+                del self._waits[number]
+                self._opened.send(wait.sender, SlotsDurable(owner=self._opened.owner, wait=number))
+
+    def check_all_waits(self) -> None:
+        """Expectations changed as a whole: look at every slot that is waited for."""
+        self._check_waits(tuple({slot for wait in self._waits.values() for slot in wait.slots}))
+
+    @property
+    def waits(self) -> int:
+        """How many `AwaitDurable` have no answer."""
+        return len(self._waits)
