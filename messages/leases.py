@@ -174,7 +174,8 @@ class ReclaimLeases(Message):
 
     def validate(self) -> None:
         """Check all limits."""
-        _check_leases(self.holder, 1, self.kept)
+        _check_holder(self.holder, 1)
+        check_ints("kept", self.kept, 1, LEASE_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ and a megabyte formatted that often costs twenty to forty times what carrying it
 
 from __future__ import annotations
 
-import functools
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -59,11 +58,18 @@ class Message:
         return type(self).__name__
 
 
-@functools.cache
-def _field_kinds(message: type[Message]) -> tuple[tuple[str, tuple[type, ...]], ...]:
+_FieldKinds = tuple[tuple[str, tuple[type, ...]], ...]
+_field_kinds_known: dict[type, _FieldKinds] = {}
+
+
+def _field_kinds(message: type[Message]) -> _FieldKinds:
     """Each field of a message class, with the types that its annotation names, without what they contain."""
-    hints = typing.get_type_hints(message)
-    return tuple((field.name, tuple(_kinds(hints[field.name]))) for field in fields(message))
+    known = _field_kinds_known.get(message)
+    if known is None:
+        hints = typing.get_type_hints(message)
+        known = tuple((field.name, tuple(_kinds(hints[field.name]))) for field in fields(message))
+        _field_kinds_known[message] = known
+    return known
 
 
 def _kinds(annotation: object) -> Iterator[type]:

@@ -59,6 +59,8 @@ class OpenReplies(Message):
         check_type("config", self.config, RepliesConfig)
         self.config.validate()
         check_type("mode", self.mode, OpenMode)
+        check_type("storage", self.storage, ActorAddress, type(None))
+        check_type("pool", self.pool, ActorAddress, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """The ClientRepliesActor and its StorageActor: everything that touches the disk.
 
 One batch of each kind (commit write, repair write, read, verify, checkpoint) is in flight at a time, and kinds do not
-wait for each other. `batch` grows by one within a kind and comes back in the answer; a batch repeated because its answer
-was lost is not done again, only answered again. A payload with a lease is lent: its holder stays the sender, who keeps it
-until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
+wait for each other. `batch` grows by one within a kind and comes back in the answer; a batch repeated because its
+answer was lost is not done again, only answered again. A payload with a lease is lent: its holder stays the sender, who
+keeps it until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ class WriteSlots(Message):
         _check_batch(self.batch, self.slots)
         if type(self.payloads) is not tuple or len(self.payloads) != len(self.slots):
             raise MessageInvalid("payloads", shown(self.payloads), f"a tuple of length {len(self.slots)}")
+        if not set(map(type, self.payloads)) <= {bytes, int}:
+            raise MessageInvalid("payloads", "another type", "bytes or leases")
+        check_type("repair", self.repair, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ goes where a copy left behind still points, and such copies must not be what the
 
 Gives up: order among the slots of one `write_slots`; after a crash each may be old, new or torn.
 
-One thread may write while others read. Owns the device, and with it the lock.
+Threads may write (different slots) and read at the same time, one of them a checkpoint. Owns the device and its lock.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ class DataFile:
         self._device = device
         self._superblock = superblock
         self._refusal: Fault | None = None
+        # The operating system reports a failed write-back to one sync only, so syncs take turns: one that comes after a
+        # failure must find the refusal set, or it would call durable what is lost.
+        self._syncing = threading.Lock()
         self._scratch = threading.local()
 
     @property
@@ -140,13 +143,9 @@ class DataFile:
         writes = [
             (self.layout.slot_offset(slot), self._padded(reply)) for slot, reply in zip(slots, replies, strict=True)
         ]
-        try:
-            for offset, parts in writes:
-                self._device.write(offset, parts)
-            self._device.sync()
-        except StorageError as error:
-            self._stop(error.fault)
-            raise
+        for offset, parts in writes:
+            self._write(offset, parts)
+        self._sync()
 
     def _padded(self, reply: Buffer) -> tuple[Buffer, ...]:
         size_max = self.layout.message_size_max
@@ -155,13 +154,7 @@ class DataFile:
         except HeaderInvalid as error:
             raise StorageError(_reply_fault(error, reply, size_max)) from error
         size = packed_size(header)
-        whole = reply if len(reply) == size else memoryview(reply)[:size]
-        padding_size = sectors_size(size) - size
-        if not padding_size:
-            return (whole,)
-        padding = _ZEROS[:padding_size]
-        invariant(padding_is_zero(padding), "the padding that is written is zero")
-        return (whole, padding)
+        return _with_padding(reply if len(reply) == size else memoryview(reply)[:size], size)
 
     @overload
     def read_slot(self, slot: int, header: bytes, into: None = None, *, direct: bool = False) -> bytes | SlotFault: ...
@@ -223,18 +216,13 @@ class DataFile:
         invariant(op >= self.op, f"a checkpoint of op {op} after one of op {self.op}")
         invariant(len(sessions) <= self.layout.trailer_size, f"a session table of {len(sessions)} bytes")
         superblock = self._superblock.checkpointed(sequence, op, sessions)
-        try:
-            if sessions:
-                padding = _ZEROS[: sectors_size(len(sessions)) - len(sessions)]
-                parts = (sessions, padding) if padding else (sessions,)
-                self._device.write(self.layout.trailer_offset(superblock.trailer_area), parts)
-                self._device.sync()
-            for pair in _PAIRS:
-                _write_superblock(self._device, self.layout, superblock, pair)
-                self._device.sync()
-        except StorageError as error:
-            self._stop(error.fault)
-            raise
+        if sessions:
+            self._write(self.layout.trailer_offset(superblock.trailer_area), _with_padding(sessions, len(sessions)))
+            self._sync()
+        for pair in _PAIRS:
+            for copy in pair:
+                self._write(self.layout.superblock_offset(copy), (superblock.encode(copy),))
+            self._sync()
         self._superblock = superblock
         self.sessions = sessions
 
@@ -245,6 +233,22 @@ class DataFile:
         if self._refusal is None:
             self._refusal = Fault(kind=FaultKind.NOT_OPEN, found="a closed data file", expected="an open one")
         self._device.close()
+
+    def _write(self, offset: int, parts: Sequence[Buffer]) -> None:
+        try:
+            self._device.write(offset, parts)
+        except StorageError as error:
+            self._stop(error.fault)
+            raise
+
+    def _sync(self) -> None:
+        with self._syncing:
+            self._check_usable()
+            try:
+                self._device.sync()
+            except StorageError as error:
+                self._stop(error.fault)
+                raise
 
     def _stop(self, fault: Fault) -> None:
         self._refusal = Fault(
@@ -275,6 +279,13 @@ def slot_fault(sectors: memoryview, header: bytes) -> SlotFault | None:
 def padding_is_zero(padding: Buffer) -> bool:
     """Whether the bytes after a reply, up to the end of its sector, are zero, so that replicas' slots can be equal."""
     return bytes(padding) == _ZEROS[: len(padding)]
+
+
+def _with_padding(content: Buffer, size: int) -> tuple[Buffer, ...]:
+    """`content` and the zeros that fill its last sector, to be written together without a copy."""
+    padding = _ZEROS[: sectors_size(size) - size]
+    invariant(padding_is_zero(padding), "the padding that is written is zero")
+    return (content, padding) if padding else (content,)
 
 
 def _reply_fault(error: HeaderInvalid, reply: Buffer, size_max: int) -> Fault:

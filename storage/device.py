@@ -8,7 +8,7 @@ under the final name.
 
 Gives up: order and atomicity of writes that no sync separates; after a crash any part of any of them may be there.
 
-One thread may write while others read. Nobody may use a device while or after it is closed.
+Threads may write and read at the same time. Nobody may use a device while it is being closed, or after.
 
 Owns: nothing of what the bytes mean, which is data_file.py's.
 """

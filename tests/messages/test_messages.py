@@ -1,0 +1,174 @@
+"""Every message class of the package, walked: what all of them promise, and the limits that some have."""
+
+import copy
+import dataclasses
+import pickle
+import timeit
+
+import pytest
+
+from client_replies.messages.config import RepliesConfig
+from client_replies.messages.leases import (
+    AcquireLeases,
+    OpenPool,
+    ReleaseLeases,
+    lease_buffer,
+    lease_generation,
+    make_lease,
+)
+from client_replies.messages.message import Message, MessageInvalid, shown
+from client_replies.messages.peers import GetReplies, RepliesFound, RepliesMissing
+from client_replies.messages.replies import AwaitDurable, ReadReply, SetPeers, WriteReplies
+from client_replies.messages.storage_io import ReadSlots, WriteSlots
+
+from tests.messages.samples import message_classes, sample
+
+CLASSES = message_classes()
+
+
+class Stranger:
+    """A value that no field accepts."""
+
+
+def changed(message: Message, field: str, value: object) -> Message:
+    """Copy a message past its constructor with one field changed, as a hostile or broken sender would."""
+    forged = copy.copy(message)
+    object.__setattr__(forged, field, value)
+    return forged
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_message_is_frozen_and_has_no_dict(kind: type[Message]) -> None:
+    """Nobody changes a message that another actor may hold."""
+    message = sample(kind)
+    for field in dataclasses.fields(message):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(message, field.name, getattr(message, field.name))
+    assert not hasattr(message, "__dict__")
+    assert all(field.kw_only for field in dataclasses.fields(message))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_message_survives_pickle_and_deepcopy(kind: type[Message]) -> None:
+    """Between processes messages are pickled, and before a retry they are deep-copied."""
+    message = sample(kind)
+    assert pickle.loads(pickle.dumps(message)) == message
+    assert copy.deepcopy(message) == message
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_messages_are_equal_by_value_and_class(kind: type[Message]) -> None:
+    """Two of the same values are equal; one of another class with the same fields is not."""
+    assert sample(kind) == sample(kind)
+    assert all(sample(other) != sample(kind) for other in CLASSES if other is not kind)
+    for field in dataclasses.fields(kind):
+        assert changed(sample(kind), field.name, Stranger()) != sample(kind)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_field_of_the_wrong_type_is_refused(kind: type[Message]) -> None:
+    """On construction, and again by `validate` on what was unpickled."""
+    for field in dataclasses.fields(kind):
+        with pytest.raises(MessageInvalid) as raised:
+            sample(kind, **{field.name: Stranger()})
+        assert raised.value.field == field.name
+        assert "Stranger" in str(raised.value)
+        with pytest.raises(MessageInvalid):
+            changed(sample(kind), field.name, Stranger()).validate()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_bool_is_no_number(kind: type[Message]) -> None:
+    """True is 1 to Python, and a mistake to us."""
+    for field in dataclasses.fields(kind):
+        if type(getattr(sample(kind), field.name)) is int:
+            with pytest.raises(MessageInvalid):
+                sample(kind, **{field.name: True})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind.__name__ != "Fault"])
+def test_the_text_of_a_message_is_its_name(kind: type[Message]) -> None:
+    """Thespian forms it several times on the way."""
+    assert str(sample(kind)) == kind.__name__
+
+
+def test_the_text_of_a_large_message_costs_nothing() -> None:
+    """A megabyte inside does not show, neither in `str` nor, for payloads, in `repr`."""
+    large = WriteReplies(owner=1, number=1, op=1, slots=(0,), payloads=(bytes(2**20),))
+    found = RepliesFound(asker=0, incarnation=1, request=1, peer=1, slots=(0,), replies=(bytes(2**20),))
+    for message in (large, found):
+        assert min(timeit.repeat(lambda message=message: str(message), number=100, repeat=5)) / 100 < 20e-6
+        assert len(repr(message)) < 300
+
+
+def test_shown_never_formats_what_is_large() -> None:
+    """Error texts are short whatever the value."""
+    assert shown(bytes(2**20)) == "bytes of length 1048576"
+    assert len(shown("x" * 10**6)) == 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (RepliesConfig, {"path": ""}),
+        (RepliesConfig, {"path": "a\0b"}),
+        (RepliesConfig, {"cluster": 2**128}),
+        (RepliesConfig, {"replica": 256}),
+        (RepliesConfig, {"clients_max": 0}),
+        (RepliesConfig, {"clients_max": 2**20 + 1}),
+        (RepliesConfig, {"message_size_max": 4096 + 1}),
+        (RepliesConfig, {"message_size_max": 0}),
+        (RepliesConfig, {"inline_size_max": 2**21}),
+        (RepliesConfig, {"repair_bytes_max": 2**20 - 1}),
+        (RepliesConfig, {"tick": 0.0}),
+        (RepliesConfig, {"tick": float("nan")}),
+        (RepliesConfig, {"hold_back": -1.0}),
+        (OpenPool, {"size": 4095}),
+        (OpenPool, {"buffers": 2**16 + 1}),
+        (AcquireLeases, {"count": 0}),
+        (AcquireLeases, {"holder": 0}),
+        (AcquireLeases, {"number": 0}),
+        (ReleaseLeases, {"leases": (0,)}),
+        (ReleaseLeases, {"leases": (1, "2")}),
+        (ReleaseLeases, {"leases": [1]}),
+        (WriteReplies, {"slots": (0, 0), "payloads": (b"", b"")}),
+        (WriteReplies, {"slots": (0, 1)}),
+        (WriteReplies, {"slots": (2**20,)}),
+        (WriteReplies, {"slots": (-1,)}),
+        (WriteReplies, {"payloads": (None,)}),
+        (WriteReplies, {"payloads": (0,)}),
+        (WriteReplies, {"payloads": (True,)}),
+        (ReadReply, {"expected": bytes(255)}),
+        (ReadReply, {"slot": 2**20}),
+        (AwaitDurable, {"slots": (3, 3)}),
+        (SetPeers, {"peers": ((1, "address"),)}),
+        (SetPeers, {"peers": ((1, 2, 3),)}),
+        (SetPeers, {"peers": (None,)}),
+        (GetReplies, {"slots": ()}),
+        (GetReplies, {"headers": bytes(255)}),
+        (GetReplies, {"slots": tuple(range(1025)), "headers": bytes(256 * 1025)}),
+        (RepliesFound, {"replies": (bytes(255),)}),
+        (RepliesFound, {"replies": ()}),
+        (RepliesMissing, {"reasons": ()}),
+        (RepliesMissing, {"reasons": ("BUSY",)}),
+        (WriteSlots, {"payloads": ()}),
+        (ReadSlots, {"headers": bytes(257)}),
+        (ReadSlots, {"leases": (1, 2)}),
+    ],
+)
+def test_a_value_out_of_its_limits_is_refused(kind: type[Message], changes: dict[str, object]) -> None:
+    """And the sample without the change is not, so it is the change that is refused."""
+    assert sample(kind)
+    with pytest.raises(MessageInvalid) as raised:
+        sample(kind, **changes)
+    assert raised.value.field in {field.name for field in dataclasses.fields(kind)}
+    assert raised.value.expected
+
+
+def test_a_lease_is_its_buffer_and_its_generation() -> None:
+    """Both come back from the integer, up to the largest of each."""
+    for buffer in (0, 1, 2**16 - 1):
+        for generation in (1, 2, 2**48 - 1):
+            lease = make_lease(buffer, generation)
+            assert (lease_buffer(lease), lease_generation(lease)) == (buffer, generation)
+            assert 0 < lease < 2**64
