@@ -111,6 +111,29 @@ class SlotsAreDurable:
     slots: tuple[int, ...]
 
 
+# What the component and the pool send to an owner; an actor hands each of these to `RepliesPort.receive`.
+PORT_MESSAGES: tuple[type[Message], ...] = (
+    RepliesOpened,
+    OpenFailed,
+    PeersSet,
+    WritesAccepted,
+    WritesRefused,
+    SlotsDurable,
+    ReplyRead,
+    ReplyNotRead,
+    SessionsInstalled,
+    CheckpointStarted,
+    CheckpointDone,
+    RequestRefused,
+    RepliesClosed,
+    ReplyRepaired,
+    ReplyLost,
+    StorageFailed,
+    LeasesGranted,
+    LeasesRefused,
+    LeasesReleased,
+)
+
 PortEvent = (
     RepliesOpened
     | PortFailed
@@ -356,27 +379,28 @@ class RepliesPort:
         return [*single, *self._reads.values(), *self._waits.values()]
 
     def _make_receivers(self) -> dict[type, Callable[..., None]]:
-        return {
-            RepliesOpened: self._on_opened,
-            OpenFailed: self._on_open_failed,
-            PeersSet: self._on_peers_set,
-            WritesAccepted: self._on_accepted,
-            WritesRefused: self._on_refused,
-            SlotsDurable: self._on_slots_durable,
-            ReplyRead: self._on_read,
-            ReplyNotRead: self._on_not_read,
-            SessionsInstalled: self._on_installed,
-            CheckpointStarted: self._on_checkpoint_started,
-            CheckpointDone: self._on_checkpoint_done,
-            RequestRefused: self._on_request_refused,
-            RepliesClosed: self._on_closed,
-            ReplyRepaired: self._events.append,
-            ReplyLost: self._events.append,
-            StorageFailed: self._events.append,
-            LeasesGranted: self._on_pool,
-            LeasesRefused: self._on_pool,
-            LeasesReleased: self._on_pool,
-        }
+        receivers: tuple[Callable[..., None], ...] = (
+            self._on_opened,
+            self._on_open_failed,
+            self._on_peers_set,
+            self._on_accepted,
+            self._on_refused,
+            self._on_slots_durable,
+            self._on_read,
+            self._on_not_read,
+            self._on_installed,
+            self._on_checkpoint_started,
+            self._on_checkpoint_done,
+            self._on_request_refused,
+            self._on_closed,
+            self._events.append,
+            self._events.append,
+            self._events.append,
+            self._on_pool,
+            self._on_pool,
+            self._on_pool,
+        )
+        return dict(zip(PORT_MESSAGES, receivers, strict=True))
 
     def _on_opened(self, message: RepliesOpened) -> None:
         config = self._config
@@ -611,8 +635,12 @@ class RepliesPort:
             if self._stock is not None and not self._stock.drained(self._now()):
                 return False
             message: Message = CloseReplies(owner=self.owner, number=self._number + 1)
+        elif barrier.kind is Checkpoint:
+            message = Checkpoint(owner=self.owner, number=self._number + 1, op=barrier.op, sessions=barrier.sessions)
         else:
-            message = barrier.kind(owner=self.owner, number=self._number + 1, op=barrier.op, sessions=barrier.sessions)
+            message = InstallSessions(
+                owner=self.owner, number=self._number + 1, op=barrier.op, sessions=barrier.sessions
+            )
         self._stages.popleft()
         self._number += 1
         self._fly(message)
