@@ -1,0 +1,111 @@
+"""Damage to reply slots of the primary's real file, at the moments when it matters.
+
+A damaged slot matters only if its reply is asked for again, which happens when the reply was lost on its way. So the
+plan picks replies that the network dropped; from then on everything to that session is withheld, until the slot is
+durable and then damaged; the next retry finds the damage, and only the peers still have the reply.
+
+Guarantees: the plan's moments are spread over the run and depend on the replies' order alone; if the network drops
+nothing around a moment, the plan drops a reply itself. The saboteur is a process of its own that knows the file's name.
+
+Gives up: to damage what nobody asks for again; the scrubber's tests do that.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+
+from thespian.actors import ActorAddress
+
+from client_replies.actors.component import ComponentActor, Handler
+from client_replies.messages.message import U64_MAX, Message, check_int, check_type
+from client_replies.messages.reply_header import HEADER_SIZE
+
+
+class DamagePlan:
+    """Which of the replies of a run, numbered from 1 as they are first sent, get their slots damaged."""
+
+    def __init__(self, damages: int, replies: int) -> None:
+        self._left = damages
+        self._spacing = max(1, replies // (damages + 1))
+        self._next = self._spacing
+
+    def must_drop(self, number: int) -> bool:
+        """True if the network has dropped nothing since the moment came: this reply is to be lost."""
+        return self._left > 0 and number >= self._next + self._spacing // 2
+
+    def takes(self, number: int) -> bool:
+        """True if reply `number`, which was dropped, is one of the chosen."""
+        if self._left == 0 or number < self._next:
+            return False
+        self._left -= 1
+        self._next += self._spacing
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamageSlot(Message):
+    """To the saboteur: overwrite a part of the reply of `size` bytes at `offset` of the file. Once for each number."""
+
+    number: int
+    path: str
+    offset: int
+    size: int
+    seed: int
+
+    def validate(self) -> None:
+        """Check the limits."""
+        check_int("number", self.number, 1, U64_MAX)
+        check_type("path", self.path, str)
+        check_int("offset", self.offset, 0, U64_MAX)
+        check_int("size", self.size, HEADER_SIZE + 1, U64_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotDamaged(Message):
+    """From the saboteur: done. `damage` says how."""
+
+    number: int
+    damage: str
+
+
+def damage_slot(message: DamageSlot) -> str:
+    """Write garbage into the file, in one of the ways in which disks go wrong; says which."""
+    chance = random.Random(f"{message.seed}/{message.number}")
+    kind = chance.choice(("a flipped bit in the header", "garbage in the body", "a sector of zeros"))
+    descriptor = os.open(message.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if kind == "a flipped bit in the header":
+            at = message.offset + chance.randrange(HEADER_SIZE)
+            byte = os.pread(descriptor, 1, at)[0]
+            os.pwrite(descriptor, bytes([byte ^ 1 << chance.randrange(8)]), at)
+        elif kind == "garbage in the body":
+            length = min(64, message.size - HEADER_SIZE)
+            at = message.offset + HEADER_SIZE + chance.randrange(message.size - HEADER_SIZE - length + 1)
+            before = os.pread(descriptor, length, at)
+            os.pwrite(descriptor, bytes(byte ^ chance.randrange(1, 256) for byte in before), at)
+        else:
+            os.pwrite(descriptor, bytes(4096), message.offset)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+    return kind
+
+
+class SaboteurActor(ComponentActor):
+    """Damages what it is told to, each number once: a flipped bit that is flipped again would be whole."""
+
+    def __init__(self, capabilities: object = None, requirements: object = None) -> None:
+        super().__init__(capabilities, requirements)  # type: ignore[arg-type]
+        self._done: dict[int, SlotDamaged] = {}
+
+    def handlers(self) -> dict[type, Handler]:
+        """See `ComponentActor`."""
+        return {DamageSlot: self.damage}
+
+    def damage(self, message: DamageSlot, sender: ActorAddress) -> None:
+        """Damage a slot, or say again that it is damaged."""
+        if message.number not in self._done:
+            self._done[message.number] = SlotDamaged(number=message.number, damage=damage_slot(message))
+        self.send(sender, self._done[message.number])
