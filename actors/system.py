@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from types import FrameType
 from typing import Any, TypeVar
 
 from thespian.actors import ActorSystem, ActorSystemException
@@ -43,7 +42,7 @@ from client_replies.actors.wire import (
     bound_address,
     refused_frames,
     secure_transport,
-    secured_key,
+    secured_with,
 )
 
 __all__ = [
@@ -118,19 +117,22 @@ def start_system(
     *,
     capabilities: Mapping[str, Any] | None = None,
     key: bytes | None = None,
-    addresses: Sequence[str] = (LOOPBACK,),
+    addresses: Sequence[str] | None = None,
     port: int | None = None,
     log_defs: Mapping[str, Any] | None = None,
 ) -> OwnedSystem:
     """Start a new actor system that dies with this process.
 
-    Without a key the process's own is used, a random one: enough for one script on one host. Members that other
-    processes start are given the same key and addresses, and a port each.
+    Without a key and addresses those of an earlier `secure_transport` or start are used, else a random key and
+    loopback: enough for one script on one host. Members that other processes start are given the same, and a port each.
     """
     if base == SIMPLE_BASE:
         # False: the default would reconfigure the logging of the process.
         return OwnedSystem(base, dict(capabilities or {}), logDefs=False, transientUnique=True)
-    secure_transport(key=key or secured_key() or secrets.token_bytes(KEY_SIZE), addresses=addresses)
+    secured_key, secured_addresses = secured_with() or (secrets.token_bytes(KEY_SIZE), (LOOPBACK,))
+    secure_transport(
+        key=secured_key if key is None else key, addresses=secured_addresses if addresses is None else addresses
+    )
     definitions = dict(log_defs) if log_defs is not None else thespian_log_defs()
     _quieten_thespian()
     with _interrupt_held_back() as interrupted:
@@ -165,7 +167,7 @@ def running_system(
     *,
     capabilities: Mapping[str, Any] | None = None,
     key: bytes | None = None,
-    addresses: Sequence[str] = (LOOPBACK,),
+    addresses: Sequence[str] | None = None,
     port: int | None = None,
     log_defs: Mapping[str, Any] | None = None,
 ) -> Iterator[OwnedSystem]:
@@ -296,19 +298,20 @@ def _poll(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def _interrupt_held_back() -> Iterator[list[tuple[int, FrameType | None]]]:
+def _interrupt_held_back() -> Iterator[list[int]]:
     """Let Ctrl-C wait until the block is done, and tell the block; what it then does is what it would have done."""
-    came: list[tuple[int, FrameType | None]] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield came  # interrupts are the main thread's affair, or that of something other than Python
         return
-    before = signal.signal(signal.SIGINT, lambda signum, frame: came.append((signum, frame)))
+    signal.signal(signal.SIGINT, lambda signum, _frame: came.append(signum))
     try:
         yield came
     finally:
         signal.signal(signal.SIGINT, before)
-    if came and callable(before):
-        before(*came[0])
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

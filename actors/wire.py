@@ -121,9 +121,9 @@ def secure_transport(*, key: bytes, addresses: Sequence[str] = (LOOPBACK,)) -> N
     _secured = secured
 
 
-def secured_key() -> bytes | None:
-    """Give the key that this process signs with, if it does."""
-    return None if _secured is None else _secured.key
+def secured_with() -> tuple[bytes, tuple[str, ...]] | None:
+    """Give key and addresses of this process, if its transport is secured."""
+    return None if _secured is None else (_secured.key, _secured.addresses)
 
 
 def bound_address() -> str:

@@ -61,7 +61,9 @@ def check(python: Path, wheel: Path, readme: Path) -> str:
         subprocess.run([python, "-m", "venv", directory], check=True, env=environment)
         inner = Path(directory, "bin", "python")
         command: list[str | Path] = [inner, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel]
-        subprocess.run(command, check=True, env=environment)
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if result.returncode:
+            raise SystemExit(f"{python}: pip could not install {wheel.name}\n{result.stdout}{result.stderr}")
         return run(str(inner), readme)
 
 

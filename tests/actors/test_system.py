@@ -315,6 +315,16 @@ def test_ctrl_c_in_a_foreground_script_ends_it_cleanly(free_of_new_processes: No
     assert script.returncode == -signal.SIGINT
 
 
+def test_the_processes_of_a_system_ignore_an_interrupt(tcp_system: OwnedSystem) -> None:
+    """Whoever sends it to all of them changes nothing: only the script decides."""
+    pids = processes_of(tcp_system)
+    parent_pid, leaf_pid, _, leaf = family(tcp_system)
+    for pid in (*pids, parent_pid, leaf_pid):
+        os.kill(pid, signal.SIGINT)
+    assert tcp_system.ask(leaf, "pid", 10) == leaf_pid
+    assert set(processes_of(tcp_system)) == {*pids, parent_pid, leaf_pid}
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupt_during_start_or_stop_waits_until_nothing_is_half_done(
     times: int, monkeypatch: pytest.MonkeyPatch, free_of_new_processes: None

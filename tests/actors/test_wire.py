@@ -96,9 +96,10 @@ def ports_of(system: OwnedSystem) -> list[int]:
 
 
 def key_of_this_process() -> bytes:
-    key = wire.secured_key()
-    assert key is not None
-    return key
+    """Give the key that the script and its systems share."""
+    secured = wire.secured_with()
+    assert secured is not None
+    return secured[0]
 
 
 @pytest.fixture
@@ -263,9 +264,12 @@ def test_securing_twice_is_securing_once_and_with_another_key_is_an_error(system
         secure_transport(key=key_of_this_process(), addresses=("127.0.0.2",))
 
 
-def run_script(text: str) -> subprocess.CompletedProcess[str]:
+def run_script(text: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a few lines in a process whose transport was not secured yet."""
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    command = [sys.executable, "-c", text]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=ROOT, env={**os.environ, **(environment or {})}
+    )
 
 
 def test_the_first_named_address_that_belongs_to_this_host_is_bound() -> None:
@@ -280,6 +284,35 @@ def test_the_first_named_address_that_belongs_to_this_host_is_bound() -> None:
         "    print({address for address, _ in listening([os.getpid(), *processes_of(system)])})\n"
     )
     assert (result.stdout, result.stderr) == ("{'127.0.0.2'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"), [({}, "0:00:10"), ({"THESPIAN_TRANSMIT_TIMEOUT_PERIOD": "1:5"}, "0:01:05")]
+)
+def test_transmits_give_up_in_seconds_unless_the_environment_says_otherwise(
+    environment: dict[str, str], expected: str
+) -> None:
+    """Thespian's own five minutes would let one stopped peer hold up the traffic to all others."""
+    result = run_script(
+        "from client_replies.actors.system import *\n"
+        "from thespian.system import transport\n"
+        "secure_transport(key=bytes(32))\n"
+        "print(transport.TransmitIntent(None, None).expiration().duration)\n",
+        environment,
+    )
+    assert (result.stdout, result.stderr) == (f"{expected}\n", "")
+
+
+def test_a_system_takes_the_key_and_the_addresses_of_an_earlier_call() -> None:
+    """Who secured the transport with care need not repeat it, and gets nothing else."""
+    result = run_script(
+        "from client_replies.actors import wire\n"
+        "from client_replies.actors.system import *\n"
+        "secure_transport(key=bytes(32), addresses=('127.0.0.3',))\n"
+        "with running_system():\n"
+        "    print(wire.secured_with() == (bytes(32), ('127.0.0.3',)))\n"
+    )
+    assert (result.stdout, result.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize("addresses", [(), ("198.51.100.77",), ("0.0.0.0",), ("localhost",), ("",), ("224.0.0.1",)])
