@@ -1,5 +1,88 @@
 """The immutable messages of the component, and the bytes of a reply.
 
 One module per conversation; `protocol.PROTOCOL` lists every message with who sends it, who receives it and what
-answers it.
+answers it. What a replica exchanges with its ClientRepliesActor is here by name.
 """
+
+from .config import OpenMode, RepliesConfig
+from .faults import Fault, FaultKind, InvariantBroken, SlotFault
+from .message import Message, MessageInvalid
+from .replies import (
+    AwaitDurable,
+    Checkpoint,
+    CheckpointDone,
+    CheckpointStarted,
+    CloseReplies,
+    GetStatus,
+    InstallSessions,
+    NotRead,
+    OpenFailed,
+    OpenReplies,
+    PeersSet,
+    ReadReply,
+    RemoveReplies,
+    RepliesClosed,
+    RepliesDurable,
+    RepliesOpened,
+    RepliesStatus,
+    ReplyLost,
+    ReplyNotRead,
+    ReplyRead,
+    ReplyRepaired,
+    ReplyTaken,
+    RequestRefused,
+    SessionsInstalled,
+    SetPeers,
+    SlotsDurable,
+    StorageFailed,
+    WriteReplies,
+    WritesAccepted,
+    WritesRefused,
+)
+from .reply import Reply, verify_reply
+from .reply_header import HeaderInvalid, ReplyHeader
+
+__all__ = [
+    "AwaitDurable",
+    "Checkpoint",
+    "CheckpointDone",
+    "CheckpointStarted",
+    "CloseReplies",
+    "Fault",
+    "FaultKind",
+    "GetStatus",
+    "HeaderInvalid",
+    "InstallSessions",
+    "InvariantBroken",
+    "Message",
+    "MessageInvalid",
+    "NotRead",
+    "OpenFailed",
+    "OpenMode",
+    "OpenReplies",
+    "PeersSet",
+    "ReadReply",
+    "RemoveReplies",
+    "RepliesClosed",
+    "RepliesConfig",
+    "RepliesDurable",
+    "RepliesOpened",
+    "RepliesStatus",
+    "Reply",
+    "ReplyHeader",
+    "ReplyLost",
+    "ReplyNotRead",
+    "ReplyRead",
+    "ReplyRepaired",
+    "ReplyTaken",
+    "RequestRefused",
+    "SessionsInstalled",
+    "SetPeers",
+    "SlotFault",
+    "SlotsDurable",
+    "StorageFailed",
+    "WriteReplies",
+    "WritesAccepted",
+    "WritesRefused",
+    "verify_reply",
+]

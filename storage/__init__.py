@@ -2,3 +2,21 @@
 
 Nothing here is an actor. Each class is a plain object with one owner, and its tests start no actor system.
 """
+
+from .client_sessions import ClientSessions, SessionsInvalid
+from .data_file import DataFile
+from .device import Device, Disk, FileDisk, MemoryDisk
+from .errors import StorageError
+from .layout import Layout
+
+__all__ = [
+    "ClientSessions",
+    "DataFile",
+    "Device",
+    "Disk",
+    "FileDisk",
+    "Layout",
+    "MemoryDisk",
+    "SessionsInvalid",
+    "StorageError",
+]
