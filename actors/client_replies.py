@@ -482,6 +482,10 @@ class ClientRepliesActor(ComponentActor):
         if closed is not None and (closed.owner, closed.number) == (message.owner, message.number):
             self.send(sender, closed)
             return
+        parts = self._owned_by(message.owner)
+        if parts is not None and self._stopped is not None:
+            self._close_stopped(parts, message, sender)
+            return
         parts = self._in_turn(message, sender)
         if parts is not None:
             self._taken(parts, message.number, None)
@@ -687,6 +691,23 @@ class ClientRepliesActor(ComponentActor):
         parts.writing.flushing = True
         parts.reading.refuse_all()
         self._pump()
+
+    def _close_stopped(self, parts: Parts, message: CloseReplies, sender: ActorAddress) -> None:
+        """After a failure: nothing more becomes durable, but the leases go back and the file is released."""
+        if parts.closing is not None:
+            return
+        opened = parts.opened
+        parts.closing, parts.closing_for = message, sender
+        leases = [*opened.releases, *opened.read_stock, *opened.repair_stock, *parts.reading.take_back()]
+        leases.extend(payload for payload in opened.slots.payloads() if not isinstance(payload, bytes))
+        if self._pool is not None and self._pool_calls is not None and leases:
+            self._pool_calls.forget()  # What was in flight is answered or was lost; its number is used up either way.
+            self._release(parts, tuple(leases))
+        opened.calls.forget()
+        if self._storage is None:
+            self._finish_closing()
+        else:
+            opened.call_storage("close", CloseStorage())
 
     def _close_when_quiet(self, parts: Parts) -> None:
         opened = parts.opened
