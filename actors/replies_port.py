@@ -156,6 +156,7 @@ class _Item:
     slot: int
     op: int
     payload: Payload | None
+    serial: int
 
     @property
     def is_removal(self) -> bool:
@@ -224,6 +225,8 @@ class RepliesPort:
         self._peers_version = 0
         self._stages: deque[_Operations | _Barrier] = deque([_Operations({})])
         self._pending = 0
+        self._serial = 0  # of the last operation that was queued
+        self._held: deque[tuple[int, _Sent]] = deque()  # to be sent when all operations up to a serial are accepted
         self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in commit order
         self._committed = 0
         self._told = 0
@@ -275,12 +278,12 @@ class RepliesPort:
             raise PortMisused(str(error)) from error
         if not HEADER_SIZE < packed_size(header) == len(reply):
             raise PortMisused(f"a reply of {len(reply)} bytes whose header says {packed_size(header)}")
-        self._queue(_Item(slot, packed_op(header), reply))
+        self._queue(_Item(slot, packed_op(header), reply, self._next_serial()))
 
     def remove(self, slot: int, op: int) -> None:
         """The slot holds no reply any more, as of `op`. Goes out with the next `committed`."""
         self._require_room()
-        self._queue(_Item(slot, op, None))
+        self._queue(_Item(slot, op, None, self._next_serial()))
 
     def committed(self, op: int) -> None:
         """Everything committed up to `op` was given to the port: what waits may go out."""
@@ -308,13 +311,14 @@ class RepliesPort:
         self._pending = len(self._flight.items) if self._flight is not None else 0
         self._committed = op
         self._pump()
+        self._send_held()
 
     def await_durable(self, slots: tuple[int, ...]) -> int:
-        """Number a wait: `SlotsAreDurable` follows once the slots durably hold what they are expected to hold."""
+        """Number a wait: `SlotsAreDurable` follows once the slots durably hold what they are expected to hold now."""
         self._require_open()
         self._wait_number += 1
         message = AwaitDurable(owner=self.owner, wait=self._wait_number, slots=slots)
-        self._waits[message.wait] = self._post(message)
+        self._waits[message.wait] = self._post_after_pending(message)
         return message.wait
 
     def read(self, slot: int, header: bytes) -> int:
@@ -329,7 +333,9 @@ class RepliesPort:
             self._events.append(ReplyHad(read=self._read_number, slot=slot, header=header, reply=waiting))
             return self._read_number
         message = ReadReply(owner=self.owner, read=self._read_number, slot=slot, expected=header)
-        self._reads[message.read] = self._post(message)
+        flying = self._flight.items if self._flight is not None else ()
+        overtakes = any(item.slot == slot for item in flying)
+        self._reads[message.read] = self._post_after_pending(message) if overtakes else self._post(message)
         return message.read
 
     def close(self) -> None:
@@ -357,6 +363,7 @@ class RepliesPort:
         if not self.failed:
             receiver(message)
             self._pump()
+            self._send_held()
         return True
 
     def tick(self) -> None:
@@ -655,6 +662,33 @@ class RepliesPort:
     def _post(self, message: Message) -> _Sent:
         self._send(message)
         return _Sent(message, self._now() + self._resend_timeout)
+
+    def _post_after_pending(self, message: Message) -> _Sent:
+        """Send once all that waits now was accepted: sent before, it would be about what the slots held until then."""
+        if self._oldest_pending() > self._serial:
+            return self._post(message)
+        sent = _Sent(message, float("inf"))
+        self._held.append((self._serial, sent))
+        return sent
+
+    def _send_held(self) -> None:
+        while self._held and self._held[0][0] < self._oldest_pending():
+            sent = self._held.popleft()[1]
+            sent.resend_at = self._now() + self._resend_timeout
+            self._send(sent.message)
+
+    def _oldest_pending(self) -> int:
+        """The serial of the oldest operation that was not accepted, or the next one."""
+        if self._flight is not None and self._flight.items:
+            return self._flight.items[0].serial
+        for stage in self._stages:
+            if isinstance(stage, _Operations) and stage.items:
+                return next(iter(stage.items.values())).serial
+        return self._serial + 1
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
 
     def _is_flight(self, number: int, *kinds: type[Message]) -> bool:
         flight = self._flight

@@ -546,6 +546,38 @@ def test_waits_for_durability_are_numbered_and_repeated(bench: Bench) -> None:
     assert port.take_events() == [SlotsAreDurable(wait=wait, slots=(1, 2))]
 
 
+def test_a_wait_is_about_what_was_written_before_it(bench: Bench) -> None:
+    """Sent before the write is accepted, it would be answered for the reply that the slot held until then."""
+    port = bench.opened(credit=1).port
+    port.write(0, reply(0, 1))
+    port.write(1, reply(1, 2))
+    port.committed(2)
+    wait = port.await_durable((1,))
+    bench.sent.clear()
+    bench.accept(1, credit=1)
+    assert bench.writes().slots == (1,)
+    bench.accept(2)
+    asked = bench.only_sent()
+    assert isinstance(asked, AwaitDurable)
+    assert asked.wait == wait
+    bench.pass_time(5)
+    assert bench.only_sent() is asked
+
+
+def test_a_read_does_not_overtake_the_write_of_its_reply(bench: Bench) -> None:
+    """While the batch that gives its buffer away has no answer, nobody knows whose the buffer is."""
+    port = bench.opened().port
+    large = reply(0, 1, size=9000)
+    port.write(0, large)
+    grant(bench, (0, 1))
+    port.committed(1)
+    assert bench.writes().slots == (0,)
+    port.read(0, large[:HEADER_SIZE])
+    assert bench.sent == []
+    bench.accept(1)
+    assert isinstance(bench.only_sent(), ReadReply)
+
+
 def test_peers_are_set_until_the_newest_list_is_confirmed(bench: Bench) -> None:
     """A late confirmation of an older list ends nothing."""
     port = bench.opened().port
