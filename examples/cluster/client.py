@@ -1,0 +1,186 @@
+"""Client sessions as an actor: each sends its share of the transfers, one at a time, and records every answer it gets.
+
+Guarantees: every answer that arrives is recorded with its bytes, also those that nobody waits for any more: the verdict
+compares them. Gives up: a session that the service refuses ends the run.
+
+Owns: its sessions and its record.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from thespian.actors import ActorAddress
+
+from client_replies.actors.component import ComponentActor, Handler
+from client_replies.actors.environment import Environment
+
+from .control import GetProgress, Joined, MemberFailed, Progress, StartClient, client_id
+from .evidence import AnswerSeen, EvidenceWriter
+from .ledger import Outcome, Result, Transfer
+from .network import Network, cluster_faults
+from .protocol import OPERATION_TRANSFER, Answer, Envelope, Refused, Request
+from .session_client import AnswerKind, SessionClient, SessionEnded
+from .transfers import read_transfers
+
+TICK = 0.01  # seconds
+
+
+@dataclass(slots=True)
+class _Work:
+    """One session and its rows: those to come, the one that is asked, and by request number those that were."""
+
+    session: SessionClient
+    rows: deque[Transfer]
+    rows_asked: dict[int, int]
+    done: int = 0
+
+
+class ClientActor(ComponentActor):
+    """See the module."""
+
+    def __init__(
+        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
+    ) -> None:
+        super().__init__(capabilities, requirements)
+        self._start: StartClient | None = None
+        self._failure = ""
+        self._work: dict[int, _Work] = {}
+        self._total = 0
+
+    def handlers(self) -> dict[type, Handler]:
+        """See `ComponentActor`."""
+        return {StartClient: self.start, Envelope: self.envelope, GetProgress: self.progress}
+
+    def start(self, message: StartClient, sender: ActorAddress) -> None:
+        """Register the sessions and begin."""
+        if self._start is None:
+            self._begin(message)
+        self.send(sender, Joined(name=message.name))
+
+    def _begin(self, message: StartClient) -> None:
+        self._start = message
+        self._members = dict(message.members)
+        self._record = EvidenceWriter(Path(message.record))
+        self._network = Network(
+            message.name,
+            message.seed,
+            cluster_faults(message.drop_replies, message.duplicate_requests),
+            self._send_envelope,
+        )
+        jitter = random.Random(f"{message.seed}/{message.name}/jitter")
+        transfers = read_transfers(Path(message.transfers))
+        for index in message.sessions:
+            client = client_id(index)
+            session = SessionClient(
+                cluster=message.cluster, client=client, send=self._send_request, uniform=jitter.uniform
+            )
+            rows = deque(transfers[index :: message.sessions_all])
+            self._work[client] = _Work(session, rows, {})
+            self._total += len(rows)
+            session.register(self.environment.monotonic())
+        self.start_ticks(TICK)
+        self._flush()
+
+    def envelope(self, message: Envelope, sender: ActorAddress) -> None:
+        """Take answers, and go on with what they made possible."""
+        if self._start is None:
+            return
+        for item in self._network.receive(message):
+            work = self._work.get(item.client) if isinstance(item, Answer | Refused) else None
+            if work is None:
+                self.counters["items_misdirected"] += 1
+            elif isinstance(item, Answer):
+                self._take_answer(work, item)
+            elif isinstance(item, Refused):
+                self._take_refusal(work, item)
+        self._flush()
+
+    def _take_answer(self, work: _Work, answer: Answer) -> None:
+        now = self.environment.monotonic()
+        received = work.session.receive(answer, now)
+        row = work.rows_asked.get(received.request, 0)
+        self._record.write(
+            AnswerSeen(
+                client=work.session.client,
+                request=received.request,
+                row=row,
+                kind=received.kind.name,
+                tries=received.tries,
+                latency=received.latency,
+                data=received.data,
+            ).line()
+        )
+        self.counters[f"answers_{received.kind.name.lower()}"] += 1
+        if received.kind is AnswerKind.INVALID:
+            self.log.warning("answer_invalid", client=work.session.client, reason=received.reason)
+        if received.kind is AnswerKind.FIRST:
+            if received.request:
+                work.done += 1
+                self.counters[f"results_{Outcome(Result.decode(received.body).outcome).name.lower()}"] += 1
+            self._ask_next(work, now)
+
+    def _ask_next(self, work: _Work, now: float) -> None:
+        if work.rows:
+            transfer = work.rows.popleft()
+            number = work.session.request(OPERATION_TRANSFER, transfer.encode(), now)
+            work.rows_asked[number] = transfer.row
+
+    def _take_refusal(self, work: _Work, refused: Refused) -> None:
+        try:
+            work.session.refuse(refused)
+        except SessionEnded as ended:
+            self._failure = self._failure or str(ended)
+
+    def tick(self) -> None:
+        """Repeat what has had no answer."""
+        now = self.environment.monotonic()
+        for work in self._work.values():
+            work.session.tick(now)
+        self._flush()
+
+    def progress(self, message: GetProgress, sender: ActorAddress) -> None:
+        """Say how far the sessions are."""
+        if self._start is None:
+            return
+        if self._failure:
+            self.send(sender, MemberFailed(name=self._start.name, reason=self._failure))
+            return
+        done = sum(work.done for work in self._work.values())
+        counters = {
+            **self._network.counters,
+            **self.counters,
+            "retries": sum(work.session.retries for work in self._work.values()),
+            "registered": sum(work.session.is_registered for work in self._work.values()),
+        }
+        self._record.flush()
+        answer = Progress(
+            request=message.request,
+            name=self._start.name,
+            done=done,
+            total=self._total,
+            counters=counters,
+            finished=done == self._total and not any(work.session.is_waiting for work in self._work.values()),
+        )
+        self.send(sender, answer)
+
+    def _send_request(self, request: Request) -> None:
+        if self._start is not None:
+            self._network.post(self._start.primary, request, self.environment.monotonic())
+
+    def _send_envelope(self, peer: str, envelope: Envelope) -> None:
+        address = self._members.get(peer)
+        if address is not None:
+            self.send(address, envelope)
+
+    def _flush(self) -> None:
+        self._network.flush(self.environment.monotonic())
+
+    def stop(self) -> None:
+        """See `ComponentActor`."""
+        if self._start is not None:
+            self._record.close()
