@@ -39,7 +39,7 @@ from .replies import (
     WritesAccepted,
     WritesRefused,
 )
-from .reply import Reply, verify_reply
+from .reply import Reply, seal_reply, verify_reply
 from .reply_header import HeaderInvalid, ReplyHeader
 
 __all__ = [
@@ -84,5 +84,6 @@ __all__ = [
     "WriteReplies",
     "WritesAccepted",
     "WritesRefused",
+    "seal_reply",
     "verify_reply",
 ]

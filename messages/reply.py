@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .reply_header import (
+    CHECKSUM_SIZE,
     HEADER_SIZE,
     Buffer,
     HeaderClusterWrong,
     HeaderSizeWrong,
     ReplyHeader,
+    checksum128,
+    pack_header,
     packed_cluster_client,
     packed_size,
     verify_body_checksum,
@@ -79,6 +82,45 @@ class Reply:
 
     def __str__(self) -> str:
         return f"Reply(client={self.header.client:x}, request={self.header.request}, size={self.header.size})"
+
+
+def seal_reply(
+    *,
+    cluster: int,
+    client: int,
+    session: int,
+    request: int,
+    op: int,
+    operation: int,
+    timestamp: int,
+    body: Buffer,
+    view: int = 0,
+    replica: int = 0,
+    release: int = 1,
+    request_checksum: bytes = bytes(CHECKSUM_SIZE),
+    context: bytes = bytes(CHECKSUM_SIZE),
+) -> bytes:
+    """The bytes of `Reply.build(...).pack()`, several times cheaper: for the path that every request takes.
+
+    Raises a `HeaderInvalid`.
+    """
+    packed = pack_header(
+        cluster=cluster,
+        client=client,
+        session=session,
+        request=request,
+        op=op,
+        operation=operation,
+        timestamp=timestamp,
+        size=HEADER_SIZE + len(body),
+        view=view,
+        replica=replica,
+        release=release,
+        request_checksum=request_checksum,
+        context=context,
+        checksum_body=checksum128(body),
+    )
+    return b"".join((packed, body))
 
 
 def verify_reply(data: Buffer, *, cluster: int, size_max: int) -> bytes:

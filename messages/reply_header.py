@@ -34,6 +34,7 @@ COMMAND_REPLY = 8
 OPERATION_REGISTER = 1
 
 _LAYOUT = struct.Struct("<16s16s16s16s16s16sQQQQIIIIHBBB107s")
+_TAIL = struct.Struct("<16s16s16s16s16sQQQQIIIIHBBB107s")  # all but the checksum
 _RESERVED = bytes(107)
 _IDENTITY = struct.Struct("<16s16s16s16s32xQQQ")
 _SIZE = struct.Struct("<I")
@@ -280,6 +281,76 @@ _LIMITS = (
     ("protocol", U16_MAX),
     *((name, U8_MAX) for name in ("command", "replica", "operation")),
 )
+
+
+def pack_header(
+    *,
+    cluster: int,
+    client: int,
+    session: int,
+    request: int,
+    op: int,
+    operation: int,
+    timestamp: int,
+    size: int,
+    view: int,
+    replica: int,
+    release: int,
+    request_checksum: bytes,
+    context: bytes,
+    checksum_body: bytes,
+) -> bytes:
+    """A sealed header, packed, without making a `ReplyHeader` where all is well. Raises a `HeaderInvalid`."""
+    fine = (
+        0 < client <= U128_MAX
+        and 0 < session <= op
+        and operation > 0
+        and (request == 0 and session == op if operation == OPERATION_REGISTER else request > 0)
+        and release > 0
+        and timestamp > 0
+        and len(request_checksum) == len(context) == CHECKSUM_SIZE
+    )
+    try:
+        if not fine:
+            raise struct.error
+        tail = _TAIL.pack(
+            checksum_body,
+            cluster.to_bytes(16, "little"),
+            client.to_bytes(16, "little"),
+            request_checksum,
+            context,
+            session,
+            op,
+            op,
+            timestamp,
+            view,
+            request,
+            size,
+            release,
+            PROTOCOL_VERSION,
+            COMMAND_REPLY,
+            replica,
+            operation,
+            _RESERVED,
+        )
+    except (struct.error, OverflowError) as error:
+        # The same header, field by field, says what is wrong with it.
+        ReplyHeader(
+            cluster=cluster,
+            client=client,
+            session=session,
+            request=request,
+            op=op,
+            operation=operation,
+            timestamp=timestamp,
+            view=view,
+            replica=replica,
+            release=release,
+            request_checksum=request_checksum,
+            context=context,
+        ).sealed()
+        raise HeaderFieldOutOfRange(f"size {size}", f"an integer from 0 to {U32_MAX}") from error
+    return checksum128(tail) + tail
 
 
 def checksum128(data: Buffer) -> bytes:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
+from typing import Any
 
 import pytest
 
 from client_replies.messages import reply_header
-from client_replies.messages.reply import Reply, verify_reply
+from client_replies.messages.reply import Reply, seal_reply, verify_reply
 from client_replies.messages.reply_header import (
     HEADER_SIZE,
     BodyChecksumWrong,
@@ -206,3 +208,56 @@ def test_the_packed_accessors_agree_with_the_decoded_header() -> None:
     assert packed_cluster_client(packed) == (header.cluster, header.client)
     expected = (header.client, header.request_checksum, header.session, header.commit, header.request)
     assert packed_client_request(packed) == expected
+
+
+def test_a_sealed_reply_is_byte_for_byte_what_the_header_class_builds() -> None:
+    """`seal_reply` is a shortcut, not another format: equal bytes for equal arguments, for many sizes and values."""
+    random = Random(1)
+    for size in (0, 1, 43, 256, 4096, 70_000):
+        op = random.randrange(2, 2**64)
+        arguments: dict[str, Any] = {
+            "cluster": random.getrandbits(128),
+            "client": random.randrange(1, 2**128),
+            "session": random.randrange(1, op),
+            "request": random.randrange(1, 2**32),
+            "op": op,
+            "operation": random.randrange(2, 256),
+            "timestamp": random.randrange(1, 2**64),
+            "view": random.getrandbits(32),
+            "replica": random.getrandbits(8),
+            "release": random.randrange(1, 2**32),
+            "request_checksum": random.randbytes(16),
+            "context": random.randbytes(16),
+            "body": random.randbytes(size),
+        }
+        assert seal_reply(**arguments) == Reply.build(**arguments).pack()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("client", 0),
+        ("client", 2**128),
+        ("cluster", -1),
+        ("session", 0),
+        ("session", 6),
+        ("request", 0),
+        ("operation", 0),
+        ("operation", 256),
+        ("operation", 1),
+        ("timestamp", 0),
+        ("release", 0),
+        ("view", 2**32),
+        ("request_checksum", b"short"),
+    ],
+)
+def test_sealing_refuses_what_the_header_class_refuses(field: str, value: object) -> None:
+    """Both ways to build a reply raise the same error for the same wrong argument."""
+    arguments: dict[str, Any] = {
+        "cluster": 1, "client": 2, "session": 3, "request": 4, "op": 5, "operation": 20, "timestamp": 6, "body": b"x",
+    }  # fmt: skip
+    arguments[field] = value
+    with pytest.raises(HeaderInvalid) as built:
+        Reply.build(**arguments)
+    with pytest.raises(type(built.value)):
+        seal_reply(**arguments)
