@@ -1,0 +1,193 @@
+"""Row 1: replies made durable a second, with a window of 64 that are not yet, and the latency of one at a time.
+
+Every contestant builds each reply (a body of its own, a header sealed over it) in the process that drives it. The
+floor is one process without actors that writes the batches to the slots of a file of our layout and syncs once a batch.
+Once it builds its replies like everybody else, and once, stricter, it is given replies that were built before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thespian.actors import Actor, ActorAddress
+
+from client_replies.actors.system import running_system
+from client_replies.messages.replies import RepliesOpened
+from client_replies.storage.layout import Layout, sectors_size
+
+from .accounting import install
+from .meter import Meter
+from .owner import Owner, RunDone, StartRun
+from .stores import BatchStored, OpenStore, PutBatch, StoreActor, StoreOpened, open_store
+from .workload import SESSIONS, WINDOW, Replies, slot_size
+
+# An actor contestant sends half of the window at a time, so that it can build the next half meanwhile.
+BATCH = WINDOW // 2
+# Ready replies are built for so many bytes, and used again after that.
+READY_BYTES_MAX = 2**28
+TIMEOUT = 60.0
+
+
+class OursDriver(Owner):
+    """Keeps the window full through a RepliesPort."""
+
+    def opened(self, event: RepliesOpened) -> None:
+        """See `Owner`."""
+        self._window = int(self.params["window"])
+        self._batch = min(int(self.params.get("batch", BATCH)), self._window)
+        self._replies = Replies(self.params["size"])
+        self._meter = Meter(self.params["seconds"], SESSIONS)
+        self._fill()
+
+    def durable(self, count: int, sent_at: float) -> None:
+        """See `Owner`."""
+        if self._meter.finished:
+            return
+        if self._meter.done(count, sent_at):
+            self.finish(self._meter.result(self.params["size"]))
+        else:
+            self._fill()
+
+    def _fill(self) -> None:
+        while self.not_durable + self._batch <= self._window:
+            for _ in range(self._batch):
+                slot, reply = self._replies.next()
+                self.write(slot, reply)
+            self.port.committed(self._replies.op)
+
+
+class StoreDriver(Actor):
+    """Keeps the window full in front of a StoreActor."""
+
+    def __init__(
+        self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__()
+        self._params: dict[str, Any] = {}
+        self._asker: ActorAddress | None = None
+        self._store: ActorAddress | None = None
+        self._number = 0
+        self._flights: deque[float] = deque()
+
+    def receiveMessage(self, message: object, sender: ActorAddress) -> None:
+        """Start, or go on."""
+        if isinstance(message, StartRun):
+            self._params, self._asker = message.params, sender
+            self._window = int(self._params["window"])
+            self._batch = min(int(self._params.get("batch", BATCH)), self._window)
+            self._store = self.createActor(StoreActor)
+            size = self._params["size"]
+            opening = OpenStore(kind=self._params["kind"], path=self._params["path"], bytes_max=SESSIONS * size)
+            self.send(self._store, opening)
+        elif isinstance(message, StoreOpened):
+            self._replies = Replies(self._params["size"])
+            self._meter = Meter(self._params["seconds"], SESSIONS)
+            self._fill()
+        elif isinstance(message, BatchStored):
+            if self._meter.done(self._batch, self._flights.popleft()) and self._asker is not None:
+                asker, self._asker = self._asker, None
+                self.send(asker, RunDone(result=self._meter.result(self._params["size"])))
+            elif not self._meter.finished:
+                self._fill()
+
+    def _fill(self) -> None:
+        while (len(self._flights) + 1) * self._batch <= self._window and self._store is not None:
+            slots, replies = self._replies.batch(self._batch)
+            self._number += 1
+            self._flights.append(time.perf_counter())
+            self.send(self._store, PutBatch(number=self._number, slots=slots, replies=replies))
+
+
+def measure_actor(base: str, driver: type[Actor], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a driver in a new actor system."""
+    install("main")
+    with running_system(base) as system:
+        address = system.createActor(driver)
+        answer = system.ask(address, StartRun(params=dict(params)), params["seconds"] + TIMEOUT)
+    if not isinstance(answer, RunDone) or answer.failed:
+        raise RuntimeError(answer.failed if isinstance(answer, RunDone) else f"the driver answered {answer!r}")
+    return answer.result
+
+
+class Floor:
+    """A file of our layout, written without ado."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self._layout = Layout.of_shape(SESSIONS, slot_size(size))
+        self._padding = bytes(sectors_size(size) - size)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.posix_fallocate(self._descriptor, 0, self._layout.size)
+        os.fsync(self._descriptor)
+
+    def put(self, slots: Sequence[int], replies: Sequence[bytes]) -> None:
+        """Write the batch, then one sync."""
+        for slot, reply in zip(slots, replies, strict=True):
+            os.pwritev(self._descriptor, (reply, self._padding), self._layout.slot_offset(slot))
+        os.fdatasync(self._descriptor)
+
+    def get(self, slot: int) -> bytes:
+        """Read a slot."""
+        return os.pread(self._descriptor, self._layout.message_size_max, self._layout.slot_offset(slot))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+class _Ready:
+    """Replies that were built before the clock started, in batches, over and over."""
+
+    def __init__(self, size: int, batch: int) -> None:
+        replies = Replies(size)
+        batches = max(SESSIONS // batch, min(32, READY_BYTES_MAX // (size * batch)))
+        self._batches = [replies.batch(batch) for _ in range(batches)]
+        self._next = 0
+
+    def batch(self, count: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+        """The next batch."""
+        self._next = (self._next + 1) % len(self._batches)
+        return self._batches[self._next]
+
+
+def measure_direct(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a loop in this process: the floor, or a store that is called directly."""
+    size, batch, kind = params["size"], params["batch"], params["kind"]
+    store = Floor(params["path"], size) if kind == "floor" else open_store(kind, params["path"], SESSIONS * size)
+    replies = _Ready(size, batch) if params.get("ready") else Replies(size)
+    meter = Meter(params["seconds"], SESSIONS)
+    while not meter.finished:
+        slots, payloads = replies.batch(batch)
+        sent_at = time.perf_counter()
+        store.put(slots, payloads)
+        meter.done(batch, sent_at)
+    store.close()
+    return meter.result(size)
+
+
+def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one contestant of the row."""
+    window = params["window"]
+    if contestant in ("ours-tcp", "ours-simple"):
+        base = "multiprocTCPBase" if contestant == "ours-tcp" else "simpleSystemBase"
+        return measure_actor(base, OursDriver, params)
+    if contestant in ("sqlite-actor", "lmdb-actor"):
+        return measure_actor("multiprocTCPBase", StoreDriver, {**params, "kind": contestant.split("-")[0]})
+    if contestant in ("sqlite-direct", "lmdb-direct"):
+        return measure_direct({**params, "kind": contestant.split("-")[0], "batch": 1})
+    return measure_direct({**params, "kind": "floor", "batch": window, "ready": contestant == "floor-ready"})
+
+
+CONTESTANTS = (
+    "floor-ready",
+    "floor",
+    "ours-tcp",
+    "ours-simple",
+    "sqlite-actor",
+    "lmdb-actor",
+    "sqlite-direct",
+    "lmdb-direct",
+)

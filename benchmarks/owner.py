@@ -1,0 +1,170 @@
+"""The owner of a component, as the measurements need one: an actor that drives a ClientRepliesActor through a port.
+
+A measurement is an actor like this one, so that it lives where a replica would: in a process of its own under
+`multiprocTCPBase`. It is started with `StartRun`, and whoever sent that is answered with `RunDone`.
+
+What goes through the port is unchanged, except that `durable` is asked for with every batch; its answers come here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from thespian.actors import Actor, ActorAddress, WakeupMessage
+
+from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.actors.replies_port import PortEvent, PortFailed, RepliesPort
+from client_replies.messages.config import OpenMode, RepliesConfig
+from client_replies.messages.message import Message
+from client_replies.messages.replies import RepliesClosed, RepliesDurable, RepliesOpened, WriteReplies
+from client_replies.storage.shared_memory import PoolMemory
+
+from .workload import CLUSTER, SESSIONS, slot_size
+
+TICK = 0.1
+OWNER = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRun(Message):
+    """Measure. `params` are the measurement's own."""
+
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDone(Message):
+    """Measured: plain data for JSON, or what went wrong."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    failed: str = ""
+
+
+def replies_config(path: str, size: int, **changes: Any) -> RepliesConfig:
+    """The configuration of the measurements: as it comes, with slots of the reply's size and buffers for the window."""
+    values: dict[str, Any] = {
+        "path": path,
+        "cluster": CLUSTER,
+        "replica": 0,
+        "clients_max": SESSIONS,
+        "message_size_max": slot_size(size),
+        "buffers_max": 160,
+        "inline_size_max": min(16384, slot_size(size)),
+    }
+    return RepliesConfig(**{**values, **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    number: int
+    count: int
+    sent_at: float
+
+
+class Owner(Actor):
+    """An owner of a component. What it does is in the methods that measurements override."""
+
+    def __init__(
+        self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__()
+        self.params: dict[str, Any] = {}
+        self.asker: ActorAddress | None = None
+        self.replies: ActorAddress | None = None
+        self.config: RepliesConfig | None = None
+        self.port: RepliesPort = None  # type: ignore[assignment]  # it is there from the start of the run on
+        self.not_durable = 0
+        self._flights: deque[_Flight] = deque()
+        self._result: dict[str, Any] = {}
+
+    def configure(self) -> RepliesConfig:
+        """The configuration of the component."""
+        return replies_config(self.params["path"], self.params["size"])
+
+    def opened(self, event: RepliesOpened) -> None:
+        """The component is open: begin."""
+
+    def durable(self, count: int, sent_at: float) -> None:
+        """So many replies, sent in one batch at `sent_at`, are durable."""
+
+    def event(self, event: PortEvent) -> None:
+        """Something else happened."""
+
+    def other(self, message: object, sender: ActorAddress) -> None:
+        """A message that is not the port's."""
+
+    def receiveMessage(self, message: object, sender: ActorAddress) -> None:
+        """Take everything to where it belongs."""
+        if isinstance(message, StartRun):
+            self._start(message, sender)
+        elif isinstance(message, RepliesDurable):
+            self._durable_through(message.through)
+        elif self.port is not None and self.port.receive(message):
+            for event in self.port.take_events():
+                self._event(event)
+        elif isinstance(message, WakeupMessage):
+            self.port.tick()
+            self.wakeupAfter(TICK)
+        else:
+            self.other(message, sender)
+
+    def _start(self, message: StartRun, sender: ActorAddress) -> None:
+        self.params, self.asker = message.params, sender
+        self.config = self.configure()
+        self.replies = self.createActor(ClientRepliesActor)
+        self.port = RepliesPort(
+            owner=OWNER,
+            send=self._send_component,
+            send_pool=lambda pool, request: self.send(pool, request),
+            now=time.monotonic,
+            open_memory=PoolMemory.open,
+        )
+        self.port.open(self.config, OpenMode.OPEN_OR_FORMAT)
+        self.wakeupAfter(TICK)
+
+    def _send_component(self, message: object) -> None:
+        if isinstance(message, WriteReplies) and message.slots:
+            self._flights.append(_Flight(message.number, len(message.slots), time.perf_counter()))
+            message = replace(message, durable=True)
+        if self.replies is not None:
+            self.send(self.replies, message)
+
+    def _durable_through(self, number: int) -> None:
+        while self._flights and self._flights[0].number <= number:
+            flight = self._flights.popleft()
+            self.not_durable -= flight.count
+            self.durable(flight.count, flight.sent_at)
+
+    def _event(self, event: PortEvent) -> None:
+        if isinstance(event, RepliesOpened):
+            self.opened(event)
+        elif isinstance(event, PortFailed):
+            self.fail(str(event.fault))
+        elif isinstance(event, RepliesClosed):
+            self.answer(RunDone(result=self._result))
+        else:
+            self.event(event)
+
+    def write(self, slot: int, reply: bytes) -> None:
+        """Give the port a reply; it goes out with the next `committed`."""
+        self.not_durable += 1
+        self.port.write(slot, reply)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """The run is over: close the component, then say what was measured."""
+        self._result = result
+        self.port.close()
+
+    def fail(self, reason: str) -> None:
+        """The run cannot go on."""
+        self.answer(RunDone(failed=reason))
+
+    def answer(self, message: RunDone) -> None:
+        """Tell the asker, once."""
+        asker, self.asker = self.asker, None
+        if asker is not None:
+            self.send(asker, message)
