@@ -1,0 +1,126 @@
+"""The command line: `python -m examples.cluster run [options]`. `run --help` lists them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .run import CLIENTS_MAX, Options, Terminated, run
+from .run_directory import DirectoryUnusable
+from .service import Plant
+from .transfers import TransferFileError, read_transfers
+
+SHIPPED = Path(__file__).with_name("transfers.csv")
+REPLICAS_MIN, REPLICAS_MAX = 2, 7
+SEED_MAX = 2**63
+DAMAGES_MAX = 1000
+USAGE_STATUS = 2
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= 0.9:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a probability from 0 to 0.9")
+    return value
+
+
+def _plant(text: str) -> Plant:
+    for plant in Plant:
+        if plant.value == text:
+            return plant
+    expected = " or ".join(plant.value for plant in Plant)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m examples.cluster", description="A replicated ledger.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "run",
+        help="run a cluster over a file of transfers, and judge the result",
+        description="Start replicas, send every transfer of a file through client sessions while replies are lost, "
+        "requests doubled and reply slots damaged, and judge the result. Exit status 0 only if everything holds.",
+    )
+    command.add_argument(
+        "--transfers", type=Path, default=SHIPPED, metavar="FILE", help="CSV with the columns from,to,amount"
+    )
+    command.add_argument("--clients", type=_whole(1, CLIENTS_MAX), default=8, metavar="N", help="client sessions (8)")
+    command.add_argument(
+        "--replicas", type=_whole(REPLICAS_MIN, REPLICAS_MAX), default=3, metavar="N", help="replicas (3)"
+    )
+    command.add_argument(
+        "--seed", type=_whole(0, SEED_MAX), default=1, metavar="N", help="decides what the network does (1)"
+    )
+    command.add_argument("--directory", type=Path, metavar="DIR", help="where the run makes its temporary directory")
+    command.add_argument("--drop-replies", type=_probability, default=0.10, metavar="P", help="replies lost (0.10)")
+    command.add_argument(
+        "--duplicate-requests", type=_probability, default=0.05, metavar="P", help="requests doubled (0.05)"
+    )
+    command.add_argument(
+        "--damage", type=_whole(0, DAMAGES_MAX), default=5, metavar="N", help="reply slots to damage (5)"
+    )
+    command.add_argument(
+        "--plant",
+        type=_plant,
+        metavar="FAULT",
+        help="plant a fault that the verdict must find: " + ", ".join(plant.value for plant in Plant),
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON, progress on stderr")
+    command.add_argument("--keep", action="store_true", help="do not remove the run's directory")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, run, and give the exit status: 0 all holds, 1 broken or failed, 2 unusable arguments or file."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        transfers = read_transfers(parsed.transfers)
+        if parsed.damage > len(transfers):
+            expected = f"at most {len(transfers)}, the number of transfers"
+            print(f"--damage: found {parsed.damage}, expected {expected}", file=sys.stderr)
+            return USAGE_STATUS
+        options = Options(
+            transfers_file=parsed.transfers,
+            transfers=transfers,
+            clients=parsed.clients,
+            replicas=parsed.replicas,
+            seed=parsed.seed,
+            directory=parsed.directory or Path(tempfile.gettempdir()),
+            drop_replies=parsed.drop_replies,
+            duplicate_requests=parsed.duplicate_requests,
+            damages=parsed.damage,
+            plant=parsed.plant,
+            json=parsed.json,
+            keep=parsed.keep,
+        )
+        return run(options)
+    except (TransferFileError, DirectoryUnusable) as error:
+        print(error, file=sys.stderr)
+        return USAGE_STATUS
+    except KeyboardInterrupt:
+        print("\ninterrupted: everything was stopped and removed", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Terminated:
+        print("\nterminated: everything was stopped and removed", file=sys.stderr)
+        return 128 + signal.SIGTERM
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,176 @@
+"""What the run tells the user: progress while it goes on, figures and verdict at its end, as text or as JSON.
+
+Guarantees: figures are computed from the same evidence as the verdict, and from counters of the members. On a terminal
+progress is one line that is rewritten; elsewhere it is a line about every second. Gives up: colours without a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from .evidence import AnswerSeen
+from .verdict import Check
+
+PROGRESS_INTERVAL = 1.0
+_BAR = 24
+_GREEN, _RED, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Numbers of a run. Latencies in milliseconds, from a request's first sending to its reply."""
+
+    seconds: float
+    requests: int
+    requests_per_second: float
+    latency_p50: float
+    latency_p90: float
+    latency_p99: float
+    latency_max: float
+    outcomes: Mapping[str, int]
+    network: Mapping[str, int]
+
+
+def figures(seconds: float, answers: Sequence[AnswerSeen], counters: Mapping[str, int]) -> Figures:
+    """Compute a run's figures."""
+    latencies = sorted(answer.latency * 1000 for answer in answers if answer.kind == "FIRST" and answer.request)
+    prefix = "results_"
+    return Figures(
+        seconds=round(seconds, 3),
+        requests=len(latencies),
+        requests_per_second=round(len(latencies) / seconds, 1) if seconds else 0.0,
+        latency_p50=percentile(latencies, 50),
+        latency_p90=percentile(latencies, 90),
+        latency_p99=percentile(latencies, 99),
+        latency_max=percentile(latencies, 100),
+        outcomes={
+            name.removeprefix(prefix): count for name, count in sorted(counters.items()) if name.startswith(prefix)
+        },
+        network={
+            "replies_lost": counters.get("Answer_dropped", 0),
+            "requests_lost": counters.get("Request_dropped", 0),
+            "requests_doubled": counters.get("Request_duplicated", 0),
+            "messages_delayed": sum(count for name, count in counters.items() if name.endswith("_delayed")),
+            "replica_messages_lost": sum(
+                counters.get(f"{kind}_dropped", 0) for kind in ("Prepares", "PrepareOk", "GetPrepares")
+            ),
+            "client_retries": counters.get("retries", 0),
+            "requests_repeated": counters.get("requests_repeated", 0),
+            "replies_read_back": counters.get("replies_read", 0),
+            "prepares_resent": counters.get("prepares_resent", 0),
+            "gaps_asked": counters.get("gaps_asked", 0),
+            "slots_damaged": counters.get("slots_damaged", 0),
+            "slots_needed": counters.get("slots_needed", 0),
+            "slots_repaired": counters.get("slots_repaired", 0),
+        },
+    )
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of ordered values, or 0 of none."""
+    if not ordered:
+        return 0.0
+    return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 2)
+
+
+class ProgressLine:
+    """Shows how far the run is."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._terminal = out.isatty()
+        self._shown_at = float("-inf")
+        self._begun = time.monotonic()
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._clear()
+        print(text, file=self._out, flush=True)
+
+    def show(self, done: int, total: int, counters: Counter[str], *, last: bool = False) -> None:
+        """The state of the run, if it is time to show it again."""
+        now = time.monotonic()
+        interval = PROGRESS_INTERVAL / 5 if self._terminal else PROGRESS_INTERVAL
+        if now - self._shown_at < interval and not last:
+            return
+        self._shown_at = now
+        filled = _BAR * done // total if total else _BAR
+        bar = "#" * filled + "." * (_BAR - filled) if self._terminal else ""
+        text = (
+            f"{bar}{' ' if bar else ''}{now - self._begun:5.1f} s  {done}/{total} transfers"
+            f"  lost {counters['Answer_dropped']} replies, retried {counters['retries']}"
+            f", damaged {counters['slots_damaged']}, repaired {counters['slots_repaired']}"
+        )
+        if not self._terminal:
+            print(text, file=self._out, flush=True)
+            return
+        self._out.write("\r" + text.ljust(self._width))
+        self._width = len(text)
+        if last:
+            self._out.write("\n")
+            self._width = 0
+        self._out.flush()
+
+    def _clear(self) -> None:
+        if self._terminal and self._width:
+            self._out.write("\r" + " " * self._width + "\r")
+            self._width = 0
+
+
+def report_text(checks: Sequence[Check], numbers: Figures, terminal: bool) -> str:
+    """Figures and verdict as lines of text."""
+    network = numbers.network
+    outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in numbers.outcomes.items())
+    lines = [
+        "",
+        f"{numbers.requests} transfers in {numbers.seconds:.1f} s: {numbers.requests_per_second:.0f} requests/s",
+        f"  latency      p50 {numbers.latency_p50:.1f} ms, p90 {numbers.latency_p90:.1f} ms, "
+        f"p99 {numbers.latency_p99:.1f} ms, max {numbers.latency_max:.1f} ms",
+        f"  results      {outcomes}",
+        f"  clients      {network['replies_lost']} replies lost, {network['requests_lost']} requests lost, "
+        f"{network['requests_doubled']} doubled, {network['client_retries']} retries",
+        f"  replicas     {network['replica_messages_lost']} messages lost, {network['prepares_resent']} resends, "
+        f"{network['gaps_asked']} gaps asked for",
+        f"  repeated     {network['requests_repeated']} requests, {network['replies_read_back']} answered from disk "
+        "or memory of the component",
+        f"  damage       {network['slots_damaged']} slots damaged, {network['slots_needed']} needed, "
+        f"{network['slots_repaired']} repaired from peers",
+        "",
+    ]
+    for check in checks:
+        word = "ok" if check.holds else "BROKEN"
+        if terminal:
+            word = f"{_GREEN if check.holds else _RED}{word}{_PLAIN}"
+        lines.append(f"  {word}  {check.name} ({check.detail})")
+    broken = sum(not check.holds for check in checks)
+    verdict = f"verdict: {broken} of {len(checks)} checks broken" if broken else f"verdict: all {len(checks)} hold"
+    return "\n".join([*lines, verdict])
+
+
+def report_json(checks: Sequence[Check], numbers: Figures) -> str:
+    """Figures and verdict as one JSON object."""
+    return json.dumps(
+        {
+            "verdict": all(check.holds for check in checks),
+            "checks": [{"name": check.name, "holds": check.holds, "detail": check.detail} for check in checks],
+            "seconds": numbers.seconds,
+            "requests": numbers.requests,
+            "requests_per_second": numbers.requests_per_second,
+            "latency_ms": {
+                "p50": numbers.latency_p50,
+                "p90": numbers.latency_p90,
+                "p99": numbers.latency_p99,
+                "max": numbers.latency_max,
+            },
+            "outcomes": dict(numbers.outcomes),
+            "network": dict(numbers.network),
+        },
+        indent=2,
+    )

@@ -1,0 +1,74 @@
+"""The directory of one run: made, locked, and removed with everything in it, at the latest by the next run.
+
+Guarantees: the directory is gone when the run ends, also by an exception. What a killed run left is removed by the next
+run in the same place: the kernel releases a dead run's lock, so nothing that is in use is ever removed.
+
+Gives up: directories in other places, which only a run there finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "client-replies-run-"
+LOCK_FILE = "lock"
+
+
+class DirectoryUnusable(ValueError):
+    """The run cannot put its files there."""
+
+
+@contextlib.contextmanager
+def run_directory(parent: Path, *, keep: bool) -> Iterator[Path]:
+    """A new directory below `parent` for the length of a run. Raises `DirectoryUnusable`."""
+    if not parent.is_dir():
+        raise DirectoryUnusable(f"--directory {parent}: found no directory, expected one that exists")
+    directory, lock = _make(parent)
+    try:
+        yield directory
+    finally:
+        if not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def _make(parent: Path) -> tuple[Path, int]:
+    """Clean up, make the directory and lock it, one run at a time: a new directory is without its lock for a moment."""
+    gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        remove_stale(parent)
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise DirectoryUnusable(f"--directory {parent}: found {error.strerror}, expected to create files") from error
+    finally:
+        os.close(gate)
+    return directory, lock
+
+
+def remove_stale(parent: Path) -> list[Path]:
+    """Remove the directories of runs that were killed. Returns which."""
+    removed = []
+    for directory in parent.glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # being made, being removed, or not ours
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # in use
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+            removed.append(directory)
+        finally:
+            os.close(lock)
+    return removed

@@ -1,0 +1,258 @@
+"""The verdict on a run: what must hold, each as a function of the evidence alone.
+
+Guarantees: nothing here was told how the run went. Journals were written by the replicas as they executed, records by
+the clients as answers came in, and the slots are read from the data files after these were closed. The transfers are
+replayed by code that shares nothing with `ledger`. Every check says what it looked at, and what broke it first.
+
+Gives up: bytes beyond the sectors of a slot's reply. A shorter reply leaves what a longer one had written there, and a
+replica that skipped that longer one (a newer replaced it in the queue) has other bytes there.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client_replies.messages.reply import Reply
+from client_replies.messages.reply_header import HeaderInvalid, checksum128
+
+from .control import client_id
+from .evidence import AnswerSeen, DamageSeen, Final
+from .service import Execution
+
+_OUTCOME_DONE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that a verdict may look at. Tuples have one element a replica, in order."""
+
+    rows: tuple[tuple[str, str, int], ...]
+    sessions: int
+    damages_wanted: int
+    journals: tuple[tuple[Execution, ...], ...]
+    finals: tuple[Final, ...]
+    slots: tuple[Mapping[int, bytes], ...]
+    answers: tuple[AnswerSeen, ...]
+    damage: tuple[DamageSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check's result. `detail` says what was looked at, or what is wrong."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+class CheckBroken(Exception):
+    """What the evidence contradicts."""
+
+
+def read_rows(file: Path) -> tuple[tuple[str, str, int], ...]:
+    """The transfers of the file, read without the example's own reader."""
+    with file.open(newline="", encoding="utf-8-sig") as text:
+        return tuple((row["from"], row["to"], int(row["amount"])) for row in csv.DictReader(text))
+
+
+def executed_once(evidence: Evidence) -> str:
+    """Each transfer was executed exactly once on every replica."""
+    wanted = set(range(1, len(evidence.rows) + 1))
+    for replica, journal in enumerate(evidence.journals):
+        rows = Counter(line.row for line in journal if line.request)
+        repeated = sorted(row for row, count in rows.items() if count > 1)
+        if repeated:
+            raise CheckBroken(f"replica {replica} executed row {repeated[0]} {rows[repeated[0]]} times")
+        requests = Counter((line.client, line.session, line.request) for line in journal)
+        (client, _session, request), count = requests.most_common(1)[0] if requests else ((0, 0, 0), 0)
+        if count > 1:
+            raise CheckBroken(f"replica {replica} executed request {request} of client {client:x} {count} times")
+        if rows.keys() != wanted:
+            odd = sorted(wanted ^ rows.keys())
+            raise CheckBroken(f"replica {replica} executed {len(rows)} of {len(wanted)} rows; row {odd[0]} is wrong")
+        sequences = [line.sequence for line in journal if line.request]
+        if sequences != list(range(1, len(sequences) + 1)):
+            raise CheckBroken(f"replica {replica}'s ledger counted other executions than its journal has")
+    return f"{len(wanted)} transfers, {len(evidence.journals)} replicas"
+
+
+def executed_in_one_order(evidence: Evidence) -> str:
+    """All replicas executed the same operations in the same order, with the same replies."""
+    first = evidence.journals[0]
+    for replica, journal in enumerate(evidence.journals):
+        for ours, theirs in zip(first, journal, strict=False):
+            if ours != theirs:
+                raise CheckBroken(f"replica {replica} differs from replica 0 at op {theirs.op}")
+        if len(journal) != len(first):
+            raise CheckBroken(f"replica {replica} executed {len(journal)} operations, replica 0 {len(first)}")
+        ops = [line.op for line in journal]
+        if ops != sorted(set(ops)):
+            raise CheckBroken(f"replica {replica} did not execute in the order of ops")
+    return f"{len(first)} operations"
+
+
+def clients_kept_their_order(evidence: Evidence) -> str:
+    """Each session's rows were executed in the order in which they stand in the file."""
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for line in evidence.journals[0]:
+        if line.request:
+            rows_of[line.client].append(line.row)
+    for session in range(evidence.sessions):
+        wanted = list(range(session + 1, len(evidence.rows) + 1, evidence.sessions))
+        if rows_of.pop(client_id(session), []) != wanted:
+            raise CheckBroken(f"session {session} did not have its rows executed in order")
+    if rows_of:
+        raise CheckBroken(f"client {next(iter(rows_of)):x} is none of the run's")
+    return f"{evidence.sessions} sessions"
+
+
+def answers_identical(evidence: Evidence) -> str:
+    """Every answer that any client got has the bytes of the reply that was computed first."""
+    computed: dict[tuple[int, int], bytes] = {}
+    for journal in evidence.journals:
+        for line in journal:
+            computed.setdefault((line.client, line.request), line.reply)
+    bytes_of: dict[tuple[int, int], bytes] = {}
+    again = 0
+    for answer in evidence.answers:
+        key = (answer.client, answer.request)
+        name = f"request {answer.request} of client {answer.client:x} (row {answer.row})"
+        if answer.kind == "INVALID":
+            raise CheckBroken(f"an answer to {name} was not a whole reply to it")
+        if bytes_of.setdefault(key, answer.data) != answer.data:
+            raise CheckBroken(f"{name} was answered with different bytes")
+        if checksum128(answer.data) != computed.get(key):
+            raise CheckBroken(f"{name} was not answered with the reply that was computed first")
+        again += answer.kind != "FIRST" or answer.tries > 1
+    return f"{len(evidence.answers)} answers, {again} of them to a repeated request"
+
+
+def every_request_answered(evidence: Evidence) -> str:
+    """Each row got its answer, about that row, exactly once."""
+    answered = Counter(answer.row for answer in evidence.answers if answer.kind == "FIRST" and answer.request)
+    for row in range(1, len(evidence.rows) + 1):
+        if answered[row] != 1:
+            raise CheckBroken(f"row {row} was answered {answered[row]} times")
+    row_of = {(line.client, line.request): line.row for line in evidence.journals[0]}
+    for answer in evidence.answers:
+        if answer.kind == "FIRST" and row_of.get((answer.client, answer.request)) != answer.row:
+            raise CheckBroken(f"the answer to row {answer.row} is about another")
+    return f"{len(answered)} rows"
+
+
+def damage_repaired(evidence: Evidence) -> str:
+    """Every damaged slot that was needed was repaired from a peer, and its reply reached the client."""
+    headers: dict[str, set[str]] = defaultdict(set)
+    for line in evidence.damage:
+        headers[line.event].add(line.header)
+    damaged, needed = headers["damaged"], headers["needed"]
+    if len(damaged) < evidence.damages_wanted:
+        raise CheckBroken(f"{len(damaged)} slots were damaged, {evidence.damages_wanted} were to be")
+    if not damaged <= needed:
+        raise CheckBroken(f"{len(damaged - needed)} damaged slots were never found damaged by a retry")
+    if needed - headers["repaired"]:
+        raise CheckBroken(f"{len(needed - headers['repaired'])} of {len(needed)} needed slots were not repaired")
+    if headers["lost"]:
+        raise CheckBroken(f"{len(headers['lost'])} replies were lost on every replica")
+    answered = {answer.data[:16].hex() for answer in evidence.answers if answer.kind == "FIRST"}
+    if not needed <= answered:
+        raise CheckBroken(f"{len(needed - answered)} repaired replies never reached their clients")
+    return f"{len(damaged)} slots damaged, {len(needed)} needed, {len(needed & headers['repaired'])} repaired"
+
+
+def ledger_sums_to_zero(evidence: Evidence) -> str:
+    """Double entry: what one account lost another got."""
+    for replica, final in enumerate(evidence.finals):
+        total = sum(final.balances.values())
+        if total:
+            raise CheckBroken(f"the accounts of replica {replica} sum to {total}")
+    return f"{len(evidence.finals[0].balances)} accounts"
+
+
+def ledger_agrees_with_replay(evidence: Evidence) -> str:
+    """The file, replayed by other code in the order of execution, gives the same balances and the same refusals."""
+    done: dict[int, bool] = {}
+    balances = _replay(evidence.rows, [line.row for line in evidence.journals[0] if line.request], done)
+    for replica, (journal, final) in enumerate(zip(evidence.journals, evidence.finals, strict=True)):
+        for line in journal:
+            if line.request and (line.outcome == _OUTCOME_DONE) != done.get(line.row):
+                word = "executed" if line.outcome == _OUTCOME_DONE else "refused"
+                raise CheckBroken(f"replica {replica} {word} row {line.row}, the replay did not")
+        if dict(final.balances) != balances:
+            names = sorted(set(balances) | set(final.balances))
+            name = next(name for name in names if balances.get(name) != final.balances.get(name))
+            raise CheckBroken(f"replica {replica} has {final.balances.get(name)} on {name}, not {balances.get(name)}")
+        if final.digest != evidence.finals[0].digest:
+            raise CheckBroken(f"the state of replica {replica} differs from that of replica 0")
+    return f"{sum(done.values())} executed, {len(done) - sum(done.values())} refused"
+
+
+def _replay(rows: Sequence[tuple[str, str, int]], order: Sequence[int], done: dict[int, bool]) -> dict[str, int]:
+    balances = {"equity": 0}
+    for row in order:
+        if not 1 <= row <= len(rows):
+            raise CheckBroken(f"row {row} was executed, the file has {len(rows)}")
+        source, target, amount = rows[row - 1]
+        issued = source == "equity"
+        known = source in balances and (issued or target in balances) and source != target
+        limit = 10**18
+        enough = known and (balances[source] - amount >= -limit if issued else balances[source] >= amount)
+        done[row] = enough and balances.get(target, 0) + amount <= limit
+        if done[row]:
+            balances[source] -= amount
+            balances[target] = balances.get(target, 0) + amount
+    return balances
+
+
+def slots_identical(evidence: Evidence) -> str:
+    """The replicas' files hold, in every slot in use, byte for byte the same reply: the session's last."""
+    last = {line.client: line for line in evidence.journals[0]}
+    first = evidence.slots[0]
+    for replica, slots in enumerate(evidence.slots):
+        if slots.keys() != first.keys():
+            raise CheckBroken(f"replica {replica} uses {len(slots)} slots, replica 0 {len(first)}")
+        for slot, data in slots.items():
+            if data != first[slot]:
+                raise CheckBroken(f"slot {slot} of replica {replica} differs from that of replica 0")
+    for slot, data in first.items():
+        size = int.from_bytes(data[136:140], "little")
+        try:
+            reply = Reply.unpack(data[:size])
+        except HeaderInvalid as error:
+            raise CheckBroken(f"slot {slot} holds no whole reply: {error}") from error
+        line = last.get(reply.header.client)
+        if line is None or line.reply != checksum128(data[:size]) or any(data[size:]):
+            raise CheckBroken(f"slot {slot} does not hold its session's last reply")
+    users = {line.client for line in last.values() if line.request}
+    if len(first) != len(users):
+        raise CheckBroken(f"{len(first)} slots are in use, by {len(users)} sessions")
+    return f"{len(first)} slots in {len(evidence.slots)} files, {sum(map(len, first.values()))} bytes each"
+
+
+CHECKS: tuple[tuple[str, Callable[[Evidence], str]], ...] = (
+    ("each transfer executed once on every replica", executed_once),
+    ("all replicas executed in one order", executed_in_one_order),
+    ("each client's rows kept their order", clients_kept_their_order),
+    ("every request answered", every_request_answered),
+    ("every repeated request answered with identical bytes", answers_identical),
+    ("every damaged slot that was needed repaired from a peer", damage_repaired),
+    ("the ledger sums to zero", ledger_sums_to_zero),
+    ("the ledger agrees with an independent replay", ledger_agrees_with_replay),
+    ("the slots of all files byte-identical", slots_identical),
+)
+
+
+def judge(evidence: Evidence) -> tuple[Check, ...]:
+    """All checks, each judged whatever the others say."""
+    return tuple(_judged(name, check, evidence) for name, check in CHECKS)
+
+
+def _judged(name: str, check: Callable[[Evidence], str], evidence: Evidence) -> Check:
+    try:
+        return Check(name, True, check(evidence))
+    except CheckBroken as broken:
+        return Check(name, False, str(broken))
