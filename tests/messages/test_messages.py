@@ -97,7 +97,7 @@ def test_the_text_of_a_large_message_costs_nothing() -> None:
     large = WriteReplies(owner=1, number=1, op=1, slots=(0,), payloads=(bytes(2**20),))
     found = RepliesFound(asker=0, incarnation=1, request=1, peer=1, slots=(0,), replies=(bytes(2**20),))
     for message in (large, found):
-        assert min(timeit.repeat(lambda message=message: str(message), number=100, repeat=5)) / 100 < 20e-6
+        assert min(timeit.repeat(message.__str__, number=100, repeat=5)) / 100 < 20e-6
         assert len(repr(message)) < 300
 
 
