@@ -141,7 +141,7 @@ class ClientActor(ComponentActor):
         now = self.environment.monotonic()
         for work in self._work.values():
             work.session.tick(now)
-        self._flush()
+        self._network.flush(now, answer_all=True)
 
     def progress(self, message: GetProgress, sender: ActorAddress) -> None:
         """Say how far the sessions are."""

@@ -92,7 +92,7 @@ class _Peer:
     answered: int = 0  # the highest that the peer has had
     sent_at: float = 0.0
     taken: int = 0  # the highest envelope had from the peer
-    owes_answer: bool = False
+    unanswered: int = 0  # envelopes had from the peer since the last one to it
 
 
 class Network:
@@ -138,11 +138,14 @@ class Network:
         if envelope.items:
             # A lower number than the last was overtaken: its items are as welcome, and its answer is given already.
             peer.taken = max(peer.taken, envelope.number)
-            peer.owes_answer = True
+            peer.unanswered += 1
         return envelope.items
 
-    def flush(self, now: float) -> None:
-        """Send what may be sent; answer what was received and not answered on the way."""
+    def flush(self, now: float, *, answer_all: bool = False) -> None:
+        """Send what may be sent. What was received is answered on the way, or when the peer cannot send any more.
+
+        With `answer_all`, which is for ticks, everything is answered now.
+        """
         for due_peer, item in self._wheel.pop_due(now):
             self._queue(due_peer, item)
         for name, peer in self._peers.items():
@@ -155,11 +158,11 @@ class Network:
                 peer.sent += 1
                 peer.sent_at = now
                 self._send_envelope(name, peer, peer.sent, items)
-            if peer.owes_answer:
+            if peer.unanswered >= WINDOW or (answer_all and peer.unanswered):
                 self._send_envelope(name, peer, 0, ())
 
     def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[Item, ...]) -> None:
-        peer.owes_answer = False
+        peer.unanswered = 0
         self.counters["envelopes_sent"] += 1
         self._send(name, Envelope(sender=self.name, number=number, taken=peer.taken, items=items))
 

@@ -62,7 +62,9 @@ from .protocol import Answer, Envelope, GetPrepares, Item, PrepareOk, Prepares, 
 from .replication import Outgoing, Replication
 from .service import Admit, Applied, Plant, Refuse, Repeat, Service, wrong_reply
 
-TICK = 0.005  # seconds
+TICK = 0.01  # seconds
+# Replies are handed to the component in batches: nobody waits for them, and a batch costs as much as a reply.
+KEEP_INTERVAL = 0.03  # seconds
 REQUESTS_MAX = 1024  # requests that wait for room in the pipeline; beyond it clients retry
 DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again
 SABOTEUR = "saboteur"
@@ -116,7 +118,7 @@ class ReplicaActor(ComponentActor):
         self._awaited: dict[bytes, _Asked] = {}  # damaged replies that a client waits for, by header
         self._withheld: dict[int, _Withheld] = {}
         self._answers_first = 0
-        self._applied = 0
+        self._kept_at = 0.0
         self._finish: Finish | None = None
         self._finish_wait = 0
         self._finish_stage = ""
@@ -251,7 +253,10 @@ class ReplicaActor(ComponentActor):
         for withheld in self._withheld.values():
             if withheld.order is not None and now - withheld.ordered_at > DAMAGE_TIMEOUT:
                 self._order_damage(withheld)
-        self._advance()
+        if now - self._kept_at >= KEEP_INTERVAL and self._port.ready:
+            self._kept_at = now
+            self._port.committed(self._replication.executed)
+        self._advance(answer_all=True)
 
     def child_exited(self, child: ActorAddress) -> None:
         """Without its component a replica is none."""
@@ -335,7 +340,7 @@ class ReplicaActor(ComponentActor):
 
     # What has become possible.
 
-    def _advance(self) -> None:
+    def _advance(self, *, answer_all: bool = False) -> None:
         for event in self._port.take_events():
             self._port_event(event)
         if self._failure:
@@ -346,7 +351,7 @@ class ReplicaActor(ComponentActor):
         self._execute()
         self._advance_finish()
         self._replication.flush(now)
-        self._network.flush(now)
+        self._network.flush(now, answer_all=answer_all)
         self._journal.flush()
         self._damage_log.flush()
 
@@ -367,12 +372,11 @@ class ReplicaActor(ComponentActor):
             if entry.op % self._start.checkpoint_interval == 0:
                 self._port.committed(entry.op)
                 self._port.checkpoint(entry.op, self._service.sessions.encode())
-        if executed:
+        if executed and not self._port.ready:
             self._port.committed(self._replication.executed)
 
     def _keep(self, applied: Applied, op: int) -> None:
         reply = applied.reply.pack()
-        self._applied += 1
         if applied.evicted_client is not None:
             self._routes.pop(applied.evicted_client, None)
             self._withheld.pop(applied.evicted_client, None)
@@ -500,6 +504,7 @@ class ReplicaActor(ComponentActor):
         if self._finish is None or self._replication.executed < self._finish.op:
             return
         if self._finish_stage == "":
+            self._port.committed(self._replication.executed)
             self._finish_stage = "waiting for slots to be durable"
             self._finish_wait = self._port.await_durable(tuple(self._service.sessions.expectations()))
         elif self._finish_stage == "durable" and self._finish.close:

@@ -25,8 +25,8 @@ from .protocol import Entry, GetPrepares, PrepareOk, Prepares, Request
 PIPELINE_MAX = 128
 LOG_MAX = 4096
 BATCH_MAX = 64  # entries in one Prepares
-RESEND_TIMEOUT = 0.06  # seconds until a backup that acknowledges nothing is sent everything again
-HEARTBEAT = 0.02  # seconds until a backup that is sent nothing is told the commit
+RESEND_TIMEOUT = 0.1  # seconds until a backup that acknowledges nothing is sent everything again
+HEARTBEAT = 0.05  # seconds until a backup that is sent nothing is told the commit
 GAP_INTERVAL = 0.03  # seconds between two requests for the same gap
 
 Outgoing = Prepares | PrepareOk | GetPrepares

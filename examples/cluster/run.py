@@ -137,7 +137,7 @@ class Members:
         answer = self._system.listen(0.1)
         if isinstance(answer, MemberFailed):
             raise RunFailed(f"{answer.name} failed: {answer.reason}")
-        name = getattr(answer, "name", None)
+        name = str(getattr(answer, "name", ""))
         if (
             isinstance(answer, Message)
             and name in missing
