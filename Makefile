@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help cluster test check format bench simulate dist wheel-check clean
+.PHONY: help cluster test check format bench bench-quick simulate dist wheel-check clean
 
 # The newest supported Python that really runs: a name on PATH may be a shim with nothing behind it.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -45,6 +45,9 @@ format: $(READY) ## let ruff rewrite the files
 
 bench: $(READY) ## measure against the disk's own limit and against peers
 	@$(RUN) -m benchmarks $(ARGS)
+
+bench-quick: $(READY) ## the same in under two minutes: to see that all works, not to quote
+	@$(RUN) -m benchmarks --quick $(ARGS)
 
 simulate: $(READY) ## run the deterministic simulation (SEEDS=100)
 	@$(RUN) -m tests.simulation --seeds $(SEEDS) $(ARGS)

@@ -20,10 +20,11 @@ from client_replies.messages.replies import RepliesOpened
 from client_replies.storage.layout import Layout, sectors_size
 
 from .accounting import install
+from .contest import Comparison, Contestant, Group, Scale
 from .meter import Meter
 from .owner import Owner, RunDone, StartRun
 from .stores import BatchStored, OpenStore, PutBatch, StoreActor, StoreOpened, open_store
-from .workload import SESSIONS, WINDOW, Replies, slot_size
+from .workload import SESSIONS, SIZES, WINDOW, Replies, slot_size
 
 # An actor contestant sends half of the window at a time, so that it can build the next half meanwhile.
 BATCH = WINDOW // 2
@@ -191,3 +192,61 @@ CONTESTANTS = (
     "sqlite-direct",
     "lmdb-direct",
 )
+
+
+def groups(scale: Scale) -> list[Group]:
+    """The contests of the row."""
+    found = [_group(name, size) for name, size in SIZES.items()]
+    return [*found, *(_latency_group(name, size) for name, size in SIZES.items())]
+
+
+TITLES = {
+    "floor-ready": "floor: write and sync, replies ready made",
+    "floor": "floor: build, write and sync",
+    "ours-tcp": "ours, multiprocTCPBase",
+    "ours-simple": "ours, simpleSystemBase",
+    "sqlite-actor": "SQLite behind an actor",
+    "lmdb-actor": "LMDB behind an actor",
+    "sqlite-direct": "SQLite in-process, one transaction a reply",
+    "lmdb-direct": "LMDB in-process, one transaction a reply",
+}
+FLOOR_TARGETS = {"4 KiB": 0.5, "64 KiB": 0.7, "1 MiB": 0.8}
+ACTOR_TARGETS = {"4 KiB": 2.0, "64 KiB": 4.0, "1 MiB": 8.0}
+DIRECT_TARGET = 3.0
+
+
+def _group(name: str, size: int) -> Group:
+    return Group(
+        row="durable",
+        name=name,
+        unit="replies/s",
+        params={"size": size, "window": WINDOW},
+        figures=(("MB/s", "MB/s"), ("p50", "s"), ("p99", "s")),
+        contestants=[Contestant(contestant, TITLES[contestant]) for contestant in CONTESTANTS],
+        comparisons=[
+            Comparison("to the floor", "ours-tcp", ("floor",), FLOOR_TARGETS[name]),
+            Comparison("to the floor that is given its replies", "ours-tcp", ("floor-ready",), FLOOR_TARGETS[name]),
+            Comparison(
+                "to the better store behind an actor", "ours-tcp", ("sqlite-actor", "lmdb-actor"), ACTOR_TARGETS[name]
+            ),
+            Comparison(
+                "to the better store in-process", "ours-tcp", ("sqlite-direct", "lmdb-direct"), DIRECT_TARGET
+            ),
+            Comparison("simpleSystemBase to the floor", "ours-simple", ("floor",)),
+        ],
+    )
+
+
+def _latency_group(name: str, size: int) -> Group:
+    chosen = ("floor", "ours-tcp", "ours-simple", "sqlite-actor", "lmdb-actor")
+    return Group(
+        row="durable",
+        name=f"{name}, one at a time",
+        unit="replies/s",
+        params={"size": size, "window": 1, "batch": 1},
+        figures=(("p50", "s"), ("p99", "s")),
+        contestants=[Contestant(contestant, TITLES[contestant]) for contestant in chosen],
+        comparisons=[
+            Comparison("p50 to the better store's", "ours-tcp:p50", ("sqlite-actor:p50", "lmdb-actor:p50"), None, False)
+        ],
+    )

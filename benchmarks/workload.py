@@ -2,7 +2,7 @@
 
 Guarantees: no two bodies are the same, sessions take turns (so a window of 64 never holds two replies of one), and a
 reply is built the way a replica builds it: its header sealed over its body. Replies of one run are the same in every
-contestant, and 4 KiB means 4,096 bytes of header and body together.
+contestant; 4 KiB means 4,096 bytes of header and body together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import struct
 
 from client_replies.messages.config import SECTOR_SIZE
-from client_replies.messages.reply import Reply
+from client_replies.messages.reply import seal_reply
 from client_replies.messages.reply_header import HEADER_SIZE
 
 SESSIONS = 128
@@ -36,25 +36,26 @@ class Replies:
         self.op += 1
         slot = self.op % self.sessions
         struct.pack_into("<Q", self._body, 0, self.op)
-        return slot, self.build(slot, bytes(self._body)).pack()
-
-    def build(self, slot: int, body: bytes) -> Reply:
-        """Seal a reply of the slot's session at the present op."""
-        return Reply.build(
-            cluster=CLUSTER,
-            client=slot + 1,
-            session=slot + 1,
-            request=self.op // self.sessions,
-            op=self.op,
-            operation=OPERATION,
-            timestamp=TIMESTAMP,
-            body=body,
-        )
+        return slot, seal(slot, self.op, self.op // self.sessions, self._body)
 
     def batch(self, count: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
         """Columns of the next `count` replies."""
         pairs = [self.next() for _ in range(count)]
         return tuple(slot for slot, _ in pairs), tuple(reply for _, reply in pairs)
+
+
+def seal(slot: int, op: int, request: int, body: bytes | bytearray) -> bytes:
+    """The reply to the slot's session's request at `op`."""
+    return seal_reply(
+        cluster=CLUSTER,
+        client=slot + 1,
+        session=slot + 1,
+        request=request,
+        op=op,
+        operation=OPERATION,
+        timestamp=TIMESTAMP,
+        body=body,
+    )
 
 
 def slot_size(size: int) -> int:
