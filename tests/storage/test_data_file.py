@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -238,8 +239,6 @@ class TestOpening:
         assert disk.files == {}
 
         def format_with_limit() -> FaultKind:
-            import resource
-
             resource.setrlimit(resource.RLIMIT_FSIZE, (size - SECTOR_SIZE, size - SECTOR_SIZE))
             return fault_kind(lambda: formatted(FileDisk(), config))
 
