@@ -159,9 +159,7 @@ def _figure(name: str, samples: Mapping[str, Sequence[dict[str, Any]]]) -> list[
     return [float(sample[figure or "value"]) for sample in samples.get(contestant, ())]
 
 
-def _compared(
-    comparison: Comparison, samples: Mapping[str, Sequence[dict[str, Any]]], rounds: int
-) -> dict[str, Any]:
+def _compared(comparison: Comparison, samples: Mapping[str, Sequence[dict[str, Any]]], rounds: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "title": comparison.title,
         "of": comparison.of,

@@ -229,9 +229,7 @@ def _group(name: str, size: int) -> Group:
             Comparison(
                 "to the better store behind an actor", "ours-tcp", ("sqlite-actor", "lmdb-actor"), ACTOR_TARGETS[name]
             ),
-            Comparison(
-                "to the better store in-process", "ours-tcp", ("sqlite-direct", "lmdb-direct"), DIRECT_TARGET
-            ),
+            Comparison("to the better store in-process", "ours-tcp", ("sqlite-direct", "lmdb-direct"), DIRECT_TARGET),
             Comparison("simpleSystemBase to the floor", "ours-simple", ("floor",)),
         ],
     )

@@ -76,10 +76,17 @@ class Owner(Actor):
         self.asker: ActorAddress | None = None
         self.replies: ActorAddress | None = None
         self.config: RepliesConfig | None = None
-        self.port: RepliesPort = None  # type: ignore[assignment]  # it is there from the start of the run on
+        self._port: RepliesPort | None = None
         self.not_durable = 0
         self._flights: deque[_Flight] = deque()
         self._result: dict[str, Any] = {}
+
+    @property
+    def port(self) -> RepliesPort:
+        """The port, which is there from the start of the run on."""
+        if self._port is None:
+            raise RuntimeError("the run was not started")
+        return self._port
 
     def configure(self) -> RepliesConfig:
         """The configuration of the component."""
@@ -103,7 +110,7 @@ class Owner(Actor):
             self._start(message, sender)
         elif isinstance(message, RepliesDurable):
             self._durable_through(message.through)
-        elif self.port is not None and self.port.receive(message):
+        elif self._port is not None and self._port.receive(message):
             for event in self.port.take_events():
                 self._event(event)
         elif isinstance(message, WakeupMessage):
@@ -116,7 +123,7 @@ class Owner(Actor):
         self.params, self.asker = message.params, sender
         self.config = self.configure()
         self.replies = self.createActor(ClientRepliesActor)
-        self.port = RepliesPort(
+        self._port = RepliesPort(
             owner=OWNER,
             send=self._send_component,
             send_pool=lambda pool, request: self.send(pool, request),

@@ -34,9 +34,9 @@ class Replies:
     def next(self) -> tuple[int, bytes]:
         """The slot and the bytes of the next reply."""
         self.op += 1
-        slot = self.op % self.sessions
+        slot = (self.op - 1) % self.sessions
         struct.pack_into("<Q", self._body, 0, self.op)
-        return slot, seal(slot, self.op, self.op // self.sessions, self._body)
+        return slot, seal(slot, self.op, (self.op - 1) // self.sessions, self._body)
 
     def batch(self, count: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
         """Columns of the next `count` replies."""
