@@ -213,7 +213,9 @@ class Reading:
     # Reads from the disk.
 
     def pump(self) -> None:
-        """Start the next group of reads if none is in flight."""
+        """Answer the reads that need no disk any more; start the next group if none is in flight."""
+        if self._waiting:
+            self._waiting = deque(read for read in self._waiting if not self._answer_now(read))
         if self._opened.calls.is_busy("read") or not (self._waiting or self._peer_waiting):
             return
         batch = ReadBatch([], [])
@@ -235,9 +237,6 @@ class Reading:
             if len(batch.reads) >= opened.config.read_batch_max:
                 return
             read = self._waiting.popleft()
-            # The slot may have changed while the read waited.
-            if self._answer_now(read):
-                continue
             lease = NO_LEASE
             inline = opened.is_inline(read.message.expected)
             if opened.slots.pending(read.message.slot, read.message.expected) is not None or not (

@@ -65,9 +65,10 @@ class AnswerHeld(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetGo(Message):
-    """Send what is kept back of the lane, and keep nothing more of it."""
+    """Send what is kept back of the lane; unless `keep_on`, keep nothing more of it."""
 
     lane: str
+    keep_on: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +87,9 @@ class Repeat(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailDevice(Message):
-    """From now on every write (or every sync) of the device fails with this fault."""
+    """From now on every write (or every sync) of the device fails with this fault; without one, all is well again."""
 
-    fault: Fault
+    fault: Fault | None
     on_sync: bool = False
 
 
@@ -199,6 +200,7 @@ class ScriptedStorage(StorageActor):
         super().__init__(capabilities, requirements)
         self.environment = ScriptedEnvironment(capabilities or {})
         self._held: dict[str, tuple[ActorAddress, deque[tuple[ActorAddress, Any]]]] = {}
+        self._let_go: dict[str, Any] = {}
         self._dropping: Counter[str] = Counter()
         self._repeating: Counter[str] = Counter()
         self._written: dict[tuple[bool, int], tuple[int, ...]] = {}
@@ -226,9 +228,12 @@ class ScriptedStorage(StorageActor):
 
     def let_go(self, message: LetGo, sender: ActorAddress) -> None:
         """Send what was kept back."""
-        _watcher, waiting = self._held.pop(message.lane)
+        watcher, waiting = self._held.pop(message.lane)
         for target, answer in waiting:
             super().send(target, answer)
+            self._let_go[message.lane] = answer
+        if message.keep_on:
+            self._held[message.lane] = (watcher, deque())
 
     def drop(self, message: Drop, sender: ActorAddress) -> None:
         """Lose the next answer."""
@@ -259,10 +264,12 @@ class ScriptedStorage(StorageActor):
         if isinstance(message, SlotsWritten):
             lane = "repair" if message.repair else "write"
             slots = self._written[(message.repair, message.batch)]
-        if lane in self._held:
+        if lane in self._held and self._let_go.get(lane) != message:
             watcher, waiting = self._held[lane]
-            waiting.append((target, message))
-            super().send(watcher, AnswerHeld(lane=lane, slots=slots))
+            # A request that is sent again while its answer is kept back changes nothing.
+            if (target, message) not in waiting:
+                waiting.append((target, message))
+                super().send(watcher, AnswerHeld(lane=lane, slots=slots))
         elif self._dropping[lane]:
             self._dropping[lane] -= 1
             self.counters["dropped"] += 1

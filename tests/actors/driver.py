@@ -27,6 +27,8 @@ from client_replies.messages.leases import (
     PoolStatus,
     ReleaseLeases,
 )
+from client_replies.messages.message import Message
+from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing
 from client_replies.messages.replies import (
     AwaitDurable,
     Checkpoint,
@@ -63,7 +65,9 @@ from client_replies.storage.layout import Layout
 from client_replies.storage.shared_memory import PoolMemory
 
 from tests.actors.doubles import (
+    AnswerAs,
     AnswerHeld,
+    Asked,
     DoubleStatus,
     Drop,
     FailDevice,
@@ -247,6 +251,16 @@ class Driver:
         request = self.unique()
         self.send(GetPoolStatus(request=request), self.pool)
         return self.expect(PoolStatus, where=lambda status: status.request == request)
+
+    def pool_until(self, held: int) -> PoolStatus:
+        """Ask the pool until so many counts are held: what the component releases is on its way for a moment."""
+        deadline = time.monotonic() + WAIT_S
+        while (status := self.pool_status()).held != held:
+            assert time.monotonic() < deadline, f"the pool stayed at {status!r}"
+            message = self.system.listen(timedelta(seconds=0.01))
+            if message is not None:
+                self.inbox.append(message)
+        return status
 
     def double(self, actor: Any = None) -> DoubleStatus:
         """Ask a double how it is."""
@@ -456,9 +470,41 @@ class Driver:
         """Wait until an answer of the lane is kept back."""
         return self.expect(AnswerHeld, where=lambda held: held.lane == lane)
 
-    def let_go(self, lane: str) -> None:
+    def let_go(self, lane: str, *, keep_on: bool = False) -> None:
         """Send what was kept back."""
-        self.send(LetGo(lane=lane), self.storage)
+        self.send(LetGo(lane=lane, keep_on=keep_on), self.storage)
+
+    def answer_as(self, peer: Any, *answers: Message) -> None:
+        """Let a scripted peer answer who asked it last."""
+        self.send(AnswerAs(answers=answers), peer)
+
+    def asked(self, peer: int) -> GetReplies:
+        """Wait until a scripted peer is asked."""
+        return self.expect(Asked, where=lambda asked: asked.peer == peer).request
+
+
+def found(request: GetReplies, peer: int, replies: dict[int, bytes]) -> RepliesFound:
+    """Answer a request with these replies, whatever they are."""
+    return RepliesFound(
+        asker=request.asker,
+        incarnation=request.incarnation,
+        request=request.request,
+        peer=peer,
+        slots=tuple(replies),
+        replies=tuple(replies.values()),
+    )
+
+
+def missing(request: GetReplies, peer: int, reason: Missing) -> RepliesMissing:
+    """Answer a request with this reason for every slot."""
+    return RepliesMissing(
+        asker=request.asker,
+        incarnation=request.incarnation,
+        request=request.request,
+        peer=peer,
+        slots=request.slots,
+        reasons=(reason,) * len(request.slots),
+    )
 
 
 def slot_bytes(config: RepliesConfig, slot: int, size: int | None = None) -> bytes:

@@ -101,8 +101,7 @@ def test_large_replies_travel_as_leases_that_all_come_back(asys: OwnedSystem, tm
     leases = driver.lease(book.reply(0, size), book.reply(1, size))
     assert driver.pool_status().held == own + 2
     driver.write_durable({0: leases[0], 1: leases[1]}, op=book.op)
-    driver.until(lambda status: not status.queues["releases"])
-    assert driver.pool_status().held == own
+    driver.pool_until(own)
     assert [driver.read(slot, book.header(slot)) for slot in (0, 1)] == [book.replies[0], book.replies[1]]
     assert driver.release(leases[0]).stale == (leases[0],)
     driver.checkpoint(book)
@@ -125,7 +124,7 @@ def test_a_large_reply_is_read_from_memory_into_a_buffer_of_its_own(asys: OwnedS
     assert lent != lease
     driver.let_go("write")
     driver.durable(0)
-    driver.until(lambda status: not status.queues["releases"])
+    driver.pool_until(2 * config.read_buffers)
     assert not driver.memory.valid(lease)
     assert bytes(driver.memory.buffer(lent)[: 20 * KIB]) == book.replies[0]
     driver.send(ReplyTaken(owner=driver.owner, read=read))
