@@ -1,0 +1,73 @@
+"""Damage: at the right moments, to the right bytes, each once."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from client_replies.actors.system import OwnedSystem
+from client_replies.messages.reply import Reply, verify_reply
+from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid
+
+from examples.cluster.damage import DamagePlan, DamageSlot, SaboteurActor, SlotDamaged, damage_slot
+
+OFFSET, SLOT_SIZE = 8192, 16384
+
+
+def order(file: Path, number: int, size: int) -> DamageSlot:
+    """Damage the reply in the file's only slot."""
+    return DamageSlot(number=number, path=str(file), offset=OFFSET, size=size, seed=1)
+
+
+def file_with(directory: Path, body: int) -> tuple[Path, bytes]:
+    """A file with one reply in it, and the reply."""
+    reply = Reply.build(
+        cluster=1, client=1, session=1, request=1, op=2, operation=2, timestamp=3, body=b"b" * body
+    ).pack()
+    file = directory / "file"
+    file.write_bytes(b"\xaa" * OFFSET + reply.ljust(SLOT_SIZE, b"\0") + b"\xaa" * 4096)
+    return file, reply
+
+
+@pytest.mark.parametrize("body", [1, 30, 100, 9000])
+def test_whatever_the_saboteur_does_breaks_the_reply_and_nothing_else(tmp_path: Path, body: int) -> None:
+    """Each kind of damage comes up, each is found by the checksums, and each stays within the slot."""
+    kinds = set()
+    for number in range(1, 40):
+        file, reply = file_with(tmp_path, body)
+        kinds.add(damage_slot(order(file, number, len(reply))))
+        data = file.read_bytes()
+        with pytest.raises(HeaderInvalid):
+            verify_reply(data[OFFSET : OFFSET + SLOT_SIZE], cluster=1, size_max=SLOT_SIZE)
+        assert data[:OFFSET] == b"\xaa" * OFFSET
+        assert data[OFFSET + SLOT_SIZE :] == b"\xaa" * 4096
+    assert len(kinds) == 3
+
+
+@pytest.mark.parametrize(("damages", "replies"), [(5, 2400), (5, 299), (5, 7), (1, 1), (0, 100), (20, 100)])
+def test_the_plan_finds_its_moments_whatever_the_network_drops(damages: int, replies: int) -> None:
+    """Spread over the run; where the network drops nothing, the plan does."""
+    for drop in (0.0, 0.1, 0.9):
+        chance = random.Random(3)
+        plan = DamagePlan(damages, replies)
+        taken = []
+        for number in range(1, replies + 1):
+            if (chance.random() < drop or plan.must_drop(number)) and plan.takes(number):
+                taken.append(number)
+        assert len(taken) == damages
+        if replies > 100 and damages:
+            assert max(taken) - min(taken) > replies // 2
+
+
+def test_the_saboteur_damages_once_and_says_so_each_time(tmp_path: Path, asys: OwnedSystem) -> None:
+    """An order that is repeated because its answer was lost must not flip the same bit back."""
+    file, reply = file_with(tmp_path, 100)
+    saboteur = asys.createActor(SaboteurActor)
+    first = asys.ask(saboteur, order(file, 1, len(reply)), 10)
+    assert isinstance(first, SlotDamaged)
+    damaged = file.read_bytes()
+    assert asys.ask(saboteur, order(file, 1, len(reply)), 10) == first
+    assert file.read_bytes() == damaged
+    assert len(reply) > HEADER_SIZE

@@ -1,0 +1,56 @@
+"""The run's directory: gone with the run, and what a killed run left is gone with the next."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from examples.cluster.run_directory import LOCK_FILE, PREFIX, DirectoryUnusable, remove_stale, run_directory
+
+
+def test_the_directory_is_removed_however_the_run_ends(tmp_path: Path) -> None:
+    """With everything in it; or kept, if that was asked for."""
+    with run_directory(tmp_path, keep=False) as directory:
+        (directory / "deep").mkdir()
+        (directory / "deep" / "file").write_text("x")
+    with pytest.raises(KeyboardInterrupt), run_directory(tmp_path, keep=False):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with run_directory(tmp_path, keep=True) as directory:
+        pass
+    assert directory.is_dir()
+
+
+def test_what_a_killed_run_left_is_removed_and_a_living_run_is_not(tmp_path: Path) -> None:
+    """The lock tells them apart; what is not a run's is not touched."""
+    other = tmp_path / "mine"
+    other.mkdir()
+    strange = tmp_path / f"{PREFIX}without-lock"
+    strange.mkdir()
+    stale = tmp_path / f"{PREFIX}stale"
+    stale.mkdir()
+    (stale / LOCK_FILE).touch()
+    with run_directory(tmp_path, keep=False) as living:
+        assert not stale.exists()
+        assert remove_stale(tmp_path) == []
+        assert living.is_dir()
+    assert sorted(tmp_path.iterdir()) == [strange, other]
+
+
+def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """Said with what was found and what was expected."""
+    file = tmp_path / "file"
+    file.touch()
+    for place in (tmp_path / "missing", file):
+        with pytest.raises(DirectoryUnusable, match="expected one that exists"), run_directory(place, keep=False):
+            pass
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    """A lock that stayed would make the directory look used."""
+    before = len(os.listdir("/proc/self/fd"))
+    with run_directory(tmp_path, keep=False):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before

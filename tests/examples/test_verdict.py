@@ -1,0 +1,337 @@
+"""The verdict: good evidence holds, and each check turns red for what it is about, and says where."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_replies.storage.layout import sectors_size
+
+from examples.cluster.control import client_id
+from examples.cluster.evidence import (
+    AnswerSeen,
+    DamageSeen,
+    EvidenceWriter,
+    Final,
+    journal_line,
+    read_answers,
+    read_damage,
+    read_final,
+    read_journal,
+)
+from examples.cluster.ledger import Transfer
+from examples.cluster.protocol import OPERATION_TRANSFER, Entry, Request
+from examples.cluster.report import ProgressLine, figures, percentile, report_json, report_text
+from examples.cluster.service import Execution, Service
+from examples.cluster.verdict import CHECKS, Check, Evidence, judge, read_rows
+
+CLUSTER = 7
+SESSIONS = 2
+ROWS = (
+    ("equity", "ada", 100),
+    ("equity", "ben", 50),
+    ("ada", "ben", 30),
+    ("ben", "nobody", 5),
+    ("ben", "ada", 500),
+    ("ada", "ada", 1),
+    ("ben", "ada", 80),
+)
+
+
+def good_evidence() -> Evidence:
+    """What three replicas and two clients would leave behind: one damage, one repeated answer."""
+    journals, finals, slots, answers = [], [], [], []
+    for _replica in range(3):
+        journal: list[Execution] = []
+        service = Service(cluster=CLUSTER, clients_max=4, record=journal.append)
+        held, seen = executed(service)
+        journals.append(tuple(journal))
+        digest = service.ledger.digest().hex()
+        finals.append(Final(len(journal), service.ledger.balances(), digest, tuple(held), {}))
+        slots.append(held)
+        answers = seen
+    header = answers[3].data[:16].hex()
+    answers[3] = replace(answers[3], tries=3)
+    again = replace(answers[3], kind="REPEATED", tries=0)
+    return Evidence(
+        rows=ROWS,
+        sessions=SESSIONS,
+        damages_wanted=1,
+        journals=tuple(journals),
+        finals=tuple(finals),
+        slots=tuple(slots),
+        answers=(*answers, again),
+        damage=tuple(DamageSeen(event, 0, header) for event in ("damaged", "needed", "repaired")),
+    )
+
+
+def executed(service: Service) -> tuple[dict[int, bytes], list[AnswerSeen]]:
+    """Run the rows through the service; the slots and the answers at the end."""
+    slots: dict[int, bytes] = {}
+    answers: list[AnswerSeen] = []
+    sessions: dict[int, int] = {}
+    numbers: Counter[int] = Counter()
+    requests: list[tuple[int, int, Transfer | None]] = [(client_id(index), 0, None) for index in range(SESSIONS)]
+    for index, row in enumerate(ROWS):
+        requests.append((client_id(index % SESSIONS), index + 1, Transfer(index + 1, *row)))
+    for op, (client, number, transfer) in enumerate(requests, start=1):
+        body = transfer.encode() if transfer is not None else b""
+        if number:
+            numbers[client] += 1
+        request = Request.build(
+            cluster=CLUSTER,
+            client=client,
+            session=sessions.get(client, 0),
+            number=numbers[client],
+            operation=OPERATION_TRANSFER if number else 1,
+            body=body,
+        )
+        applied = service.apply(Entry(op=op, view=0, replica=0, timestamp=op, request=request))
+        assert applied is not None
+        sessions[client] = applied.reply.header.session
+        packed = applied.reply.pack()
+        if number:
+            slots[applied.slot] = packed.ljust(sectors_size(len(packed)), b"\0")
+        answers.append(AnswerSeen(client, numbers[client], number, "FIRST", 1, 0.01 * op, packed))
+    return slots, answers
+
+
+def broken_by(evidence: Evidence) -> dict[str, str]:
+    """The functions whose check does not hold, with what they say."""
+    names = {name: function.__name__ for name, function in CHECKS}
+    return {names[check.name]: check.detail for check in judge(evidence) if not check.holds}
+
+
+def test_good_evidence_holds() -> None:
+    """Every check says what it looked at."""
+    checks = judge(good_evidence())
+    assert [check.name for check in checks if not check.holds] == []
+    assert len(checks) == 9
+    assert all(check.detail for check in checks)
+
+
+def with_journal(evidence: Evidence, replica: int, change: Callable[[list[Execution]], object]) -> Evidence:
+    """The evidence with one replica's journal changed."""
+    journals = [list(journal) for journal in evidence.journals]
+    change(journals[replica])
+    return replace(evidence, journals=tuple(tuple(journal) for journal in journals))
+
+
+def with_answer(evidence: Evidence, index: int, **changes: object) -> Evidence:
+    """The evidence with one answer changed."""
+    answers = list(evidence.answers)
+    answers[index] = replace(answers[index], **changes)  # type: ignore[arg-type]
+    return replace(evidence, answers=tuple(answers))
+
+
+def with_final(evidence: Evidence, replica: int, **changes: object) -> Evidence:
+    """The evidence with one replica's last words changed."""
+    finals = list(evidence.finals)
+    finals[replica] = replace(finals[replica], **changes)  # type: ignore[arg-type]
+    return replace(evidence, finals=tuple(finals))
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    """The bytes with one changed."""
+    changed = bytearray(data)
+    changed[position] ^= 1
+    return bytes(changed)
+
+
+def set_line(index: int, **changes: Any) -> Callable[[list[Execution]], object]:
+    """A change of one line of a journal."""
+
+    def change(journal: list[Execution]) -> None:
+        journal[index] = replace(journal[index], **changes)
+
+    return change
+
+
+def swap_rows(evidence: Evidence) -> Evidence:
+    """On every replica alike, a session's two rows were executed in the wrong order."""
+    for replica in range(3):
+        rows = {2: evidence.journals[replica][4].row, 4: evidence.journals[replica][2].row}
+        for index, row in rows.items():
+            evidence = with_journal(evidence, replica, set_line(index, row=row))
+    return evidence
+
+
+def with_slot(evidence: Evidence, replica: int, change: Callable[[dict[int, bytes]], object]) -> Evidence:
+    """The evidence with one replica's slots changed."""
+    slots: list[Mapping[int, bytes]] = [dict(held) for held in evidence.slots]
+    changed = dict(slots[replica])
+    change(changed)
+    slots[replica] = changed
+    return replace(evidence, slots=tuple(slots))
+
+
+def with_all_slots(evidence: Evidence, change: Callable[[dict[int, bytes]], object]) -> Evidence:
+    """The evidence with all replicas' slots changed alike."""
+    for replica in range(3):
+        evidence = with_slot(evidence, replica, change)
+    return evidence
+
+
+GOOD = good_evidence()
+FLIP_LAST = flipped(GOOD.answers[-1].data, 300)
+BALANCES = dict(GOOD.finals[1].balances)
+
+
+@pytest.mark.parametrize(
+    ("check", "evidence", "detail"),
+    [
+        ("executed_once", with_journal(GOOD, 1, lambda j: j.append(j[3])), "replica 1 executed row 2 2 times"),
+        ("executed_once", with_journal(GOOD, 2, lambda j: j.append(j[0])), "executed request 0 of client"),
+        ("executed_once", with_journal(GOOD, 1, lambda j: j.pop(3)), "6 of 7 rows; row 2 is wrong"),
+        ("executed_once", with_journal(GOOD, 1, set_line(8, row=99)), "row 7 is wrong"),
+        ("executed_once", with_journal(GOOD, 1, set_line(8, sequence=99)), "counted other executions"),
+        ("executed_in_one_order", with_journal(GOOD, 1, lambda j: j.reverse()), "differs from replica 0 at op 9"),
+        ("executed_in_one_order", with_journal(GOOD, 1, set_line(5, reply=bytes(16))), "differs from replica 0"),
+        ("executed_in_one_order", with_journal(GOOD, 2, lambda j: j.pop()), "executed 8 operations, replica 0 9"),
+        (
+            "executed_in_one_order",
+            replace(GOOD, journals=tuple(tuple(reversed(journal)) for journal in GOOD.journals)),
+            "in the order of ops",
+        ),
+        ("clients_kept_their_order", swap_rows(GOOD), "session 0 did not have its rows executed in order"),
+        ("clients_kept_their_order", replace(GOOD, sessions=1), "session 0"),
+        ("every_request_answered", replace(GOOD, answers=GOOD.answers[:5]), "row 4 was answered 0 times"),
+        ("every_request_answered", with_answer(GOOD, 9, kind="FIRST"), "row 2 was answered 2 times"),
+        ("every_request_answered", with_answer(with_answer(GOOD, 3, row=4), 5, row=2), "is about another"),
+        ("answers_identical", with_answer(GOOD, 9, data=FLIP_LAST), "answered with different bytes"),
+        (
+            "answers_identical",
+            with_answer(with_answer(GOOD, 9, data=FLIP_LAST), 3, data=FLIP_LAST),
+            "not answered with the reply that was computed first",
+        ),
+        ("answers_identical", with_answer(GOOD, 9, kind="INVALID"), "was not a whole reply"),
+        ("answers_identical", with_answer(GOOD, 9, request=77), "not answered with the reply"),
+        ("damage_repaired", replace(GOOD, damage=()), "0 slots were damaged, 1 were to be"),
+        ("damage_repaired", replace(GOOD, damage=GOOD.damage[:1]), "1 damaged slots were never found"),
+        ("damage_repaired", replace(GOOD, damage=GOOD.damage[:2]), "1 of 1 needed slots were not repaired"),
+        (
+            "damage_repaired",
+            replace(GOOD, damage=(*GOOD.damage, DamageSeen("lost", 0, "00"))),
+            "1 replies were lost on every replica",
+        ),
+        ("damage_repaired", with_answer(GOOD, 3, kind="STALE"), "never reached their clients"),
+        ("ledger_sums_to_zero", with_final(GOOD, 1, balances={"equity": -5, "ada": 6}), "replica 1 sum to 1"),
+        ("ledger_agrees_with_replay", with_journal(GOOD, 1, set_line(6, outcome=0)), "executed row 5, the replay"),
+        ("ledger_agrees_with_replay", with_journal(GOOD, 1, set_line(4, outcome=2)), "refused row 3, the replay"),
+        (
+            "ledger_agrees_with_replay",
+            with_final(GOOD, 1, balances={**BALANCES, "ada": 151, "ben": -1}),
+            "replica 1 has 151 on ada, not 150",
+        ),
+        ("ledger_agrees_with_replay", with_final(GOOD, 2, digest="00"), "state of replica 2 differs"),
+        ("ledger_agrees_with_replay", with_journal(GOOD, 0, set_line(8, row=99)), "row 99 was executed"),
+        ("slots_identical", with_slot(GOOD, 1, lambda s: s.update({0: flipped(s[0], 300)})), "slot 0 of replica 1"),
+        ("slots_identical", with_slot(GOOD, 2, lambda s: s.pop(1)), "replica 2 uses 1 slots, replica 0 2"),
+        ("slots_identical", with_all_slots(GOOD, lambda s: s.update({0: flipped(s[0], 300)})), "no whole reply"),
+        ("slots_identical", with_all_slots(GOOD, lambda s: s.update({0: flipped(s[0], -1)})), "does not hold"),
+        (
+            "slots_identical",
+            with_all_slots(GOOD, lambda s: s.update({0: GOOD.answers[2].data.ljust(4096, b"\0")})),
+            "does not hold its session's last reply",
+        ),
+        ("slots_identical", with_all_slots(GOOD, lambda s: s.pop(0)), "1 slots are in use, by 2 sessions"),
+    ],
+)
+def test_each_check_turns_red_for_what_it_is_about(check: str, evidence: Evidence, detail: str) -> None:
+    """And says where; others may turn red with it."""
+    assert detail in broken_by(evidence)[check]
+
+
+def test_every_check_was_seen_red() -> None:
+    """The table above leaves none out."""
+    (mark,) = [
+        mark
+        for mark in test_each_check_turns_red_for_what_it_is_about.pytestmark  # type: ignore[attr-defined]
+        if mark.name == "parametrize"
+    ]
+    assert {case[0] for case in mark.args[1]} == {function.__name__ for _name, function in CHECKS}
+
+
+def test_evidence_survives_being_written_down(tmp_path: Path) -> None:
+    """What the members wrote is what the verdict reads."""
+    journal = EvidenceWriter(tmp_path / "journal")
+    for line in GOOD.journals[0]:
+        journal.write(journal_line(line))
+    journal.flush()
+    assert read_journal(tmp_path / "journal") == GOOD.journals[0]
+    record = EvidenceWriter(tmp_path / "record")
+    for answer in GOOD.answers:
+        record.write(answer.line())
+    record.close()
+    assert read_answers(tmp_path / "record") == GOOD.answers
+    log = EvidenceWriter(tmp_path / "damage")
+    for seen in GOOD.damage:
+        log.write(seen.line())
+    log.close()
+    assert read_damage(tmp_path / "damage") == GOOD.damage
+    (tmp_path / "final").write_text(GOOD.finals[0].text())
+    assert read_final(tmp_path / "final") == GOOD.finals[0]
+    (tmp_path / "csv").write_text("from,to,amount\n" + "".join(f"{a},{b},{c}\n" for a, b, c in ROWS))
+    assert read_rows(tmp_path / "csv") == ROWS
+
+
+def test_the_report_says_the_same_in_text_and_in_json() -> None:
+    """Each check by name; the figures from the evidence."""
+    numbers = figures(2.0, GOOD.answers, {"results_done": 3, "Answer_dropped": 4})
+    checks = (Check("one", True, "fine"), Check("two", False, "not fine"))
+    text = report_text(checks, numbers, terminal=False)
+    assert "ok  one (fine)" in text
+    assert "BROKEN  two (not fine)" in text
+    assert "verdict: 1 of 2 checks broken" in text
+    assert "\x1b" not in text
+    assert "\x1b" in report_text(checks, numbers, terminal=True)
+    data = json.loads(report_json(checks, numbers))
+    assert data["verdict"] is False
+    assert data["requests"] == len(ROWS)
+    assert data["requests_per_second"] == len(ROWS) / 2
+    assert data["network"]["replies_lost"] == 4
+    assert json.loads(report_json(checks[:1], numbers))["verdict"] is True
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    """An element of the list, also for one element and for none."""
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, percent) for percent in (50, 90, 99, 100)] == [50, 90, 99, 100]
+    assert percentile([7.0], 50) == 7.0
+    assert percentile([], 50) == 0.0
+
+
+def test_progress_is_plain_lines_without_a_terminal() -> None:
+    """No control characters, and not more than about one line a second."""
+    out = StringIO()
+    progress = ProgressLine(out)
+    for done in range(50):
+        progress.show(done, 50, Counter())
+    progress.show(50, 50, Counter(), last=True)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "50/50 transfers" in lines[-1]
+    assert "\r" not in out.getvalue()
+
+
+def test_progress_is_one_line_on_a_terminal() -> None:
+    """It is rewritten, and a line that stays does not mix with it."""
+
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    progress = ProgressLine(out)
+    progress.show(1, 2, Counter())
+    progress.say("something")
+    progress.show(2, 2, Counter(), last=True)
+    assert out.getvalue().count("\n") == 2
+    assert "\r" in out.getvalue()
