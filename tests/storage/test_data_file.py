@@ -1,5 +1,6 @@
 """The data file: formatting and opening with every bad input, slots, and what happens after a failure."""
 
+import errno
 import os
 import random
 import resource
@@ -244,6 +245,23 @@ class TestOpening:
 
         assert in_child(format_with_limit) is FaultKind.DISK_FULL
         assert os.listdir(os.path.dirname(config.path)) == []
+
+    @pytest.mark.parametrize("step", ["pwritev", "fsync", "link"])
+    def test_formatting_that_fails_on_the_way_leaves_nothing(
+        self, config: RepliesConfig, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        """No file, no temporary file and no lock: the next attempt succeeds."""
+
+        def failing(*_arguments: object, **_options: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, step, failing)
+        descriptors = os.listdir("/proc/self/fd")
+        assert fault_kind(lambda: formatted(FileDisk(), config)) is FaultKind.IO_ERROR
+        assert os.listdir(os.path.dirname(config.path)) == []
+        assert os.listdir("/proc/self/fd") == descriptors
+        monkeypatch.undo()
+        formatted(FileDisk(), config).close()
 
     def test_a_missing_directory_is_refused(self, tmp_path: Path) -> None:
         """In every mode, and none makes it."""

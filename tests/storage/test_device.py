@@ -4,11 +4,13 @@ import errno
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,7 +219,9 @@ class TestFiles:
         device.close()
         os.link(path, temporary_name(path))
         os.rename(path, tmp_path / "moved")
-        created(FileDisk(), path).close()
+        device = created(FileDisk(), path)
+        assert read_all(device) == bytes(SIZE)
+        device.close()
         assert (tmp_path / "moved").read_bytes()[:4096] == filled(1)
         assert sorted(os.listdir(tmp_path)) == ["file", "moved"]
 
@@ -237,6 +241,28 @@ class TestFiles:
         new_file.discard()
         assert Path(path).read_bytes() == b"mine"
         assert os.listdir(os.path.dirname(path)) == ["file"]
+
+    def test_a_file_gets_its_name_when_it_is_durable_and_the_name_is_made_durable_too(
+        self, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its bytes first, then the name, then the directory that holds the name."""
+        new_file = FileDisk().create(path, SIZE)
+        steps: list[str] = []
+
+        def noted(name: str, really: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any, **options: Any) -> None:
+                is_directory = name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+                steps.append(f"{name} directory" if is_directory else name)
+                really(*arguments, **options)
+
+            return call
+
+        for name in ("fsync", "link", "unlink"):
+            monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+        new_file.publish()
+        monkeypatch.undo()
+        assert steps == ["fsync", "link", "unlink", "fsync directory"]
+        new_file.device.close()
 
     def test_space_is_really_reserved(self, path: str) -> None:
         """A write to a slot cannot find the disk full."""

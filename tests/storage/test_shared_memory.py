@@ -119,7 +119,7 @@ def wrong_names(name: MemoryName) -> list[MemoryName]:
     reader, writer = os.pipe()
     plain = os.open("/dev/null", os.O_RDWR)
     unsealed = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
-    os.ftruncate(unsealed, 100_000)
+    os.write(unsealed, os.pread(name.descriptor, 2**20, 0))  # right in everything else
     empty = PoolMemory.create(1, 4096, bytes(16))
     descriptors = [reader, writer, plain, unsealed, 9999, empty.name.descriptor]
     return [
