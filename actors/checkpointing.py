@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.replies import Checkpoint, CheckpointDone
-from client_replies.messages.reply_header import packed_op
+from client_replies.messages.reply_header import packed_op, packed_size
 from client_replies.messages.storage_io import CheckpointWritten, WriteCheckpoint
 from client_replies.storage.client_sessions import ClientSessions, SessionsInvalid
 
@@ -35,15 +35,23 @@ class Checkpointing:
         self._writing = writing
         self._running: Running | None = None
         self._done: CheckpointDone | None = None
+        self._op = opened.op  # of the last checkpoint
 
     def verify(self, message: Checkpoint) -> Fault | None:
         """Why the checkpoint cannot start now, or None. Changes nothing."""
         if self._running is not None:
             found = f"the checkpoint of op {self._running.message.op} in progress"
             return Fault(kind=FaultKind.BUSY, found=found, expected="one checkpoint at a time")
+        if message.op < self._op:
+            found, wanted = f"op {message.op}", f"at least op {self._op}, that of the last checkpoint"
+            return Fault(kind=FaultKind.OUT_OF_SEQUENCE, found=found, expected=wanted)
         expectations = decode_expectations(self._opened, message.sessions)
         if isinstance(expectations, Fault):
             return expectations
+        for slot, header in expectations.items():
+            if packed_op(header) > message.op:
+                found = f"a reply of op {packed_op(header)} in slot {slot}"
+                return Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected=f"none beyond op {message.op}")
         expected = self._opened.slots.expected
         for slot in range(len(expected)):
             held, said = expected[slot], expectations.get(slot)
@@ -83,6 +91,7 @@ class Checkpointing:
             return
         message, self._running = self._running.message, None
         self._opened.sequence += 1
+        self._op = message.op
         self._done = CheckpointDone(
             owner=message.owner, number=message.number, op=message.op, sequence=self._opened.sequence
         )
@@ -105,4 +114,10 @@ def decode_expectations(opened: Opened, sessions: bytes) -> dict[int, bytes] | F
         table = ClientSessions.decode(sessions, clients_max=config.clients_max, cluster=config.cluster)
     except SessionsInvalid as error:
         return Fault(kind=FaultKind.SESSIONS_INVALID, found=str(error), expected="an encoded session table")
-    return table.expectations()
+    expectations = table.expectations()
+    for slot, header in expectations.items():
+        if packed_size(header) > config.message_size_max:
+            found = f"a reply of {packed_size(header)} bytes in slot {slot}"
+            expected = f"at most {config.message_size_max} bytes"
+            return Fault(kind=FaultKind.SESSIONS_INVALID, found=found, expected=expected)
+    return expectations
