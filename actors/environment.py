@@ -39,7 +39,7 @@ class Outcome:
     """What a submitted function returned, or the exception that it raised."""
 
     value: Any
-    error: Exception | None
+    error: BaseException | None
 
 
 class Executor(ABC):
@@ -261,7 +261,8 @@ class TimerTicker(Ticker):
 
 
 def _run(function: Callable[[], Any]) -> Outcome:
+    # Everything, `InvariantBroken` too: it has to end the actor, and leaving a thread would only end the thread.
     try:
         return Outcome(function(), None)
-    except Exception as error:
+    except BaseException as error:
         return Outcome(None, error)
