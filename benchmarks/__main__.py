@@ -15,7 +15,7 @@ from .machine import describe
 from .measure import DIRECTORY
 from .report import group_text, head_text, summary_rows, text_table
 
-ROWS = ("durable", "read")
+ROWS = ("durable", "read", "commit", "scale", "repair", "needless")
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:

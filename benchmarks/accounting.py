@@ -72,6 +72,14 @@ class Accounts:
         entry[0] += 1
         entry[1] += size
 
+    def pid(self, name: str) -> int:
+        """The first process of this name."""
+        for row in range(ROWS):
+            raw, pid, _ = _ENTRY.unpack_from(self._memory, row * _ROW_SIZE)
+            if pid and raw.rstrip(b"\0").decode() == name:
+                return int(pid)
+        raise LookupError(f"there is no process called {name}")
+
     def snapshot(self) -> Snapshot:
         """Everything counted so far, in all processes."""
         cpu: dict[str, float] = {}

@@ -7,19 +7,23 @@ that fails is reported as such, with its last lines, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .measure import DIRECTORY
 from .statistics import Spread, ratios
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 300.0
+TIMEOUT = 120.0
 FAILURE_LINES = 8
 
 
@@ -57,7 +61,8 @@ class Contestant:
 class Comparison:
     """A ratio: a figure of one contestant to the best of those of others, and what it should be.
 
-    `of` and `to` name a contestant, or a contestant and one of its figures as "contestant:figure".
+    `of` and `to` name a contestant, or a contestant and one of its figures as "contestant:figure". Without `to` it is
+    the figure itself that has a target.
     """
 
     title: str
@@ -89,15 +94,23 @@ class MeasurementFailed(Exception):
 
 
 def run_apart(row: str, contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure in an interpreter of its own, which takes its processes with it whatever happens."""
-    command = [sys.executable, "-m", "benchmarks.measure", row, contestant, json.dumps(dict(params))]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise MeasurementFailed(f"no result after {TIMEOUT:.0f} s") from error
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        raise MeasurementFailed("\n".join((done.stderr or done.stdout).strip().splitlines()[-FAILURE_LINES:]))
+    """Measure in an interpreter of its own, whose processes and files are gone afterwards, whatever happens."""
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=DIRECTORY) as directory:
+        command = [sys.executable, "-m", "benchmarks.measure", row, contestant]
+        command.append(json.dumps({**params, "directory": directory}))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
+            try:
+                output, errors = process.communicate(timeout=TIMEOUT)
+            except subprocess.TimeoutExpired as error:
+                raise MeasurementFailed(f"no result after {TIMEOUT:.0f} s") from error
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    lines = output.strip().splitlines()
+    if process.returncode or not lines:
+        raise MeasurementFailed("\n".join((errors or output).strip().splitlines()[-FAILURE_LINES:]))
     result: dict[str, Any] = json.loads(lines[-1])
     return result
 
@@ -170,7 +183,8 @@ def _compared(comparison: Comparison, samples: Mapping[str, Sequence[dict[str, A
         "met": None,
     }
     own = _figure(comparison.of, samples)
-    others = [values for name in comparison.to if len(values := _figure(name, samples)) == rounds]
+    others = [[1.0] * rounds] if not comparison.to else []
+    others += [values for name in comparison.to if len(values := _figure(name, samples)) == rounds]
     if len(own) != rounds or not others or not all(map(all, others)):
         return result
     best = max if comparison.at_least else min

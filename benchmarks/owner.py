@@ -68,6 +68,8 @@ class _Flight:
 class Owner(Actor):
     """An owner of a component. What it does is in the methods that measurements override."""
 
+    asks_durable = True
+
     def __init__(
         self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
     ) -> None:
@@ -101,6 +103,9 @@ class Owner(Actor):
     def event(self, event: PortEvent) -> None:
         """Something else happened."""
 
+    def received(self) -> None:
+        """The port took a message: it may be ready again."""
+
     def other(self, message: object, sender: ActorAddress) -> None:
         """A message that is not the port's."""
 
@@ -113,6 +118,7 @@ class Owner(Actor):
         elif self._port is not None and self._port.receive(message):
             for event in self.port.take_events():
                 self._event(event)
+            self.received()
         elif isinstance(message, WakeupMessage):
             self.port.tick()
             self.wakeupAfter(TICK)
@@ -134,7 +140,7 @@ class Owner(Actor):
         self.wakeupAfter(TICK)
 
     def _send_component(self, message: object) -> None:
-        if isinstance(message, WriteReplies) and message.slots:
+        if self.asks_durable and isinstance(message, WriteReplies) and message.slots:
             self._flights.append(_Flight(message.number, len(message.slots), time.perf_counter()))
             message = replace(message, durable=True)
         if self.replies is not None:
@@ -165,6 +171,10 @@ class Owner(Actor):
         """The run is over: close the component, then say what was measured."""
         self._result = result
         self.port.close()
+
+    def done(self, result: dict[str, Any]) -> None:
+        """The run is over, and there is nothing to close."""
+        self.answer(RunDone(result=result))
 
     def fail(self, reason: str) -> None:
         """The run cannot go on."""

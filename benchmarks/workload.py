@@ -38,6 +38,12 @@ class Replies:
         struct.pack_into("<Q", self._body, 0, self.op)
         return slot, seal(slot, self.op, (self.op - 1) // self.sessions, self._body)
 
+    def of(self, slot: int) -> bytes:
+        """The next reply, of the slot's session, whoever's turn it is."""
+        self.op += 1
+        struct.pack_into("<Q", self._body, 0, self.op)
+        return seal(slot, self.op, self.op, self._body)
+
     def batch(self, count: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
         """Columns of the next `count` replies."""
         pairs = [self.next() for _ in range(count)]
