@@ -117,6 +117,12 @@ class Repair:
                     requests.append(self._ask(peer, slots, now))
         return requests
 
+    def forget(self) -> None:
+        """Nothing is faulty: what peers once said of a slot must not count when it is faulty again."""
+        if self._cases or self.lost:
+            self._cases.clear()
+            self.lost.clear()
+
     def _tidy(self, faulty: dict[int, bytes], now: float) -> None:
         for slot in [slot for slot, case in self._cases.items() if faulty.get(slot) != case.header]:
             del self._cases[slot]
@@ -165,12 +171,14 @@ class Repair:
     def missing(self, replica: int, request: int, reasons: Iterable[tuple[int, Missing]], now: float) -> list[int]:
         """The peer does not send these; returns the slots whose replies are now known to be lost."""
         reasons = list(reasons)
+        asked = self._asked(replica, request)
         if not self._answered(replica, request, [slot for slot, _reason in reasons]):
             return []  # A late answer says what was true then, not now.
         lost = []
         for slot, reason in reasons:
             case = self._cases.get(slot)
-            if case is None:
+            # The slot may be about another reply by now, which this peer was not asked for.
+            if case is None or asked.get(slot) != case.header:
                 continue
             if reason in DENIALS:
                 case.denied[replica] = now
@@ -192,13 +200,21 @@ class Repair:
     def _is_lost(self, case: Case, now: float) -> bool:
         return all(now - case.denied.get(replica, -self._backoff_max) < self._backoff_max for replica in self._peers)
 
+    def _asked(self, replica: int, request: int) -> dict[int, bytes]:
+        """What the peer was asked for in this request and has not answered."""
+        peer = self._peers.get(replica)
+        if peer is None or peer.asked is None or peer.asked.request != request:
+            return {}
+        return dict(peer.asked.slots)
+
     def _answered(self, replica: int, request: int, slots: Iterable[int]) -> bool:
         peer = self._peers.get(replica)
         if peer is None or peer.asked is None or peer.asked.request != request:
             return False
         for slot in slots:
-            if peer.asked.slots.pop(slot, None) is not None:
-                self._release(slot)
+            header = peer.asked.slots.pop(slot, None)
+            if header is not None:
+                self._release(slot, header)
         if not peer.asked.slots:
             peer.asked = None
             peer.failures = 0
@@ -212,15 +228,15 @@ class Repair:
 
     def _failed(self, peer: Peer, now: float) -> None:
         if peer.asked is not None:
-            for slot in peer.asked.slots:
-                self._release(slot)
+            for slot, header in peer.asked.slots.items():
+                self._release(slot, header)
         peer.asked = None
         peer.failures += 1
         peer.resume = now + self._pause(peer.failures)
 
-    def _release(self, slot: int) -> None:
+    def _release(self, slot: int, header: bytes) -> None:
         case = self._cases.get(slot)
-        if case is not None:
+        if case is not None and case.header == header:
             case.asked_of = None
 
     def _pause(self, failures: int) -> float:

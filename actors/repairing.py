@@ -35,6 +35,7 @@ class Repairing:
             del self._arrived[slot]
         faulty = self._faulty()
         if not faulty:
+            self._repair.forget()
             return
         for slot in self._repair.without_peers(faulty):
             self._tell_lost(slot, faulty[slot])

@@ -419,7 +419,6 @@ class ReplicaActor(Actor):
         self.sessions = ClientSessions.decode(message.sessions, clients_max=config.clients_max, cluster=CLUSTER)
         self.syncing = self.applied = message.op
         self.state = self.world.history.state(message.op)
-        self._checkpoints.clear()
         self._waiting.clear()
         self.port.install(message.op, message.sessions)
         if self.plan.checkpoint_after_sync:
