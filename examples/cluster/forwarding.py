@@ -1,0 +1,505 @@
+"""The narrow way between a gateway and the replicas: whole frames, in batches, one batch in flight per direction.
+
+Requests travel as the very bytes that the client sealed, answers as the very bytes that the client gets. Both ends are
+plain objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
+
+Guarantees: a request waits at most `request_timeout_s` and then is forgotten; what waits is bounded; an answer reaches
+the connection that asked last for exactly this request (client and request checksum), once; a request is passed on
+along the replicas' hints at most `redirects_max` times. A replica that does not confirm a batch in time is silent:
+it is probed now and then, and no longer preferred, so that a stopped process does not hold up the traffic to others.
+
+Gives up: repeating. What is lost on the way is repeated by the client, and recognised by the replica's session table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from thespian.actors import ActorAddress
+
+from client_replies.messages.message import (
+    U8_MAX,
+    U32_MAX,
+    U64_MAX,
+    Message,
+    MessageInvalid,
+    check_bytes,
+    check_int,
+    shown,
+)
+
+from .frames import (
+    FRAME_HEADER_SIZE,
+    PRIMARY_UNKNOWN,
+    REPLY_SIZE_MAX,
+    TO_CLIENT,
+    TO_GATEWAY,
+    Frame,
+    FrameInvalid,
+    Key,
+    Reason,
+    refused_frame,
+    unpack_frame,
+)
+
+BATCH_FRAMES_MAX = 1024
+BATCH_BYTES_MAX = 1024 * 1024  # a batch is ended by the frame that reaches it
+FRAME_SIZE_MAX = FRAME_HEADER_SIZE + REPLY_SIZE_MAX
+ROUTES_MAX = 65_536  # clients of which a replica's port remembers the gateway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardRequests(Message):
+    """Gateway to replica: requests in the order in which they came. `taken` confirms the replica's last batch.
+
+    `gateway` is the gateway's incarnation, `number` counts its batches to this replica from 1. Without requests it only
+    confirms, or asks whether the replica is there, and `number` is that of the last batch.
+    """
+
+    gateway: int
+    number: int
+    taken: int
+    requests: tuple[bytes, ...] = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the limits; who takes the frames verifies them."""
+        check_int("gateway", self.gateway, 1, U64_MAX)
+        check_int("number", self.number, 0, U64_MAX)
+        check_int("taken", self.taken, 0, U64_MAX)
+        _check_frames("requests", self.requests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardedReplies(Message):
+    """Replica to gateway: answers as frames for the clients, and who is primary as far as this replica knows.
+
+    `number` counts the batches to this gateway; `taken` confirms the gateway's last batch.
+    """
+
+    gateway: int
+    replica: int
+    view: int
+    primary: int
+    number: int
+    taken: int
+    answers: tuple[bytes, ...] = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the limits; who takes the frames verifies them."""
+        check_int("gateway", self.gateway, 1, U64_MAX)
+        check_int("replica", self.replica, 0, U8_MAX - 1)
+        check_int("view", self.view, 0, U32_MAX)
+        check_int("primary", self.primary, 0, U8_MAX)
+        check_int("number", self.number, 0, U64_MAX)
+        check_int("taken", self.taken, 0, U64_MAX)
+        _check_frames("answers", self.answers)
+
+
+def _check_frames(name: str, frames: object) -> None:
+    if type(frames) is not tuple or len(frames) > BATCH_FRAMES_MAX:
+        raise MessageInvalid(name, shown(frames), f"a tuple of at most {BATCH_FRAMES_MAX} frames")
+    for frame in frames:
+        check_bytes(name, frame, FRAME_HEADER_SIZE, FRAME_SIZE_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardingLimits:
+    """What a gateway bounds on its way to the replicas."""
+
+    requests_waiting_max: int = 16_384
+    request_timeout_s: float = 10.0
+    confirm_timeout_s: float = 1.0
+    probe_interval_s: float = 5.0  # of a silent replica: few messages to a stopped one are in flight at any time
+    redirects_max: int = 3
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request that has no answer yet."""
+
+    frame: Frame
+    connection: int
+    since: float
+    redirects: int = 0
+    queued: bool = False  # it is in a link's queue, and not on its way
+
+
+@dataclass(slots=True)
+class _Link:
+    """The way to one replica. `sent_at` is set while a batch is not confirmed."""
+
+    queue: deque[Key] = field(default_factory=deque)
+    number: int = 0
+    taken: int = 0
+    owes: bool = False  # a batch of the replica is to be confirmed
+    sent_at: float | None = None
+    silent_since: float | None = None
+    probed_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An answer for a connection. `key`: the request that is no longer in flight there."""
+
+    connection: int
+    packed: bytes = field(repr=False)
+    key: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a request: it is in flight under `key`, or refused at once. `before` waited for it until now."""
+
+    key: Key | None = None
+    refusal: bytes | None = field(default=None, repr=False)
+    before: int | None = None
+
+
+class Forwarding:
+    """The gateway's end. See the module. Time comes in with each call, in seconds that never go back."""
+
+    def __init__(
+        self, *, cluster: int, gateway: int, replicas: Iterable[int], limits: ForwardingLimits | None = None
+    ) -> None:
+        self.cluster = cluster
+        self.gateway = gateway
+        self.limits = limits or ForwardingLimits()
+        self.view = 0
+        self.primary = PRIMARY_UNKNOWN
+        self.counters: Counter[str] = Counter()
+        self._links = {replica: _Link() for replica in replicas}
+        self._order = sorted(self._links)
+        self._preferred = self._order[0]
+        # In the order of `since`, so that what is too old is at the front.
+        self._waiting: OrderedDict[Key, _Waiting] = OrderedDict()
+        # The connection that spoke last for a client, for what it is told without having asked.
+        self._connections: OrderedDict[int, int] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        return len(self._waiting)
+
+    def describe(self) -> tuple[tuple[int, int, bool], ...]:
+        """Replica, requests queued for it, and whether it is silent."""
+        return tuple((r, len(link.queue), link.silent_since is not None) for r, link in sorted(self._links.items()))
+
+    # From the clients.
+
+    def submit(self, connection: int, frame: Frame, now: float) -> Submitted:
+        """Take a request, or refuse it."""
+        if frame.cluster != self.cluster:
+            return self._refuse(frame, Reason.WRONG_CLUSTER, f"this is cluster {self.cluster:x}")
+        key = frame.key
+        waiting = self._waiting.get(key)
+        if waiting is None and len(self._waiting) >= self.limits.requests_waiting_max:
+            return self._refuse(frame, Reason.BUSY, "too many requests wait")
+        self._remember(frame.client, connection)
+        if waiting is None:
+            self.counters["requests"] += 1
+            waiting = self._waiting[key] = _Waiting(frame, connection, now)
+            self._enqueue(key, waiting)
+            return Submitted(key)
+        self.counters["requests_repeated"] += 1
+        before, waiting.connection, waiting.since, waiting.redirects = waiting.connection, connection, now, 0
+        self._waiting.move_to_end(key)
+        if not waiting.queued:
+            self._enqueue(key, waiting)
+        return Submitted(key, before=before if before != connection else None)
+
+    def _refuse(self, frame: Frame, reason: Reason, text: str) -> Submitted:
+        self.counters[f"requests_refused_{reason.name.lower()}"] += 1
+        refused = refused_frame(reason, cluster=self.cluster, to=frame, view=self.view, primary=self.primary, text=text)
+        return Submitted(refusal=refused.packed)
+
+    def _remember(self, client: int, connection: int) -> None:
+        self._connections[client] = connection
+        self._connections.move_to_end(client)
+        if len(self._connections) > ROUTES_MAX:
+            self._connections.popitem(last=False)
+
+    def closed(self, connection: int, requests: Iterable[Key]) -> None:
+        """The connection is gone: nobody waits for the answers to its requests."""
+        for key in requests:
+            waiting = self._waiting.get(key)
+            if waiting is not None and waiting.connection == connection:
+                del self._waiting[key]
+        # `_connections` is bounded and may name connections that are gone: delivering to those does nothing.
+
+    # Towards the replicas.
+
+    def _target(self) -> int:
+        """The primary if it is known and not silent, else the preferred replica or the next that is not silent."""
+        link = self._links.get(self.primary)
+        if link is not None and link.silent_since is None:
+            return self.primary
+        start = self._order.index(self._preferred)
+        for replica in self._order[start:] + self._order[:start]:
+            if self._links[replica].silent_since is None:
+                self._preferred = replica
+                return replica
+        return self._preferred
+
+    def _enqueue(self, key: Key, waiting: _Waiting, target: int | None = None) -> None:
+        waiting.queued = True
+        queue = self._links[self._target() if target is None else target].queue
+        queue.append(key)
+        if len(queue) > 2 * self.limits.requests_waiting_max:
+            # Most of them gave up while no replica listened: what is queued is bounded by what waits.
+            kept = [queued for queued in dict.fromkeys(queue) if queued in self._waiting]
+            queue.clear()
+            queue.extend(kept)
+
+    def due(self, now: float) -> list[tuple[int, ForwardRequests]]:
+        """What is to be sent now, to which replica."""
+        messages = []
+        for replica, link in self._links.items():
+            if link.sent_at is not None or (link.silent_since is not None and now < link.probed_at):
+                if link.owes and link.silent_since is None:
+                    messages.append((replica, self._message(link, ())))
+                continue
+            batch = self._batch(link)
+            if batch:
+                link.number += 1
+                link.sent_at = now
+            elif link.silent_since is not None:
+                link.probed_at = now + self.limits.probe_interval_s
+            elif not link.owes:
+                continue
+            messages.append((replica, self._message(link, batch)))
+        return messages
+
+    def _message(self, link: _Link, batch: tuple[bytes, ...]) -> ForwardRequests:
+        link.owes = False
+        return ForwardRequests(gateway=self.gateway, number=link.number, taken=link.taken, requests=batch)
+
+    def _batch(self, link: _Link) -> tuple[bytes, ...]:
+        batch: list[bytes] = []
+        size = 0
+        while link.queue and len(batch) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
+            waiting = self._waiting.get(link.queue.popleft())
+            # Not waiting any more: answered, expired, or its connection is gone. Not queued: another queue was quicker.
+            if waiting is not None and waiting.queued:
+                waiting.queued = False
+                batch.append(waiting.frame.packed)
+                size += len(waiting.frame.packed)
+        if batch:
+            self.counters["batches_sent"] += 1
+        return tuple(batch)
+
+    # From the replicas.
+
+    def take(self, message: ForwardedReplies, now: float) -> list[Delivery]:
+        """Take a batch of answers: who gets what."""
+        link = self._links.get(message.replica)
+        if link is None or message.gateway != self.gateway:
+            self.counters["batches_misdirected"] += 1
+            return []
+        self._heard(message.replica, link, message)
+        if message.answers:
+            # Also when the number is lower: a replica that started again counts from 1.
+            link.taken = message.number
+            link.owes = True
+        deliveries = []
+        for packed in message.answers:
+            try:
+                frame = unpack_frame(packed, TO_CLIENT, REPLY_SIZE_MAX)
+            except FrameInvalid as error:
+                self.counters[f"answers_invalid_{type(error).__name__}"] += 1
+                continue
+            delivery = self._route(frame)
+            if delivery is not None:
+                deliveries.append(delivery)
+        return deliveries
+
+    def _heard(self, replica: int, link: _Link, message: ForwardedReplies) -> None:
+        if message.taken >= link.number:
+            link.sent_at = None
+        if link.silent_since is not None:
+            self.counters["replicas_heard_again"] += 1
+            link.silent_since = None
+        # The higher view is right; within a view, a replica that knows its primary knows more than one that does not.
+        if message.view > self.view or (message.view == self.view and self.primary == PRIMARY_UNKNOWN):
+            if (message.view, message.primary) != (self.view, self.primary):
+                self.counters["primaries_learned"] += 1
+            self.view, self.primary = message.view, message.primary
+            if self.primary in self._links:
+                self._preferred = self.primary
+
+    def _route(self, frame: Frame) -> Delivery | None:
+        if frame.request_checksum == bytes(16):
+            return self._route_unasked(frame)
+        key = (frame.client, frame.request_checksum)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            self.counters["answers_nobody_waits_for"] += 1
+            return None
+        if frame.reason == Reason.NOT_PRIMARY and self._redirect(key, waiting, frame):
+            return None
+        del self._waiting[key]
+        self.counters["answers"] += 1
+        return Delivery(waiting.connection, frame.packed, key)
+
+    def _route_unasked(self, frame: Frame) -> Delivery | None:
+        connection = self._connections.get(frame.client)
+        if connection is None:
+            self.counters["answers_nobody_waits_for"] += 1
+            return None
+        self.counters["answers_unasked"] += 1
+        return Delivery(connection, frame.packed)
+
+    def _redirect(self, key: Key, waiting: _Waiting, frame: Frame) -> bool:
+        """Pass the request on to the replica that the refusal names, if that leads anywhere."""
+        link = self._links.get(frame.primary)
+        if link is None or link.silent_since is not None or frame.view < self.view:
+            self.counters["redirects_without_a_way"] += 1
+            return False
+        if waiting.redirects >= self.limits.redirects_max:
+            self.counters["redirects_in_circles"] += 1
+            return False
+        self.counters["redirects_followed"] += 1
+        self.view, self.primary = frame.view, frame.primary
+        waiting.redirects += 1
+        if not waiting.queued:
+            self._enqueue(key, waiting, frame.primary)
+        return True
+
+    # Time.
+
+    def expire(self, now: float) -> list[tuple[int, Key]]:
+        """Forget what has waited too long and notice silence. Returns who waited for what."""
+        released = []
+        while self._waiting:
+            key, waiting = next(iter(self._waiting.items()))
+            if now - waiting.since < self.limits.request_timeout_s:
+                break
+            del self._waiting[key]
+            self.counters["requests_expired"] += 1
+            released.append((waiting.connection, key))
+        for replica, link in self._links.items():
+            if link.sent_at is not None and now - link.sent_at >= self.limits.confirm_timeout_s:
+                self._silent(replica, link, now)
+        return released
+
+    def _silent(self, replica: int, link: _Link, now: float) -> None:
+        """What was sent is lost, or may be; what was not goes to another replica."""
+        self.counters["batches_unconfirmed"] += 1
+        link.sent_at = None
+        if link.silent_since is None:
+            link.silent_since = now
+        link.probed_at = now + self.limits.probe_interval_s
+        if self.primary == replica:
+            self.primary = PRIMARY_UNKNOWN  # in this view; whoever takes over says so
+        self._preferred = self._order[(self._order.index(replica) + 1) % len(self._order)]
+        target = self._target()
+        if target != replica:
+            self._links[target].queue.extend(link.queue)
+            link.queue.clear()
+
+    def replica_restarted(self, replica: int) -> None:
+        """The replica has a new address: what it was sent before is lost, and its own count begins anew."""
+        queue = self._links[replica].queue if replica in self._links else deque[Key]()
+        self._links[replica] = _Link(queue=queue)
+        self._order = sorted(self._links)
+
+
+@dataclass(slots=True)
+class _Door:
+    """What a replica's port knows of one gateway."""
+
+    address: ActorAddress
+    taken: int = 0
+    owes: bool = False
+    number: int = 0
+    sent_at: float | None = None
+    answers: deque[bytes] = field(default_factory=deque)
+
+
+class GatewayPort:
+    """The replica's end: takes batches, remembers where each client is, and sends the answers back in batches.
+
+    The replica calls `take` with each `ForwardRequests`, `answer` with each frame for a client, and `flush` at the end
+    of every handler and now and then. To hold a gateway back, it calls `take` later.
+    """
+
+    def __init__(
+        self,
+        replica: int,
+        send: Callable[[ActorAddress, ForwardedReplies], None],
+        *,
+        confirm_timeout_s: float = 1.0,
+        answers_queued_max: int = 16_384,
+        body_size_max: int = REPLY_SIZE_MAX,
+    ) -> None:
+        self.replica = replica
+        self.counters: Counter[str] = Counter()
+        self._send = send
+        self._confirm_timeout_s = confirm_timeout_s
+        self._answers_queued_max = answers_queued_max
+        self._body_size_max = body_size_max
+        self._doors: OrderedDict[int, _Door] = OrderedDict()
+        self._routes: OrderedDict[int, int] = OrderedDict()
+
+    def take(self, message: ForwardRequests, sender: ActorAddress) -> Sequence[Frame]:
+        """The requests in a batch, each verified again."""
+        door = self._doors.get(message.gateway)
+        if door is None:
+            door = self._doors[message.gateway] = _Door(sender)
+            if len(self._doors) > U8_MAX:
+                self._doors.popitem(last=False)
+        door.address = sender
+        door.owes = True
+        door.taken = max(door.taken, message.number)
+        if message.taken >= door.number:
+            door.sent_at = None
+        frames = []
+        for packed in message.requests:
+            try:
+                frame = unpack_frame(packed, TO_GATEWAY, self._body_size_max)
+            except FrameInvalid as error:
+                self.counters[f"requests_invalid_{type(error).__name__}"] += 1
+                continue
+            self._routes[frame.client] = message.gateway
+            self._routes.move_to_end(frame.client)
+            frames.append(frame)
+        while len(self._routes) > ROUTES_MAX:
+            self._routes.popitem(last=False)
+        return frames
+
+    def answer(self, frame: Frame) -> None:
+        """Queue a frame for its client; without a way to it the client asks again, or asks another replica."""
+        door = self._doors.get(self._routes.get(frame.client, 0))
+        if door is None or len(door.answers) >= self._answers_queued_max:
+            self.counters["answers_without_a_way" if door is None else "answers_dropped"] += 1
+            return
+        door.answers.append(frame.packed)
+
+    def flush(self, now: float, *, view: int, primary: int) -> None:
+        """Send what is due to each gateway."""
+        for gateway, door in self._doors.items():
+            if door.sent_at is not None and now - door.sent_at >= self._confirm_timeout_s:
+                self.counters["batches_unconfirmed"] += 1
+                door.sent_at = None
+            answers: list[bytes] = []
+            size = 0
+            while door.sent_at is None and door.answers and len(answers) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
+                answers.append(door.answers.popleft())
+                size += len(answers[-1])
+            if not answers and not door.owes:
+                continue
+            if answers:
+                door.number += 1
+                door.sent_at = now
+            door.owes = False
+            message = ForwardedReplies(
+                gateway=gateway,
+                replica=self.replica,
+                view=view,
+                primary=primary,
+                number=door.number,
+                taken=door.taken,
+                answers=tuple(answers),
+            )
+            self._send(door.address, message)
