@@ -97,6 +97,7 @@ class _Asked:
     client: int
     slot: int
     header: bytes
+    withheld: bool = False  # began before the slot was damaged: its answer must not make the damage needless
 
 
 class ReplicaActor(ComponentActor):
@@ -316,7 +317,7 @@ class ReplicaActor(ComponentActor):
         reply = event.reply
         if self._start is not None and self._start.plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
-        self._post_answer(asked.client, reply)
+        self._post_answer(asked.client, reply, lose=asked.withheld)
 
     def _reply_not_had(self, event: ReplyNotHad) -> None:
         asked = self._asked.pop(event.read, None)
@@ -452,6 +453,8 @@ class ReplicaActor(ComponentActor):
         for client, withheld in list(self._withheld.items()):
             if withheld.order is not None and withheld.order.number == message.number:
                 del self._withheld[client]
+                for asked in self._asked.values():
+                    asked.withheld |= asked.header == withheld.header
                 self._note_damage("damaged", withheld.slot, withheld.header)
         self._advance()
 
