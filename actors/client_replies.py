@@ -12,6 +12,7 @@ Owns: the slots' state; its StorageActor and MessagePoolActor unless it was told
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -87,6 +88,8 @@ from .slots import Slots
 from .storage import StorageActor
 from .writing import Refused, Writing
 
+OWNERS_GONE_MAX = 64  # owners that are remembered so that what they sent last is recognised
+
 Numbered = WriteReplies | RemoveReplies | InstallSessions | Checkpoint | CloseReplies
 
 
@@ -133,6 +136,7 @@ class ClientRepliesActor(ComponentActor):
         self._next_opening: tuple[OpenReplies, ActorAddress] | None = None
         self._parts: Parts | None = None
         self._last_closed: RepliesClosed | None = None
+        self._owners_gone: deque[int] = deque(maxlen=OWNERS_GONE_MAX)
         self._stopped: Fault | None = None
         self._storage_calls: Calls | None = None  # numbers go on from one opening to the next
         self._pool_calls: Calls | None = None
@@ -176,6 +180,12 @@ class ClientRepliesActor(ComponentActor):
         """Open, say again that it is open, or let a new owner take over from a dead one."""
         if self._stopped is not None:
             self.send(sender, OpenFailed(owner=message.owner, fault=self._stopped))
+        elif message.owner in self._owners_gone:
+            # It comes late: taken at its word, it would put an end to the owner that came after.
+            fault = _fault(
+                FaultKind.OWNER_UNKNOWN, "an owner that closed or was replaced", "an owner of its own number"
+            )
+            self.send(sender, OpenFailed(owner=message.owner, fault=fault))
         elif self._opening is not None:
             if self._opening.message.owner != message.owner:
                 self._next_opening = (message, sender)
@@ -184,6 +194,9 @@ class ClientRepliesActor(ComponentActor):
         elif self._parts.opened.owner != message.owner:
             self._next_opening = (message, sender)
             self._begin_closing(None, None)
+        elif self._parts.closing is not None:
+            fault = _fault(FaultKind.CLOSING, "a file that closes", "an owner that stays")
+            self.send(sender, OpenFailed(owner=message.owner, fault=fault))
         elif self._parts.answer_open is not None:
             self.send(sender, self._parts.answer_open)
         else:
@@ -675,9 +688,14 @@ class ClientRepliesActor(ComponentActor):
         if self._opening is not None:
             opening, self._opening = self._opening, None
             self.send(opening.sender, OpenFailed(owner=opening.message.owner, fault=fault))
+        if self._next_opening is not None:
+            (message, sender), self._next_opening = self._next_opening, None
+            self.send(sender, OpenFailed(owner=message.owner, fault=fault))
         if self._parts is not None:
             self._parts.reading.refuse_all()
             self._parts.opened.tell_owner(StorageFailed(owner=self._parts.opened.owner, fault=fault))
+            if self._parts.closing is not None:
+                self._release_stopped(self._parts)
 
     # Closing: what was accepted, then the leases, then the file.
 
@@ -694,10 +712,12 @@ class ClientRepliesActor(ComponentActor):
 
     def _close_stopped(self, parts: Parts, message: CloseReplies, sender: ActorAddress) -> None:
         """After a failure: nothing more becomes durable, but the leases go back and the file is released."""
-        if parts.closing is not None:
-            return
+        if parts.closing is None:
+            parts.closing, parts.closing_for = message, sender
+            self._release_stopped(parts)
+
+    def _release_stopped(self, parts: Parts) -> None:
         opened = parts.opened
-        parts.closing, parts.closing_for = message, sender
         leases = [*opened.releases, *opened.read_stock, *opened.repair_stock, *parts.reading.take_back()]
         leases.extend(payload for payload in opened.slots.payloads() if not isinstance(payload, bytes))
         if self._pool is not None and self._pool_calls is not None and leases:
@@ -764,6 +784,7 @@ class ClientRepliesActor(ComponentActor):
             return
         self._parts = None
         parts.opened.memory.close()
+        self._owners_gone.append(parts.opened.owner)
         closing = parts.closing
         self._last_closed = RepliesClosed(owner=closing.owner, number=closing.number)
         if parts.closing_for is not None:
