@@ -461,7 +461,7 @@ class Checkers:
         file = self.world.file(index)
         if file is None:
             return
-        if _sequence_of(file) != message.sequence and not self.world.plan.harsh:
+        if _sequence_of(file.stable) != message.sequence and not self.world.plan.harsh:
             self.fail("a checkpoint that is done is on the disk", f"r{index} checkpoint {message.sequence}")
         self._watched[index].sequence_done = message.sequence
 
@@ -564,7 +564,7 @@ class Checkers:
 
     def opening(self, index: int, file: SimFile) -> None:
         """The data file is about to be read."""
-        self._watched[index].opening = _sequence_of(file)
+        self._watched[index].opening = _sequence_of(file.data)
 
     def _storage_opened(self, index: int, parts: Any, message: StorageOpened) -> None:
         watched = self._watched[index]
@@ -592,7 +592,7 @@ class Checkers:
         file, watched = self.world.file(index), self._watched[index]
         if file is None or self.world.plan.harsh:
             return
-        sequence = _sequence_of(file)
+        sequence = _sequence_of(file.stable)
         if sequence is None or sequence < watched.sequence_done:
             self.fail("a checkpoint that is done survives", f"r{index}: {sequence} of {watched.sequence_done}")
 
@@ -692,11 +692,11 @@ def _pending_header(slots: Any, slot: int, header: bytes) -> bool:
     )
 
 
-def _sequence_of(file: SimFile) -> int | None:
+def _sequence_of(data: bytearray) -> int | None:
     """The newest sequence that two whole copies of the superblock agree on, or None."""
     bodies: list[bytes] = []
     for copy in range(SUPERBLOCK_COPIES):
-        sector = bytes(file.stable[copy * SECTOR_SIZE : (copy + 1) * SECTOR_SIZE])
+        sector = bytes(data[copy * SECTOR_SIZE : (copy + 1) * SECTOR_SIZE])
         whole = xxhash.xxh3_128_digest(sector[32:])[::-1] == sector[16:32]
         if whole and int.from_bytes(sector[36:40], "little") == copy:
             bodies.append(sector[40:])

@@ -99,9 +99,7 @@ class SimExecutor(Executor):
         self._forget()
 
     def crash(self) -> None:
-        """The process is gone: what it had started may have come some way."""
-        if self._closed:
-            return
+        """The process is gone: what it had started may have come some way; what it had open is closed."""
         running = [jobs[0] for jobs in self._lanes.values() if jobs]
         self._disk.chance.shuffle(running)
         for job in running:

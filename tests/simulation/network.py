@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from thespian.actors import ActorSystemMessage
+
 from client_replies.messages.peers import RepliesFound
 
 from .chance import Chance
@@ -81,6 +83,9 @@ class Network:
 
     def _local(self, now: int, source: Process, target: Process, message: object) -> Iterator[tuple[int, object]]:
         rules, chance = self.rules, self._chance
+        if isinstance(message, ActorSystemMessage):
+            yield chance.micros(0.0001, rules.local_latency), message
+            return
         if chance.chance(rules.local_loss):
             self._marks.hit("local_message_lost")
             return

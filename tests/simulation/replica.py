@@ -12,7 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thespian.actors import Actor, ActorAddress, ActorExitRequest, ChildActorExited, WakeupMessage
+from thespian.actors import (
+    Actor,
+    ActorAddress,
+    ActorExitRequest,
+    ActorSystemMessage,
+    ChildActorExited,
+    WakeupMessage,
+)
 
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.replies_port import (
@@ -53,13 +60,14 @@ HELLO_TICKS = 8
 OPEN_AGAIN = (0.02, 0.3)
 APPLY_MAX = 16
 SYNC_TIMEOUT = 1.0
+SYNC_PATIENCE = 5.0
 
 # A file that is damaged beyond use is given up: the replica begins without one.
 FILE_BEYOND_USE = frozenset({FaultKind.SUPERBLOCK_CORRUPT, FaultKind.TRAILER_CORRUPT, FaultKind.NOT_A_DATA_FILE})
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Start(ActorSystemMessage):
     """The first message to a replica. `component` is one that outlived its last incarnation."""
 
     component: ActorAddress | None = None
@@ -404,7 +412,9 @@ class ReplicaActor(Actor):
     # State sync.
 
     def _ask_for_checkpoint(self, now: float) -> None:
-        if self.syncing is None and now - self._sync_asked >= SYNC_TIMEOUT:
+        # What was being installed may be lost everywhere by now, because the others have gone on: then begin anew.
+        patience = SYNC_TIMEOUT if self.syncing is None else SYNC_PATIENCE
+        if now - self._sync_asked >= patience:
             self._sync_asked = now
             for address in self.world.peers_of(self.index):
                 self.send(address, GetCheckpoint(self.index, self.applied))
