@@ -1,0 +1,58 @@
+"""Checkpoints: what bounds the log.
+
+Guarantees: the snapshot of an op is durable before the component's checkpoint of that op begins, and the log up to
+there is kept until that one is durable too. So after a crash at any moment the store holds the snapshot of the op at
+which the component's session table is, and all entries after it. An entry that no durable checkpoint covers is never
+dropped, whatever the log's size: then the replica waits.
+"""
+
+from __future__ import annotations
+
+from . import sync
+from .core import Core
+from .durable import LogWrite, Snapshot
+from .effects import CheckpointReplies
+
+
+def maybe_begin(core: Core) -> None:
+    """After executing an op: take a checkpoint there if it is time."""
+    state, interval = core.checkpoint, core.config.checkpoint_interval
+    if state.running or core.sync.installing or not core.sync.checkpointed:
+        return
+    # All replicas at the same ops, so that their files can be compared; one that missed its op does not wait for the
+    # next, because the log may be full before that.
+    due = core.executed % interval == 0 or core.executed - state.op >= 2 * interval
+    if due and core.executed > state.op:
+        _begin(core, core.execution.snapshot(core.executed, core.log.checksum(core.executed)))
+
+
+def _begin(core: Core, snapshot: Snapshot) -> None:
+    core.checkpoint.running = snapshot.op
+
+    def saved() -> None:
+        if core.checkpoint.running == snapshot.op:
+            core.emit(CheckpointReplies(snapshot.op, snapshot.sessions))
+            core.checkpoint.snapshot = snapshot
+
+    core.persist(LogWrite(state=core.state(), snapshot=snapshot), saved)
+
+
+def done(core: Core, op: int) -> None:
+    """The component's session table as of `op` is durable, and every reply that it counts on."""
+    if sync.checkpoint_done(core, op):
+        return
+    if core.checkpoint.running != op or core.checkpoint.snapshot is None:
+        return
+    core.checkpoint.running = 0
+    settle(core, core.checkpoint.snapshot)
+
+
+def settle(core: Core, snapshot: Snapshot) -> None:
+    """The checkpoint is durable everywhere: trim the log, but for one interval that spares others a state sync."""
+    core.checkpoint.op = snapshot.op
+    core.checkpoint.snapshot = snapshot
+    core.checkpoint.encoded = snapshot.encode()
+    through = max(core.log.base, snapshot.op - core.config.checkpoint_interval)
+    base = (through, core.log.checksum(through))
+    core.log.trim(through)
+    core.persist(LogWrite(state=core.state(), base=base, snapshots_from=snapshot.op), lambda: maybe_begin(core))

@@ -1,0 +1,224 @@
+"""Normal operation: the primary prepares, a quorum holds, everybody commits and executes in order.
+
+Guarantees: a replica acknowledges an entry only when that entry and all before it are durable here; the primary commits
+what a quorum has acknowledged in this view, itself included; nothing is executed that is not committed and durable
+here. In one view there is one log: a backup's is a prefix of the primary's, which the chain of checksums proves.
+"""
+
+from __future__ import annotations
+
+from client_replies.messages.faults import invariant
+
+from . import checkpoint, clients, recovery, sync, view_change
+from .core import Backup, Core, NormalState, Status
+from .durable import LogWrite
+from .effects import ForgetReply, KeepReply, RepliesCommitted
+from .execution import Skipped
+from .messages import Commit, LogEntry, Prepare, PrepareOk
+
+
+def enter(core: Core) -> None:
+    """The replica has the view's log, durably: take part in the view."""
+    core.status = Status.NORMAL
+    core.normal = NormalState(heard_at=core.now)
+    if core.is_primary:
+        # Nobody has acknowledged anything in this view. What is in the log and not committed is acknowledged again.
+        core.normal.backups = {replica: Backup(sent=core.log.op, progress_at=core.now) for replica in core.others}
+        advance_commit(core)
+    else:
+        acknowledge(core)
+
+
+def room(core: Core) -> int:
+    """How many entries the primary may prepare now."""
+    in_pipeline = core.log.op - core.executed
+    in_log = core.log.op - core.checkpoint.op
+    return max(0, min(core.config.pipeline_max - in_pipeline, core.config.log_max - in_log))
+
+
+def prepare(core: Core, entry: LogEntry) -> None:
+    """The primary adds an entry; it is written and sent with the next `flush`."""
+    core.log.append(entry)
+    core.normal.unwritten.append(entry)
+
+
+def flush(core: Core) -> None:
+    """Write what was added to the log in one go; as primary, send each backup what it has not been sent.
+
+    Sent before it is durable here: the backups' disks and ours work at the same time. The primary's own
+    acknowledgement counts like any other, when its write is done.
+    """
+    if core.normal.unwritten:
+        entries = tuple(core.normal.unwritten)
+        core.normal.unwritten.clear()
+        view = core.view
+        core.persist(LogWrite(state=core.state(), entries=entries), lambda: _prepared(core, entries[-1], view))
+    if core.is_primary:
+        for replica, backup in core.normal.backups.items():
+            while backup.sent < core.log.op and _send_entries(core, replica, backup):
+                pass
+
+
+def _prepared(core: Core, last: LogEntry, view: int) -> None:
+    """The entries up to `last` are durable, unless a view change has taken them out again meanwhile."""
+    if not core.log.has_checksum(last.op, last.checksum):
+        return
+    core.log.durable = max(core.log.durable, last.op)
+    if core.status is Status.NORMAL and core.view == view:
+        if core.is_primary:
+            advance_commit(core)
+        else:
+            acknowledge(core)
+
+
+def _send_entries(core: Core, replica: int, backup: Backup) -> bool:
+    low = backup.sent + 1
+    entries = []
+    for op in range(low, min(core.log.op, backup.sent + core.config.prepare_max) + 1):
+        entry = core.log.entry(op)
+        if entry is None:
+            break  # trimmed or rotten: the heartbeat tells where the log begins, and repair goes on
+        entries.append(entry)
+    if not entries:
+        return False
+    if backup.acknowledged >= backup.sent:
+        backup.progress_at = core.now
+    backup.sent = entries[-1].op
+    backup.sent_at = core.now
+    core.send(replica, Prepare(view=core.view, commit=core.commit, entries=tuple(entries)))
+    return True
+
+
+# The primary.
+
+
+def on_prepare_ok(core: Core, message: PrepareOk) -> None:
+    """A backup durably has the view's log up to an op."""
+    backup = core.normal.backups.get(message.replica)
+    if not core.is_primary or message.view != core.view or backup is None or message.op > core.log.op:
+        return
+    if message.op > backup.acknowledged:
+        backup.acknowledged = message.op
+        backup.sent = max(backup.sent, message.op)
+        backup.progress_at = core.now
+    if message.voting and message.op > backup.voted:
+        backup.voted = message.op
+        advance_commit(core)
+
+
+def advance_commit(core: Core) -> None:
+    """Commit what a quorum holds, which is never more than this replica itself holds."""
+    held = [core.log.durable, *(backup.voted for backup in core.normal.backups.values())]
+    quorum_holds = sorted(held, reverse=True)[core.config.quorum - 1]
+    core.commit = max(core.commit, min(quorum_holds, core.log.durable))
+
+
+def tick_primary(core: Core) -> None:
+    """Send again what was not acknowledged, and do not be silent."""
+    for replica, backup in core.normal.backups.items():
+        if 0 <= backup.acknowledged < core.log.op and core.now - backup.progress_at >= core.config.resend:
+            backup.progress_at = core.now
+            backup.sent = backup.acknowledged
+            core.count("prepares_resent")
+        if core.now - backup.sent_at >= core.config.heartbeat:
+            backup.sent_at = core.now
+            core.send(replica, heartbeat(core))
+
+
+def heartbeat(core: Core) -> Commit:
+    """What the primary says when it has nothing to say."""
+    return Commit(view=core.view, commit=core.commit, op=core.log.op, base=core.log.base)
+
+
+# A backup.
+
+
+def on_prepare(core: Core, message: Prepare) -> None:
+    """Add what continues the log; keep what comes early."""
+    if not _follows(core, message.view):
+        return
+    for entry in message.entries:
+        if entry.op > core.log.op + core.config.pipeline_max:
+            break
+        core.normal.early[entry.op] = entry
+    _take_early(core)
+    learn_commit(core, message.commit)
+
+
+def _take_early(core: Core) -> None:
+    early = core.normal.early
+    for op in [op for op in early if op <= core.log.op]:
+        entry = early.pop(op)
+        invariant(
+            op <= core.log.base or core.log.has_checksum(op, entry.checksum), "one view has one log on all replicas"
+        )
+    # An entry that no checkpoint of ours covers is never overwritten: behind by a whole log, we take nothing more.
+    while core.log.op + 1 in early and core.log.op - core.checkpoint.op < core.config.log_max:
+        entry = early.pop(core.log.op + 1)
+        core.log.append(entry)
+        core.normal.unwritten.append(entry)
+
+
+def on_commit(core: Core, message: Commit) -> None:
+    """The primary lives, and says how far it is."""
+    if not _follows(core, message.view):
+        return
+    learn_commit(core, message.commit)
+    if sync.is_needed(core, message.base):
+        sync.begin(core, core.primary)
+    if message.op > core.log.op and core.now - core.normal.nudged_at >= core.config.resend:
+        core.normal.nudged_at = core.now
+        acknowledge(core)
+
+
+def _follows(core: Core, view: int) -> bool:
+    """True if the message is of the view that this replica takes part in as a backup."""
+    if view > core.view or (view == core.view and core.status is not Status.NORMAL):
+        view_change.hear_of(core, view)
+        return False
+    if view < core.view or core.is_primary:
+        return False
+    core.normal.heard_at = core.now
+    core.view_change.failed = 0
+    return True
+
+
+def learn_commit(core: Core, commit: int) -> None:
+    """What the primary has committed is committed here as far as the view's log is here."""
+    core.commit = max(core.commit, min(commit, core.log.op))
+
+
+def acknowledge(core: Core) -> None:
+    """Tell the primary how far the view's log is durable here."""
+    if core.status is Status.NORMAL and not core.is_primary:
+        message = PrepareOk(view=core.view, replica=core.replica, op=core.log.durable, voting=core.durable.voting)
+        core.send(core.primary, message)
+
+
+# Both.
+
+
+def execute(core: Core) -> None:
+    """Execute what is committed and durable here, in order, while the component takes replies."""
+    began = core.executed
+    while core.replies_ready and not core.sync.installing and core.executed < min(core.commit, core.log.durable):
+        entry = core.log.entry(core.executed + 1)
+        if entry is None:
+            break  # rotten: repair brings it back
+        core.executed = entry.op
+        _apply(core, entry)
+        checkpoint.maybe_begin(core)
+    if core.executed > began:
+        core.emit(RepliesCommitted(core.executed))
+        recovery.maybe_vote(core)
+
+
+def _apply(core: Core, entry: LogEntry) -> None:
+    applied = core.execution.apply(entry)
+    if isinstance(applied, Skipped):
+        core.count("entries_skipped")
+    elif applied.keep:
+        core.emit(KeepReply(applied.slot, entry.op, applied.reply.pack()))
+    else:
+        core.emit(ForgetReply(applied.slot, entry.op))
+    clients.executed(core, entry, applied)
