@@ -68,6 +68,7 @@ from .lease_stock import LeaseStock, StockFailed
 
 BATCH_MAX = 256  # replies, or removals, in one message; the credit may allow fewer
 PENDING_MAX = 1024  # operations that wait in the port
+READS_MAX = 4  # reads that are asked for at the same time; more would fill the owner's transmit slots
 RESEND_TIMEOUT = 1.0  # seconds
 OPEN_TIMEOUT = 5.0  # seconds: opening verifies every slot
 
@@ -231,6 +232,7 @@ class RepliesPort:
         self._committed = 0
         self._told = 0
         self._reads: dict[int, _Sent] = {}
+        self._reads_waiting: deque[ReadReply] = deque()
         self._waits: dict[int, _Sent] = {}
         self._read_number = 0
         self._wait_number = 0
@@ -333,9 +335,8 @@ class RepliesPort:
             self._events.append(ReplyHad(read=self._read_number, slot=slot, header=header, reply=waiting))
             return self._read_number
         message = ReadReply(owner=self.owner, read=self._read_number, slot=slot, expected=header)
-        flying = self._flight.items if self._flight is not None else ()
-        overtakes = any(item.slot == slot for item in flying)
-        self._reads[message.read] = self._post_after_pending(message) if overtakes else self._post(message)
+        self._reads_waiting.append(message)
+        self._pump_reads()
         return message.read
 
     def close(self) -> None:
@@ -364,6 +365,7 @@ class RepliesPort:
             receiver(message)
             self._pump()
             self._send_held()
+            self._pump_reads()
         return True
 
     def tick(self) -> None:
@@ -475,8 +477,10 @@ class RepliesPort:
             self._events.append(ReplyNotHad(read=message.read, slot=message.slot, header=header, reason=message.reason))
 
     def _on_installed(self, message: SessionsInstalled) -> None:
-        if self._answered(message.number, InstallSessions) is not None:
-            self._told = max(self._told, self._committed)
+        flight = self._answered(message.number, InstallSessions)
+        if flight is not None and isinstance(flight.message, InstallSessions):
+            # Not what was committed since: the component has not heard of that, and must not speak as if it had.
+            self._told = max(self._told, flight.message.op)
             self._events.append(message)
 
     def _on_checkpoint_started(self, message: CheckpointStarted) -> None:
@@ -670,6 +674,13 @@ class RepliesPort:
         sent = _Sent(message, float("inf"))
         self._held.append((self._serial, sent))
         return sent
+
+    def _pump_reads(self) -> None:
+        while self._reads_waiting and len(self._reads) < READS_MAX:
+            message = self._reads_waiting.popleft()
+            flying = self._flight.items if self._flight is not None else ()
+            overtakes = any(item.slot == message.slot for item in flying)
+            self._reads[message.read] = self._post_after_pending(message) if overtakes else self._post(message)
 
     def _send_held(self) -> None:
         while self._held and self._held[0][0] < self._oldest_pending():

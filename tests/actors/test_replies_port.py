@@ -10,6 +10,7 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.replies_port import (
+    READS_MAX,
     PortFailed,
     PortMisused,
     RepliesPort,
@@ -427,6 +428,21 @@ def test_a_read_is_answered_once_and_repeated_until_then(bench: Bench) -> None:
     ]
     bench.pass_time(5)
     assert bench.sent == []
+
+
+def test_only_a_few_reads_are_asked_for_at_the_same_time(bench: Bench) -> None:
+    """An actor has twenty transmits outstanding over all its targets: reads must not take them all."""
+    port = bench.opened().port
+    headers = [reply(1, op)[:HEADER_SIZE] for op in range(1, READS_MAX + 3)]
+    reads = [port.read(1, header) for header in headers]
+    assert [message.read for message in bench.sent if isinstance(message, ReadReply)] == reads[:READS_MAX]
+    bench.sent.clear()
+    for answered, asked in zip(reads, reads[READS_MAX:], strict=False):
+        port.receive(ReplyNotRead(owner=OWNER, read=answered, slot=1, reason=NotRead.BUSY))
+        message = bench.only_sent()
+        assert isinstance(message, ReadReply)
+        assert message.read == asked
+    assert len(port.take_events()) == 2
 
 
 def test_a_lent_buffer_is_copied_and_given_back_also_when_the_answer_comes_again(bench: Bench) -> None:
