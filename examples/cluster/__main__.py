@@ -16,7 +16,7 @@ from .service import Plant
 from .transfers import TransferFileError, read_transfers
 
 SHIPPED = Path(__file__).with_name("transfers.csv")
-REPLICAS_MIN, REPLICAS_MAX = 2, 7
+REPLICAS_MIN, REPLICAS_MAX = 2, 5
 SEED_MAX = 2**63
 DAMAGES_MAX = 1000
 USAGE_STATUS = 2

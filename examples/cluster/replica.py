@@ -118,6 +118,7 @@ class ReplicaActor(ComponentActor):
         self._asked: dict[int, _Asked] = {}  # reads in flight, by number
         self._awaited: dict[bytes, _Asked] = {}  # damaged replies that a client waits for, by header
         self._withheld: dict[int, _Withheld] = {}
+        self._damaged: set[bytes] = set()  # headers of damaged replies that nobody has asked for yet
         self._answers_first = 0
         self._kept_at = 0.0
         self._finish: Finish | None = None
@@ -306,6 +307,9 @@ class ReplicaActor(ComponentActor):
             return
         if self._finish is not None and self._finish.close:
             return  # Nobody waits any more: every client was done before the end began.
+        if any(asked.header == decision.header and not asked.withheld for asked in self._asked.values()):
+            return  # The answer is on its way already, and one is enough.
+        self._note_needed(decision.slot, decision.header)
         asked = _Asked(client, decision.slot, decision.header)
         self._asked[self._port.read(decision.slot, decision.header)] = asked
 
@@ -324,8 +328,7 @@ class ReplicaActor(ComponentActor):
         if asked is None:
             return
         if event.reason is NotRead.CORRUPT:
-            if event.header not in self._awaited:
-                self._note_damage("needed", event.slot, event.header)
+            self._note_needed(event.slot, event.header)
             self._awaited[event.header] = asked
         elif event.reason is NotRead.LOST:
             self._refuse_lost(asked)
@@ -455,8 +458,14 @@ class ReplicaActor(ComponentActor):
                 del self._withheld[client]
                 for asked in self._asked.values():
                     asked.withheld |= asked.header == withheld.header
+                self._damaged.add(withheld.header)
                 self._note_damage("damaged", withheld.slot, withheld.header)
         self._advance()
+
+    def _note_needed(self, slot: int, header: bytes) -> None:
+        if header in self._damaged:
+            self._damaged.remove(header)
+            self._note_damage("needed", slot, header)
 
     def _note_damage(self, event: str, slot: int, header: bytes) -> None:
         self.counters[f"slots_{event}"] += 1

@@ -52,7 +52,9 @@ CLIENTS_MAX = 64
 MESSAGE_SIZE_MAX = 16 * 1024
 INLINE_SIZE_MAX = 4 * 1024  # so that a part of the replies travels in shared memory
 CHECKPOINT_INTERVAL = 500  # ops
-SESSIONS_PER_CLIENT = 4
+# Few actors with many sessions: an actor has twenty transmits outstanding over all its peers, and the primary talks to
+# these, to its backups and to its component.
+CLIENT_ACTORS_MAX = 2
 PRIMARY = 0
 
 START_TIMEOUT = 20.0  # seconds
@@ -155,10 +157,8 @@ class Run:
         self._progress = progress
         self._replicas = [replica_name(replica) for replica in range(options.replicas)]
         sessions = range(options.clients)
-        self._sessions = {
-            f"client-{index}": tuple(sessions[start : start + SESSIONS_PER_CLIENT])
-            for index, start in enumerate(range(0, options.clients, SESSIONS_PER_CLIENT))
-        }
+        actors = min(CLIENT_ACTORS_MAX, options.clients)
+        self._sessions = {f"client-{index}": tuple(sessions[index::actors]) for index in range(actors)}
         self._transfers = directory / "transfers.csv"
 
     def run(self) -> Outcome:

@@ -19,7 +19,9 @@ from client_replies.messages.reply_header import OPERATION_REGISTER, HeaderInval
 
 from .protocol import Answer, Refused, Request
 
-RETRY_FIRST = 0.12  # seconds
+RETRY_FIRST = 0.12  # seconds; more where replies have lately taken long, or every request would be repeated
+RETRY_ROUND_TRIPS = 3.0
+ROUND_TRIP_WEIGHT = 0.125  # of the newest in the average
 RETRY_FACTOR = 2.0
 RETRY_MAX = 2.0
 JITTER = 0.25  # of each pause, either way
@@ -79,6 +81,7 @@ class SessionClient:
         self._pause = 0.0
         self._retry_at = 0.0
         self._tries = 0
+        self._round_trip = 0.0
 
     @property
     def is_registered(self) -> bool:
@@ -112,7 +115,7 @@ class SessionClient:
             body=body,
         )
         self._asked_at = now
-        self._pause = RETRY_FIRST
+        self._pause = min(RETRY_MAX, max(RETRY_FIRST, RETRY_ROUND_TRIPS * self._round_trip))
         self._tries = 1
         self._schedule(now)
         self._send(self._asked)
@@ -145,6 +148,9 @@ class SessionClient:
         if self._asked is None:
             return Received(AnswerKind.REPEATED, number, answer.reply, reply.body)
         self._asked = None
+        if self._tries == 1:
+            # Of a repeated request nobody can say which sending was answered.
+            self._round_trip += ROUND_TRIP_WEIGHT * (now - self._asked_at - self._round_trip)
         if number == 0:
             self.session = reply.header.session
         return Received(AnswerKind.FIRST, number, answer.reply, reply.body, now - self._asked_at, self._tries)

@@ -153,7 +153,7 @@ def damage_repaired(evidence: Evidence) -> str:
     if len(damaged) < evidence.damages_wanted:
         raise CheckBroken(f"{len(damaged)} slots were damaged, {evidence.damages_wanted} were to be")
     if not damaged <= needed:
-        raise CheckBroken(f"{len(damaged - needed)} damaged slots were never found damaged by a retry")
+        raise CheckBroken(f"{len(damaged - needed)} damaged slots were never asked for by a retry")
     if needed - headers["repaired"]:
         raise CheckBroken(f"{len(needed - headers['repaired'])} of {len(needed)} needed slots were not repaired")
     if headers["lost"]:

@@ -110,7 +110,7 @@ def test_a_planted_fault_turns_the_verdict_red(place: Path, transfers: Path, pla
     [
         (("--clients", "0"), "found '0', expected a whole number from 1 to 64"),
         (("--clients", "many"), "found 'many', expected a whole number"),
-        (("--replicas", "1"), "found '1', expected a whole number from 2 to 7"),
+        (("--replicas", "1"), "found '1', expected a whole number from 2 to 5"),
         (("--seed", "-1"), "expected"),
         (("--drop-replies", "1.5"), "found '1.5', expected a probability from 0 to 0.9"),
         (("--duplicate-requests", "x"), "found 'x', expected a probability"),

@@ -110,6 +110,23 @@ def test_a_request_is_repeated_unchanged_with_growing_pauses_and_jitter() -> Non
     assert len(bench.sent) == len(times) + 1
 
 
+def test_a_service_that_answers_slowly_is_given_more_time() -> None:
+    """The first pause follows the round trips that were seen; repeated requests tell nothing about these."""
+    bench = Bench()
+    session = bench.registered()
+    now = 0.0
+    for _ in range(40):
+        session.request(2, b"x", now)
+        session.receive(answer(bench.sent[-1], body=b"r"), now + 0.1)
+        now += 1.0
+    count = len(bench.sent)
+    session.request(2, b"x", now)
+    session.tick(now + 0.2)
+    assert len(bench.sent) == count + 1
+    session.tick(now + 0.4)
+    assert len(bench.sent) == count + 2
+
+
 def test_an_answer_that_comes_again_is_handed_out_as_repeated() -> None:
     """And one to an earlier request as stale: nobody waits for it, but its bytes can be compared."""
     bench = Bench()

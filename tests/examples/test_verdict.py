@@ -214,7 +214,7 @@ BALANCES = dict(GOOD.finals[1].balances)
         ("answers_identical", with_answer(GOOD, 9, kind="INVALID"), "was not a whole reply"),
         ("answers_identical", with_answer(GOOD, 9, request=77), "not answered with the reply"),
         ("damage_repaired", replace(GOOD, damage=()), "0 slots were damaged, 1 were to be"),
-        ("damage_repaired", replace(GOOD, damage=GOOD.damage[:1]), "1 damaged slots were never found"),
+        ("damage_repaired", replace(GOOD, damage=GOOD.damage[:1]), "1 damaged slots were never asked for"),
         ("damage_repaired", replace(GOOD, damage=GOOD.damage[:2]), "1 of 1 needed slots were not repaired"),
         (
             "damage_repaired",
