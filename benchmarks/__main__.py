@@ -1,4 +1,11 @@
-"""`python -m benchmarks`: all rows, or those that are named, in tables, JSON, plots and a page of the docs."""
+"""`python -m benchmarks`: all rows, or those that are named, as tables, JSON, plots and the page of the docs.
+
+    python -m benchmarks --quick --rows durable --groups '4 KiB' --messages     while making something fast
+    python -m benchmarks --compare benchmarks/results/accepted.json             has anything become worse?
+    python -m benchmarks --accept                                               this run is the one that the docs show
+
+Exit status 1 if a measurement failed or, with --compare, a ratio became worse.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +17,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .contest import FULL, QUICK, TINY, Scale, run_apart, run_group
+from .compare import MARGIN, compare, compared_rows
+from .contest import FULL, QUICK, ROOT, TINY, Scale, run_apart, run_group
 from .machine import describe
 from .measure import DIRECTORY
+from .page import rewrite
+from .plots import draw
 from .report import group_text, head_text, summary_rows, text_table
 
-ROWS = ("durable", "read", "commit", "scale", "repair", "needless")
+ROWS = ("durable", "read", "commit", "scale", "repair", "needless", "cluster")
+ACCEPTED = ROOT / "benchmarks" / "results" / "accepted.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE_PLOTS = ROOT / "docs" / "plots"
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="under two minutes: to see that all works, not to quote")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
@@ -28,7 +43,14 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each contestant runs")
     parser.add_argument("--seconds", type=float, help="how long each run lasts")
     parser.add_argument("--messages", action="store_true", help="also print what was sent by whom")
-    parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw a plot for each row")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="compare with the results in this file")
+    parser.add_argument("--margin", type=float, default=MARGIN, help=f"by how much a ratio may be worse ({MARGIN})")
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="take these results, measure nothing")
+    parser.add_argument(
+        "--accept", action="store_true", help="keep the results as the accepted ones, rewrite the docs and their plots"
+    )
     return parser.parse_args(given)
 
 
@@ -41,37 +63,65 @@ def scale_of(chosen: argparse.Namespace) -> Scale:
 def run_rows(chosen: argparse.Namespace) -> dict[str, Any]:
     """Run what was asked for, printing each group as it ends."""
     scale = scale_of(chosen)
+    rows = chosen.rows.split(",")
+    unknown = [row for row in rows if row not in ROWS]
+    if unknown:
+        raise SystemExit(f"there is no row {unknown[0]!r}: some of {', '.join(ROWS)}")
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     machine = describe(DIRECTORY)
     result: dict[str, Any] = {"machine": machine, "scale": scale.name, "rounds": scale.rounds, "groups": []}
     print(head_text(result))
-    for row in chosen.rows.split(","):
-        if row not in ROWS:
-            raise SystemExit(f"there is no row {row!r}: some of {', '.join(ROWS)}")
+    for row in rows:
         for group in importlib.import_module(f"benchmarks.{row}").groups(scale):
             if group.name.startswith(tuple(chosen.groups.split(","))):
                 found = run_group(group, scale, run_apart, _say)
+                _say("")
                 result["groups"].append(found)
-                print(group_text(found, with_messages=chosen.messages))
+                print(group_text(found, with_messages=chosen.messages), flush=True)
     return result
 
 
 def _say(text: str) -> None:
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}\r")
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
+def keep(result: dict[str, Any], chosen: argparse.Namespace) -> None:
+    """Write what was asked for."""
+    if chosen.json:
+        chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+    if chosen.plots:
+        draw(result, chosen.plots)
+    if chosen.accept:
+        ACCEPTED.write_text(json.dumps(result, indent=1) + "\n")
+        plots = {path.stem: str(path.relative_to(PAGE.parent)) for path in draw(result, PAGE_PLOTS)}
+        PAGE.write_text(rewrite(PAGE.read_text(), result, plots))
+
+
+def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
+    """Print how the run compares with another; the number of regressions."""
+    compared = compare(json.loads(chosen.compare.read_text()), result, chosen.margin)
+    print(f"\ncompared with {chosen.compare}, margin {chosen.margin:.0%}:")
+    print(text_table(compared_rows(compared), ""))
+    for title, keys in (("not measured now", compared.only_accepted), ("not in that run", compared.only_found)):
+        for key in keys:
+            print(f"{title}: {', '.join(key)}")
+    print(f"{len(compared.regressions)} regressions")
+    return len(compared.regressions)
 
 
 def main(given: Sequence[str]) -> int:
-    """Run the command; 1 if a measurement failed."""
+    """Run the command."""
     chosen = arguments(given)
-    result = run_rows(chosen)
+    result = json.loads(chosen.source.read_text()) if chosen.source else run_rows(chosen)
     print(text_table(summary_rows(result["groups"]), ""))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+    keep(result, chosen)
     failed = [c for group in result["groups"] for c in group["contestants"] if c.get("failed")]
     for contestant in failed:
         print(f"\n{contestant['title']} failed:\n{contestant['failed']}", file=sys.stderr)
-    return 1 if failed else 0
+    regressions = show_comparison(result, chosen) if chosen.compare else 0
+    return 1 if failed or regressions else 0
 
 
 if __name__ == "__main__":
