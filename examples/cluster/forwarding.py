@@ -111,7 +111,10 @@ class ForwardingLimits:
     requests_waiting_max: int = 16_384
     request_timeout_s: float = 10.0
     confirm_timeout_s: float = 1.0
-    probe_interval_s: float = 5.0  # of a silent replica: few messages to a stopped one are in flight at any time
+    # Between two messages to a silent replica, doubling: few to a stopped one are in flight at any time, since twenty
+    # unanswered messages of an actor hold up its messages to everybody.
+    probe_first_s: float = 0.5
+    probe_max_s: float = 5.0
     redirects_max: int = 3
 
 
@@ -135,8 +138,9 @@ class _Link:
     taken: int = 0
     owes: bool = False  # a batch of the replica is to be confirmed
     sent_at: float | None = None
-    silent_since: float | None = None
-    probed_at: float = 0.0
+    is_silent: bool = False
+    probe_at: float = 0.0
+    probe_pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,7 @@ class Forwarding:
 
     def describe(self) -> tuple[tuple[int, int, bool], ...]:
         """Replica, requests queued for it, and whether it is silent."""
-        return tuple((r, len(link.queue), link.silent_since is not None) for r, link in sorted(self._links.items()))
+        return tuple((r, len(link.queue), link.is_silent) for r, link in sorted(self._links.items()))
 
     # From the clients.
 
@@ -233,11 +237,11 @@ class Forwarding:
     def _target(self) -> int:
         """The primary if it is known and not silent, else the preferred replica or the next that is not silent."""
         link = self._links.get(self.primary)
-        if link is not None and link.silent_since is None:
+        if link is not None and not link.is_silent:
             return self.primary
         start = self._order.index(self._preferred)
         for replica in self._order[start:] + self._order[:start]:
-            if self._links[replica].silent_since is None:
+            if not self._links[replica].is_silent:
                 self._preferred = replica
                 return replica
         return self._preferred
@@ -256,18 +260,19 @@ class Forwarding:
         """What is to be sent now, to which replica."""
         messages = []
         for replica, link in self._links.items():
-            if link.sent_at is not None or (link.silent_since is not None and now < link.probed_at):
-                if link.owes and link.silent_since is None:
+            if link.sent_at is not None or (link.is_silent and now < link.probe_at):
+                if link.owes and not link.is_silent:
                     messages.append((replica, self._message(link, ())))
                 continue
             batch = self._batch(link)
             if batch:
                 link.number += 1
                 link.sent_at = now
-            elif link.silent_since is not None:
-                link.probed_at = now + self.limits.probe_interval_s
-            elif not link.owes:
+            elif not link.is_silent and not link.owes:
                 continue
+            if link.is_silent:
+                link.probe_pause = min(self.limits.probe_max_s, 2.0 * link.probe_pause)
+                link.probe_at = now + link.probe_pause
             messages.append((replica, self._message(link, batch)))
         return messages
 
@@ -317,9 +322,9 @@ class Forwarding:
     def _heard(self, replica: int, link: _Link, message: ForwardedReplies) -> None:
         if message.taken >= link.number:
             link.sent_at = None
-        if link.silent_since is not None:
+        if link.is_silent:
             self.counters["replicas_heard_again"] += 1
-            link.silent_since = None
+            link.is_silent = False
         # The higher view is right; within a view, a replica that knows its primary knows more than one that does not.
         if message.view > self.view or (message.view == self.view and self.primary == PRIMARY_UNKNOWN):
             if (message.view, message.primary) != (self.view, self.primary):
@@ -353,7 +358,7 @@ class Forwarding:
     def _redirect(self, key: Key, waiting: _Waiting, frame: Frame) -> bool:
         """Pass the request on to the replica that the refusal names, if that leads anywhere."""
         link = self._links.get(frame.primary)
-        if link is None or link.silent_since is not None or frame.view < self.view:
+        if link is None or link.is_silent or frame.view < self.view:
             self.counters["redirects_without_a_way"] += 1
             return False
         if waiting.redirects >= self.limits.redirects_max:
@@ -380,16 +385,17 @@ class Forwarding:
             released.append((waiting.connection, key))
         for replica, link in self._links.items():
             if link.sent_at is not None and now - link.sent_at >= self.limits.confirm_timeout_s:
-                self._silent(replica, link, now)
+                self._silence(replica, link, now)
         return released
 
-    def _silent(self, replica: int, link: _Link, now: float) -> None:
+    def _silence(self, replica: int, link: _Link, now: float) -> None:
         """What was sent is lost, or may be; what was not goes to another replica."""
         self.counters["batches_unconfirmed"] += 1
         link.sent_at = None
-        if link.silent_since is None:
-            link.silent_since = now
-        link.probed_at = now + self.limits.probe_interval_s
+        if not link.is_silent:
+            link.is_silent = True
+            link.probe_pause = self.limits.probe_first_s
+            link.probe_at = now + link.probe_pause
         if self.primary == replica:
             self.primary = PRIMARY_UNKNOWN  # in this view; whoever takes over says so
         self._preferred = self._order[(self._order.index(replica) + 1) % len(self._order)]
@@ -439,6 +445,7 @@ class GatewayPort:
         self._confirm_timeout_s = confirm_timeout_s
         self._answers_queued_max = answers_queued_max
         self._body_size_max = body_size_max
+        self._told = (0, PRIMARY_UNKNOWN)
         self._doors: OrderedDict[int, _Door] = OrderedDict()
         self._routes: OrderedDict[int, int] = OrderedDict()
 
@@ -477,7 +484,8 @@ class GatewayPort:
         door.answers.append(frame.packed)
 
     def flush(self, now: float, *, view: int, primary: int) -> None:
-        """Send what is due to each gateway."""
+        """Send what is due to each gateway; a new view is told to all at once."""
+        news, self._told = (view, primary) != self._told, (view, primary)
         for gateway, door in self._doors.items():
             if door.sent_at is not None and now - door.sent_at >= self._confirm_timeout_s:
                 self.counters["batches_unconfirmed"] += 1
@@ -487,7 +495,7 @@ class GatewayPort:
             while door.sent_at is None and door.answers and len(answers) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
                 answers.append(door.answers.popleft())
                 size += len(answers[-1])
-            if not answers and not door.owes:
+            if not answers and not door.owes and not news:
                 continue
             if answers:
                 door.number += 1

@@ -41,6 +41,8 @@ ACCEPTS_MAX = 128  # in one turn
 BACKLOG = 1024
 DESCRIPTORS_SPARE = 128  # for everything in the process that is not a connection
 LINGER_READ_MAX = 64 * 1024
+# What the kernel holds for a connection each way: left alone it would grow to megabytes for who does not read.
+SOCKET_BUFFER_SIZE = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -439,6 +441,8 @@ def _listen(host: str, port: int, wildcard_allowed: bool) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_SIZE)  # inherited by connections
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_SIZE)
         listener.setblocking(False)
         listener.bind((host, port))
         listener.listen(BACKLOG)
