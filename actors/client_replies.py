@@ -274,7 +274,12 @@ class ClientRepliesActor(ComponentActor):
         if opening.memory is None or self._storage is None or self._storage_calls is None:
             raise InvariantBroken("leases were granted out of turn")
         opening.leases = message.leases
-        request = OpenStorage(config=opening.message.config, mode=opening.message.mode, memory=opening.memory.name)
+        request = OpenStorage(
+            batch=self._storage_calls.next_number("open"),
+            config=opening.message.config,
+            mode=opening.message.mode,
+            memory=opening.memory.name,
+        )
         self._storage_calls.start("open", self._storage, request, self.environment.monotonic())
         self.send(self._storage, request)
 
@@ -286,7 +291,7 @@ class ClientRepliesActor(ComponentActor):
     def storage_open_failed(self, message: StorageOpenFailed, sender: ActorAddress) -> None:
         """The file is not to be opened, and was left as it was."""
         calls = self._storage_calls
-        if self._opening is not None and calls is not None and calls.answered("open") is not None:
+        if self._opening is not None and calls is not None and calls.answered("open", message.batch) is not None:
             self._fail_opening(message.fault)
 
     def _fail_opening(self, fault: Fault) -> None:
@@ -313,7 +318,7 @@ class ClientRepliesActor(ComponentActor):
     def storage_opened(self, message: StorageOpened, sender: ActorAddress) -> None:
         """The file is open: begin with what the last checkpoint says."""
         opening, calls = self._opening, self._storage_calls
-        if opening is None or calls is None or calls.answered("open") is None:
+        if opening is None or calls is None or calls.answered("open", message.batch) is None:
             return
         self._parts = parts = self._assemble(opening, calls, message)
         self._opening = None
@@ -727,7 +732,7 @@ class ClientRepliesActor(ComponentActor):
         if self._storage is None:
             self._finish_closing()
         else:
-            opened.call_storage("close", CloseStorage())
+            opened.call_storage("close", CloseStorage(batch=opened.calls.next_number("close")))
 
     def _close_when_quiet(self, parts: Parts) -> None:
         opened = parts.opened
@@ -744,7 +749,7 @@ class ClientRepliesActor(ComponentActor):
         if leases:
             self._release(parts, leases)
             return
-        opened.call_storage("close", CloseStorage())
+        opened.call_storage("close", CloseStorage(batch=opened.calls.next_number("close")))
 
     def _release(self, parts: Parts, leases: tuple[Lease, ...]) -> None:
         if self._pool_calls is None:
@@ -771,7 +776,7 @@ class ClientRepliesActor(ComponentActor):
     def storage_closed(self, message: StorageClosed, sender: ActorAddress) -> None:
         """The file is released. If a new owner takes over, what the old one held comes back before that."""
         parts = self._parts
-        if parts is None or parts.closing is None or parts.opened.calls.answered("close") is None:
+        if parts is None or parts.closing is None or parts.opened.calls.answered("close", message.batch) is None:
             return
         if self._next_opening is not None:
             self._call_pool("reclaim", ReclaimLeases(holder=parts.opened.owner, kept=()))

@@ -2,7 +2,8 @@
 
 Guarantees: it never blocks its mailbox on the disk where the actor system lets it watch a descriptor; commit writes,
 repair writes, reads, verification and checkpoints run beside each other and are answered as they end. A batch that is
-repeated because its answer was lost is answered again and not done twice.
+repeated because its answer was lost is answered again and not done twice, and one that comes late does nothing. While
+a file is open, who opened it is served and nobody else.
 
 Gives up: retrying. After a failed write or sync nothing about the file can be trusted, so the storage says
 `StorageStopped`, once for every request, and does no more (invariant 14).
@@ -49,14 +50,15 @@ from client_replies.storage.shared_memory import PoolMemory
 from .component import ComponentActor, Handler
 from .environment import Environment, Outcome
 
+Batch = WriteSlots | ReadSlots | VerifySlots | WriteCheckpoint
+
 
 @dataclass(slots=True)
 class Lane:
     """The last batch of its kind, and its answer once there is one."""
 
     batch: int = 0
-    is_running: bool = False
-    answer: Message | None = None  # none is kept of a read: it is large, and reading again does no harm
+    answer: Message | None = None  # of a read too: reading again could fill buffers that others use by then
 
 
 class StorageActor(ComponentActor):
@@ -72,8 +74,8 @@ class StorageActor(ComponentActor):
         self._lanes: dict[str, Lane] = {}
         self._in_flight = 0
         self._opening = False
-        self._opened: StorageOpened | None = None
-        self._closing_for: ActorAddress | None = None
+        self._client: ActorAddress | None = None  # who opened the file
+        self._closing: CloseStorage | None = None
         self._stopped: StorageStopped | None = None
 
     def handlers(self) -> dict[type, Handler]:
@@ -97,15 +99,42 @@ class StorageActor(ComponentActor):
 
     def open(self, message: OpenStorage, sender: ActorAddress) -> None:
         """Open the file beside the mailbox: verifying every slot may take a while."""
-        if self._opening:
-            return
-        if self._opened is not None:
-            self.send(sender, self._opened)  # The answer was lost.
-            return
+        if self._client != sender:
+            if self._file is not None or self._opening:
+                self._refuse_open(message, FaultKind.ALREADY_OPEN, sender)
+                return
+            self._client = sender
+            self._lanes.clear()  # another client counts from the beginning
+        lane = self._lanes.setdefault("open", Lane())
+        if message.batch <= lane.batch:
+            self._repeated(lane, message.batch)
+        elif self._stopped is not None:
+            self.send(sender, StorageOpenFailed(batch=message.batch, fault=self._stopped.fault))
+        elif self._file is not None or self._opening:
+            self._refuse_open(message, FaultKind.ALREADY_OPEN, sender)
+        else:
+            lane.batch, lane.answer = message.batch, None
+            self._begin_opening(lane, message)
+
+    def _refuse_open(self, message: OpenStorage, kind: FaultKind, sender: ActorAddress) -> None:
+        fault = Fault(kind=kind, found="a file in use", expected="one opening at a time")
+        self.send(sender, StorageOpenFailed(batch=message.batch, fault=fault))
+
+    def _answer(self, lane: Lane, answer: Message) -> None:
+        lane.answer = answer
+        if self._client is not None:
+            self.send(self._client, answer)
+
+    def _repeated(self, lane: Lane, batch: int) -> None:
+        """Its answer was lost, or it comes late, or it is in progress."""
+        if batch == lane.batch and lane.answer is not None:
+            self._answer(lane, lane.answer)
+
+    def _begin_opening(self, lane: Lane, message: OpenStorage) -> None:
         try:
             self._map_memory(message.memory)
         except StorageError as error:
-            self.send(sender, StorageOpenFailed(fault=error.fault))
+            self._answer(lane, StorageOpenFailed(batch=message.batch, fault=error.fault))
             return
         self._opening = True
         disk = self.environment.disk()
@@ -118,7 +147,7 @@ class StorageActor(ComponentActor):
                 file.close()
                 raise
 
-        self.executor().submit("open", run, lambda outcome: self._open_done(outcome, sender))
+        self.executor().submit("open", run, lambda outcome: self._open_done(lane, message.batch, outcome))
 
     def _map_memory(self, name: MemoryName) -> None:
         if self._memory_name != name:
@@ -127,34 +156,55 @@ class StorageActor(ComponentActor):
             self._memory = self.environment.open_memory(name)
             self._memory_name = name
 
-    def _open_done(self, outcome: Outcome, sender: ActorAddress) -> None:
+    def _open_done(self, lane: Lane, batch: int, outcome: Outcome) -> None:
         self._opening = False
         if isinstance(outcome.error, StorageError):
-            self.send(sender, StorageOpenFailed(fault=outcome.error.fault))
-            return
-        file, faulty = self._value(outcome)
-        self._file = file
-        self._opened = StorageOpened(
-            formatted=file.formatted, sequence=file.sequence, op=file.op, sessions=file.sessions, faulty=faulty
-        )
-        file.sessions = b""  # The answer has it; a second copy of a large table would stay for good.
-        self.send(sender, self._opened)
+            self._answer(lane, StorageOpenFailed(batch=batch, fault=outcome.error.fault))
+        else:
+            self._file, faulty = self._value(outcome)
+            file = self._file
+            answer = StorageOpened(
+                batch=batch,
+                formatted=file.formatted,
+                sequence=file.sequence,
+                op=file.op,
+                sessions=file.sessions,
+                faulty=faulty,
+            )
+            file.sessions = b""  # The answer has it; a second copy of a large table would stay for good.
+            self._answer(lane, answer)
+        self._close_if_idle()
 
     def close(self, message: CloseStorage, sender: ActorAddress) -> None:
         """Close once nothing is in flight."""
-        self._closing_for = sender
+        if not self._is_client(message, sender):
+            return
+        lane = self._lanes.setdefault("close", Lane())
+        if message.batch <= lane.batch:
+            self._repeated(lane, message.batch)
+            return
+        lane.batch, lane.answer = message.batch, None
+        self._closing = message
         self._close_if_idle()
 
+    def _is_client(self, message: Message, sender: ActorAddress) -> bool:
+        if self._client == sender:
+            return True
+        self.count("message_of_stranger", message=type(message).__name__)
+        return False
+
     def _close_if_idle(self) -> None:
-        if self._closing_for is not None and not self._in_flight and not self._opening:
-            sender, self._closing_for = self._closing_for, None
+        if self._closing is not None and not self._in_flight and not self._opening:
+            closing, self._closing = self._closing, None
             self._close_file()
-            self.send(sender, StorageClosed())
+            for lane in self._lanes.values():
+                lane.answer = None
+            self._answer(self._lanes["close"], StorageClosed(batch=closing.batch))
 
     def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._file = self._opened = None
+        self._file = None
         if self._memory is not None:
             self._memory.close()
         self._memory = self._memory_name = None
@@ -168,7 +218,7 @@ class StorageActor(ComponentActor):
             file.write_slots(message.slots, [self._bytes_of(payload) for payload in message.payloads])
             return SlotsWritten(batch=message.batch, repair=message.repair)
 
-        self._run("repair" if message.repair else "write", message.batch, run, sender)
+        self._run("repair" if message.repair else "write", message, run, sender)
 
     def write_checkpoint(self, message: WriteCheckpoint, sender: ActorAddress) -> None:
         """Store the session table."""
@@ -177,7 +227,7 @@ class StorageActor(ComponentActor):
             file.write_checkpoint(message.sequence, message.op, message.sessions)
             return CheckpointWritten(batch=message.batch)
 
-        self._run("checkpoint", message.batch, run, sender)
+        self._run("checkpoint", message, run, sender)
 
     def read(self, message: ReadSlots, sender: ActorAddress) -> None:
         """Read a group of slots, each verified."""
@@ -189,7 +239,7 @@ class StorageActor(ComponentActor):
             ]
             return SlotsRead(batch=message.batch, results=tuple(results))
 
-        self._run("read", message.batch, run, sender)
+        self._run("read", message, run, sender)
 
     def _read_one(self, file: DataFile, slot: int, header: bytes, lease: Lease) -> Payload | SlotFault:
         if lease == NO_LEASE:
@@ -207,7 +257,7 @@ class StorageActor(ComponentActor):
                 batch=message.batch, results=tuple(file.verify_slot(slot, header) for slot, header in pairs)
             )
 
-        self._run("verify", message.batch, run, sender)
+        self._run("verify", message, run, sender)
 
     def _bytes_of(self, payload: Payload) -> bytes | memoryview:
         return payload if isinstance(payload, bytes) else self._memory_of(payload)
@@ -217,40 +267,39 @@ class StorageActor(ComponentActor):
             raise InvariantBroken("a lease came to a storage that maps no memory")
         return self._memory.buffer(lease)
 
-    def _run(self, name: str, batch: int, run: Callable[[DataFile], Message], sender: ActorAddress) -> None:
-        lane = self._lanes.setdefault(name, Lane())
+    def _run(self, name: str, message: Batch, run: Callable[[DataFile], Message], sender: ActorAddress) -> None:
+        if not self._is_client(message, sender):
+            return
+        lane, batch = self._lanes.setdefault(name, Lane()), message.batch
         if self._stopped is not None:
             self.send(sender, self._stopped)
-        elif batch < lane.batch or (batch == lane.batch and lane.is_running):
-            pass  # It came twice.
-        elif batch == lane.batch and lane.answer is not None:
-            self.send(sender, lane.answer)  # The answer was lost.
-        elif self._file is None or self._closing_for is not None:
+        elif batch <= lane.batch:
+            self._repeated(lane, batch)
+        elif self._file is None or self._closing is not None:
             fault = Fault(kind=FaultKind.NOT_OPEN, found=f"a batch to {name}", expected="an open data file")
             self.send(sender, StorageStopped(fault=fault))
         else:
             file = self._file
-            lane.batch, lane.is_running, lane.answer = batch, True, None
+            lane.batch, lane.answer = batch, None
             self._in_flight += 1
-            self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome, sender))
+            self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome))
 
-    def _done(self, lane: Lane, outcome: Outcome, sender: ActorAddress) -> None:
+    def _done(self, lane: Lane, outcome: Outcome) -> None:
         self._in_flight -= 1
-        lane.is_running = False
         if isinstance(outcome.error, StorageError):
-            self._fail(outcome.error.fault, sender)
+            self._fail(outcome.error.fault)
         else:
             answer: Message = self._value(outcome)
             if self._stopped is None:
-                lane.answer = answer if not isinstance(answer, SlotsRead) else None
-                self.send(sender, answer)
+                self._answer(lane, answer)
         self._close_if_idle()
 
-    def _fail(self, fault: Fault, sender: ActorAddress) -> None:
+    def _fail(self, fault: Fault) -> None:
         if self._stopped is None:
             self._stopped = StorageStopped(fault=fault)
             self.log.critical("storage_stopped", fault=str(fault))
-        self.send(sender, self._stopped)
+        if self._client is not None:
+            self.send(self._client, self._stopped)
 
     def _value(self, outcome: Outcome) -> Any:
         if outcome.error is not None:

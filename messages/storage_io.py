@@ -1,9 +1,10 @@
 """The ClientRepliesActor and its StorageActor: everything that touches the disk.
 
-One batch of each kind (commit write, repair write, read, verify, checkpoint) is in flight at a time, and kinds do not
-wait for each other. `batch` grows by one within a kind and comes back in the answer; a batch repeated because its
-answer was lost is not done again, only answered again. A payload with a lease is lent: its holder stays the sender, who
-keeps it until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
+One batch of each kind (open, commit write, repair write, read, verify, checkpoint, close) is in flight at a time, and
+kinds do not wait for each other. `batch` grows by one within a kind and comes back in the answer; a batch repeated
+because its answer was lost is not done again, only answered again. Who opened the file is served, and nobody else. A
+payload with a lease is lent: its holder stays the sender, who keeps it until the answer. A write error stops the
+storage: it answers nothing more but `StorageStopped`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ NO_LEASE = Lease(0)
 class OpenStorage(Message):
     """Format or open the data file and verify every slot that its session table expects."""
 
+    batch: int
     config: RepliesConfig
     mode: OpenMode
     memory: MemoryName
 
     def validate(self) -> None:
         """Check the configuration."""
+        check_int("batch", self.batch, 1, U64_MAX)
         check_type("config", self.config, RepliesConfig)
         self.config.validate()
         check_type("mode", self.mode, OpenMode)
@@ -40,6 +43,7 @@ class OpenStorage(Message):
 class StorageOpened(Message):
     """Open: the last checkpoint, and the slots that do not hold what its session table says."""
 
+    batch: int
     formatted: bool
     sequence: int
     op: int
@@ -51,6 +55,7 @@ class StorageOpened(Message):
 class StorageOpenFailed(Message):
     """Not opened; the file is as it was."""
 
+    batch: int
     fault: Fault
 
 
@@ -157,10 +162,18 @@ class CheckpointWritten(Message):
 class CloseStorage(Message):
     """Finish what is in flight and release the file."""
 
+    batch: int
+
+    def validate(self) -> None:
+        """Check the number."""
+        check_int("batch", self.batch, 1, U64_MAX)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageClosed(Message):
     """The file is closed and its lock is free."""
+
+    batch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

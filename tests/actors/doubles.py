@@ -350,3 +350,35 @@ class ScriptedPeer(Actor):
         elif isinstance(message, AnswerAs) and self._asker is not None:
             for answer in message.answers:
                 self.send(self._asker, answer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward(Message):
+    """Send this message to the target, as your own."""
+
+    target: ActorAddress
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarded(Message):
+    """What the forwarder was sent."""
+
+    message: Message
+
+
+class Forwarder(Actor):
+    """An actor that sends what it is told to, and reports what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watcher: ActorAddress | None = None
+
+    def receiveMessage(self, message: Any, sender: ActorAddress) -> None:
+        """Forward one way or the other."""
+        if isinstance(message, Forward):
+            self._watcher = sender
+            self.send(message.target, message.message)
+            self.send(sender, Scripted())
+        elif isinstance(message, Message) and self._watcher is not None:
+            self.send(self._watcher, Forwarded(message=message))

@@ -8,6 +8,7 @@ the replica, with one client for each slot.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, overload
 from thespian.actors import ActorAddress
 
 from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.actors.message_pool import MessagePoolActor
 from client_replies.actors.system import OwnedSystem
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.leases import (
@@ -24,6 +26,8 @@ from client_replies.messages.leases import (
     Lease,
     LeasesGranted,
     LeasesReleased,
+    OpenPool,
+    PoolOpened,
     PoolStatus,
     ReleaseLeases,
 )
@@ -60,6 +64,14 @@ from client_replies.messages.replies import (
 )
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_size
+from client_replies.messages.storage_io import (
+    CloseStorage,
+    OpenStorage,
+    StorageClosed,
+    StorageOpened,
+    StorageOpenFailed,
+    WriteSlots,
+)
 from client_replies.storage.client_sessions import ClientSessions
 from client_replies.storage.layout import Layout
 from client_replies.storage.shared_memory import PoolMemory
@@ -71,6 +83,8 @@ from tests.actors.doubles import (
     DoubleStatus,
     Drop,
     FailDevice,
+    Forward,
+    Forwarded,
     GetDouble,
     Hold,
     LetGo,
@@ -481,6 +495,73 @@ class Driver:
     def asked(self, peer: int) -> GetReplies:
         """Wait until a scripted peer is asked."""
         return self.expect(Asked, where=lambda asked: asked.peer == peer).request
+
+
+class StorageClient(Driver):
+    """A StorageActor's client, played by the test: numbers its batches, and can repeat them or send late ones."""
+
+    def __init__(self, system: OwnedSystem, config: RepliesConfig) -> None:
+        super().__init__(system, ScriptedStorage)
+        self.config = config
+        self.storage = self.replies
+        self.batches: Counter[str] = Counter()
+        pool = system.createActor(MessagePoolActor)
+        self.send(OpenPool(buffers=4, size=config.message_size_max, waiting_max=4), pool)
+        self.memory_name = self.expect(PoolOpened).memory
+        self.pool_address = pool
+
+    def next(self, lane: str) -> int:
+        """Give the next batch's number."""
+        self.batches[lane] += 1
+        return self.batches[lane]
+
+    def opening(self, mode: OpenMode = OpenMode.OPEN_OR_FORMAT) -> OpenStorage:
+        """Give the next request to open."""
+        return OpenStorage(batch=self.next("open"), config=self.config, mode=mode, memory=self.memory_name)
+
+    def open_storage(self) -> StorageOpened:
+        """Open, which must work."""
+        message = self.opening()
+        self.send(message)
+        answer = self.expect(StorageOpened, StorageOpenFailed, where=lambda answer: answer.batch == message.batch)
+        assert isinstance(answer, StorageOpened), answer
+        return answer
+
+    def close_storage(self) -> None:
+        """Close, and wait for it."""
+        message = CloseStorage(batch=self.next("close"))
+        self.send(message)
+        self.expect(StorageClosed, where=lambda closed: closed.batch == message.batch)
+
+    def write_slots(self, replies: dict[int, Payload], *, repair: bool = False) -> WriteSlots:
+        """Send the next group of writes; gives the message."""
+        batch = self.next("repair" if repair else "write")
+        message = WriteSlots(batch=batch, slots=tuple(replies), payloads=tuple(replies.values()), repair=repair)
+        self.send(message)
+        return message
+
+    def forward(self, forwarder: Any, message: Message) -> None:
+        """Let another actor send the message, as its own."""
+        self.send(Forward(target=self.replies, message=message), forwarder)
+        self.expect(Scripted)
+
+    def forwarded(self, kind: type[Kind]) -> Kind:
+        """Wait for an answer that the other actor got."""
+        answer = self.expect(Forwarded, where=lambda forwarded: isinstance(forwarded.message, kind)).message
+        assert isinstance(answer, kind)
+        return answer
+
+    def leases(self, count: int) -> tuple[Lease, ...]:
+        """Acquire buffers, and map the memory that they are in."""
+        self.send(AcquireLeases(holder=1, number=1, count=count), self.pool_address)
+        self._memory = PoolMemory.open(self.memory_name)
+        return self.expect(LeasesGranted).leases
+
+    @property
+    def memory(self) -> PoolMemory:
+        """Give the mapping."""
+        assert self._memory is not None
+        return self._memory
 
 
 def found(request: GetReplies, peer: int, replies: dict[int, bytes]) -> RepliesFound:

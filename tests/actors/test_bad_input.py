@@ -93,7 +93,7 @@ def untouched(path: Path, config: RepliesConfig) -> None:
     """Leave the file as it is."""
 
 
-BAD_FILES: dict[str, tuple[FaultKind, Callable[[Path, RepliesConfig], None], dict[str, int], str, str]] = {
+BAD_FILES: dict[str, tuple[FaultKind, Callable[[Path, RepliesConfig], None], dict[str, Any], str, str]] = {
     "another cluster": (FaultKind.CLUSTER_MISMATCH, untouched, {"cluster": 8}, "cluster 7", "cluster 8"),
     "another replica": (FaultKind.REPLICA_MISMATCH, untouched, {"replica": 3}, "replica 0", "replica 3"),
     "another slot count": (FaultKind.SLOT_COUNT_MISMATCH, untouched, {"clients_max": 9}, "8", "9"),

@@ -21,24 +21,22 @@ from client_replies.messages.replies import (
     StorageFailed,
     WritesRefused,
 )
-from client_replies.messages.storage_io import StorageStopped, WriteSlots
 
 from tests.actors.doubles import FailDevice, WatchedReplies
-from tests.actors.driver import KIB, Book, Driver, config_for
+from tests.actors.driver import KIB, Book, Driver, StorageClient, config_for, damage, found
 from tests.processes import is_living, wait_until
 
 DISK_FULL = Fault(kind=FaultKind.DISK_FULL, found="ENOSPC", expected="a write")
 
 
 def test_a_broken_invariant_in_a_thread_ends_the_storage(tcp_system: OwnedSystem, tmp_path: Path) -> None:
-    """A bug that shows beside the mailbox ends the process, and the owner is told, instead of waiting for ever."""
-    driver, book = Driver(tcp_system, WatchedReplies), Book()
-    driver.open(config_for(tmp_path / "file"))
-    storage = driver.double().storage
-    pid = driver.double(storage).pid
-    driver.send(WriteSlots(batch=1, slots=(1000,), payloads=(book.reply(0),)), storage)
-    assert driver.expect(StorageFailed).fault.kind is FaultKind.ACTOR_DIED
+    """A bug that shows beside the mailbox ends the process, as one in a handler does, and the lock is free."""
+    client, book = StorageClient(tcp_system, config_for(tmp_path / "file")), Book()
+    client.open_storage()
+    pid = client.double(client.storage).pid
+    client.write_slots({1000: book.reply(0)})
     wait_until(lambda: not is_living(pid), what="the end of the storage")
+    StorageClient(tcp_system, client.config).open_storage()
 
 
 def kill(pid: int) -> None:
@@ -158,15 +156,16 @@ def test_an_error_in_any_kind_of_write_stops_the_storage(asys: OwnedSystem, tmp_
     formatter.commit(book, 0)
     formatter.checkpoint(book)
     formatter.close()
+    damage(config, 0)
     driver = Driver(asys, scripted=True)
-    driver.open(config)
+    assert driver.open(config).faulty == (0,)
     driver.script(FailDevice(fault=DISK_FULL, on_sync=True))
     if lane == "checkpoint":
         driver.start_checkpoint(book)
     else:
-        driver.send(WriteSlots(batch=1, slots=(0,), payloads=(book.replies[0],), repair=True), driver.storage)
-        assert driver.expect(StorageStopped).fault == DISK_FULL
-        driver.start_checkpoint(book)
+        peer = driver.scripted_peer(1)
+        driver.set_peers((1, peer))
+        driver.answer_as(peer, found(driver.asked(1), 1, {0: book.replies[0]}))
     assert driver.expect(StorageFailed).fault == DISK_FULL
     assert driver.status().sequence == 1
 

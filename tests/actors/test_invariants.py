@@ -26,11 +26,22 @@ from client_replies.messages.replies import (
 )
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE
-from client_replies.messages.storage_io import StorageStopped, WriteSlots
+from client_replies.messages.storage_io import StorageOpenFailed, StorageStopped, WriteCheckpoint
 from client_replies.storage.client_sessions import ClientSessions, DuplicateRequest, SessionTooLow
 
 from tests.actors.doubles import Asked, FailDevice
-from tests.actors.driver import CLUSTER, KIB, Book, Driver, config_for, damage, found, missing, slot_bytes
+from tests.actors.driver import (
+    CLUSTER,
+    KIB,
+    Book,
+    Driver,
+    StorageClient,
+    config_for,
+    damage,
+    found,
+    missing,
+    slot_bytes,
+)
 
 IO_ERROR = Fault(kind=FaultKind.IO_ERROR, found="EIO", expected="a write")
 
@@ -510,11 +521,31 @@ def test_14_a_write_error_is_not_retried(asys: OwnedSystem, tmp_path: Path, on_s
     refused = driver.try_write({1: book.reply(1)}, op=book.op)
     assert isinstance(refused, WritesRefused)
     assert refused.fault == IO_ERROR
-    driver.send(WriteSlots(batch=99, slots=(1,), payloads=(book.replies[1],)), driver.storage)
-    assert driver.expect(StorageStopped).fault == IO_ERROR
     assert driver.read(0, book.header(0)) is NotRead.CLOSED
     assert driver.double(driver.storage).device == done
     assert driver.status().stopped == IO_ERROR
+
+
+def test_14_a_storage_that_stopped_writes_nothing_more(asys: OwnedSystem, tmp_path: Path) -> None:
+    """Whatever it is asked, it says what happened and leaves the disk alone, although that is well again."""
+    client, book = StorageClient(asys, config_for(tmp_path / "file")), Book()
+    client.open_storage()
+    client.close_storage()
+    client.open_storage()
+    client.script(FailDevice(fault=IO_ERROR))
+    client.write_slots({0: book.reply(0)})
+    assert client.expect(StorageStopped).fault == IO_ERROR
+    client.script(FailDevice(fault=None))
+    done = client.double(client.storage).device
+    client.write_slots({0: book.reply(0)})
+    client.write_slots({1: book.reply(1)}, repair=True)
+    client.send(WriteCheckpoint(batch=1, sequence=1, op=book.op, sessions=book.encode()))
+    for _ in range(3):
+        assert client.expect(StorageStopped).fault == IO_ERROR
+    client.close_storage()
+    client.send(client.opening())
+    assert client.expect(StorageOpenFailed).fault == IO_ERROR
+    assert client.double(client.storage).device == done
 
 
 def test_15_a_stored_reply_is_built_from_the_committed_request_alone(asys: OwnedSystem, tmp_path: Path) -> None:
