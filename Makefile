@@ -44,7 +44,7 @@ format: $(READY) ## let ruff rewrite the files
 	@$(RUN) -m ruff check --quiet --fix .
 
 bench: $(READY) ## measure against the disk's own limit and against peers
-	@$(RUN) -m benchmarks $(ARGS)
+	@$(RUN) -m benchmarks --json build/benchmarks.json --compare benchmarks/results/accepted.json $(ARGS)
 
 bench-quick: $(READY) ## the same in under two minutes: to see that all works, not to quote
 	@$(RUN) -m benchmarks --quick $(ARGS)

@@ -101,6 +101,9 @@ def keep(result: dict[str, Any], chosen: argparse.Namespace) -> None:
 
 def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
     """Print how the run compares with another; the number of regressions."""
+    if not chosen.compare.exists():
+        print(f"\nthere is no {chosen.compare} to compare with")
+        return 0
     compared = compare(json.loads(chosen.compare.read_text()), result, chosen.margin)
     print(f"\ncompared with {chosen.compare}, margin {chosen.margin:.0%}:")
     print(text_table(compared_rows(compared), ""))

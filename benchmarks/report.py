@@ -51,9 +51,11 @@ def contestant_rows(group: Mapping[str, Any]) -> list[list[str]]:
     rows = [["", group["unit"], "from", "to", *(name for name, _ in further), "busy"]]
     for contestant in group["contestants"]:
         figures = contestant["figures"]
+        if contestant.get("failed"):
+            rows.append([contestant["title"], "failed: " + contestant["failed"].splitlines()[-1]])
+            continue
         if "value" not in figures:
-            reason = contestant.get("skipped") or contestant.get("failed") or "not run"
-            rows.append([contestant["title"], "skipped: " + reason.splitlines()[-1]])
+            rows.append([contestant["title"], "skipped: " + (contestant.get("skipped") or "not run")])
             continue
         value = figures["value"]
         unit = group["unit"] if group["unit"] == "s" else ""
