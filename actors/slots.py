@@ -232,6 +232,8 @@ class Slots:
     def read_start(self, slot: int, header: bytes, tag: object = None) -> Read:
         """A read of the expected reply from the disk begins."""
         invariant(self.expected[slot] == header, f"slot {slot} is read for a reply that it does not expect")
+        invariant(slot not in self.faulty, f"slot {slot} is read although it is faulty")
+        invariant(self.pending(slot, header) is None, f"slot {slot} is read although its reply is in memory")
         read = Read(slot, header, tag)
         self.reads.setdefault(slot, []).append(read)
         return read

@@ -1,0 +1,330 @@
+"""The slots without actors: every event in every state, and a long walk beside a naive model."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from client_replies.actors.slots import NEEDLESS, Read, Slots, SlotState, Write
+from client_replies.messages.faults import InvariantBroken
+from client_replies.messages.reply import Reply
+
+EMPTY, DURABLE, QUEUED, WRITING, FAULTY = SlotState
+NEVER = float("inf")
+
+
+def header(op: int, size: int = 300) -> bytes:
+    """Give the packed header of a reply of this op."""
+    reply = Reply.build(
+        cluster=7, client=1, session=1, request=1, op=op, operation=200, timestamp=1, body=bytes(size - 256)
+    )
+    return reply.header.pack()
+
+
+H1, H2, H3 = header(1), header(2), header(3)
+A_MILLION = 10**6
+
+
+def start_all(slots: Slots) -> list[Write]:
+    """Start everything that waits."""
+    return [*slots.start(A_MILLION, NEVER, 0), *slots.start_repairs(A_MILLION)]
+
+
+def slot_in(state: SlotState) -> tuple[Slots, Read | None]:
+    """Give slots of which slot 0 is in this state, expecting H1, and a read of it in flight where there can be one."""
+    slots = Slots(4)
+    read = None
+    if state is not EMPTY:
+        slots.begin({0: H1}, [])
+        read = slots.read_start(0, H1)
+    if state in (FAULTY, QUEUED, WRITING):
+        slots.read_done(slots.read_start(0, H1), failed=True)
+    if state in (QUEUED, WRITING):
+        slots.accept(0, H1, b"one", 0.0)
+    if state is WRITING:
+        slots.start(1, NEVER, 0)
+    assert slots.state(0) is state
+    return slots, read
+
+
+def write(slots: Slots, read: Read | None) -> None:
+    """Accept the next reply."""
+    slots.accept(0, H2, b"two", 1.0)
+
+
+def write_same(slots: Slots, read: Read | None) -> None:
+    """Accept the expected reply again."""
+    slots.accept(0, H1, b"one", 1.0)
+
+
+def repair(slots: Slots, read: Read | None) -> None:
+    """Take the expected reply from a peer."""
+    slots.accept_repair(0, H1, b"one", 1.0)
+
+
+def repair_other(slots: Slots, read: Read | None) -> None:
+    """Take another reply from a peer."""
+    slots.accept_repair(0, H2, b"two", 1.0)
+
+
+def start(slots: Slots, read: Read | None) -> None:
+    """Start what waits."""
+    start_all(slots)
+
+
+def done(slots: Slots, read: Read | None) -> None:
+    """End the write in flight."""
+    slots.done(0)
+
+
+def read_fails(slots: Slots, read: Read | None) -> None:
+    """End the read, which found damage."""
+    assert read is not None
+    slots.read_done(read, failed=True)
+
+
+def read_ends(slots: Slots, read: Read | None) -> None:
+    """End the read, which found the reply."""
+    assert read is not None
+    slots.read_done(read, failed=False)
+
+
+def read_starts(slots: Slots, read: Read | None) -> None:
+    """Begin to read the expected reply from the disk."""
+    slots.read_start(0, H1)
+
+
+def read_other(slots: Slots, read: Read | None) -> None:
+    """Begin to read a reply that is not expected."""
+    slots.read_start(0, H2)
+
+
+def remove(slots: Slots, read: Read | None) -> None:
+    """Expect nothing."""
+    slots.remove(0)
+
+
+def install_same(slots: Slots, read: Read | None) -> None:
+    """Install what is expected already."""
+    expected = slots.expected[0]
+    slots.install({} if expected is None else {0: expected})
+
+
+def install_other(slots: Slots, read: Read | None) -> None:
+    """Install another reply."""
+    slots.install({0: H3})
+
+
+def install_nothing(slots: Slots, read: Read | None) -> None:
+    """Install a table without the session."""
+    slots.install({})
+
+
+Event = Callable[[Slots, Read | None], None]
+STATES = (EMPTY, DURABLE, QUEUED, WRITING, FAULTY)
+# The state after each event, in the order of STATES; None where the event is refused.
+TABLE: dict[Event, tuple[SlotState | None, ...]] = {
+    write: (QUEUED, QUEUED, QUEUED, QUEUED, QUEUED),
+    write_same: (QUEUED, DURABLE, QUEUED, WRITING, QUEUED),
+    repair: (None, None, None, None, QUEUED),
+    repair_other: (None, None, None, None, None),
+    start: (EMPTY, DURABLE, WRITING, WRITING, FAULTY),
+    done: (None, None, None, DURABLE, None),
+    read_fails: (None, FAULTY, QUEUED, WRITING, FAULTY),
+    read_ends: (None, DURABLE, QUEUED, WRITING, FAULTY),
+    read_starts: (None, DURABLE, None, None, None),
+    read_other: (None, None, None, None, None),
+    remove: (EMPTY, EMPTY, EMPTY, EMPTY, EMPTY),
+    install_same: (EMPTY, DURABLE, QUEUED, WRITING, FAULTY),
+    install_other: (FAULTY, FAULTY, FAULTY, FAULTY, FAULTY),
+    install_nothing: (EMPTY, EMPTY, EMPTY, EMPTY, EMPTY),
+}
+
+
+def seen(slots: Slots) -> dict[str, Any]:
+    """Give all that can be seen of the slots."""
+    return copy.deepcopy({name: shown(value) for name, value in vars(slots).items()})
+
+
+def shown(value: Any) -> Any:
+    """Give writes and reads, which compare by identity, by what they hold."""
+    if isinstance(value, Write | Read):
+        return {name: getattr(value, name) for name in type(value).__slots__}
+    if isinstance(value, dict):
+        return [(key, shown(item)) for key, item in value.items()]
+    return [shown(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("event", TABLE, ids=lambda event: event.__name__)
+@pytest.mark.parametrize("before", STATES, ids=lambda state: state.name.lower())
+def test_every_event_in_every_state_leads_where_the_table_says(before: SlotState, event: Event) -> None:
+    """What is refused raises and changes nothing; after anything else the invariants hold."""
+    slots, read = slot_in(before)
+    after = TABLE[event][STATES.index(before)]
+    if after is None:
+        unchanged = seen(slots)
+        with pytest.raises((InvariantBroken, AssertionError)):
+            event(slots, read)
+        assert seen(slots) == unchanged
+    else:
+        event(slots, read)
+        assert slots.state(0) is after
+    slots.check_invariants()
+
+
+def test_a_write_in_flight_may_end_in_any_state_and_clears_nothing() -> None:
+    """While an obsolete write is in flight the slot takes every other state; its end changes none of them."""
+    for event, state in ((remove, EMPTY), (install_other, FAULTY), (write, QUEUED)):
+        slots, read = slot_in(WRITING)
+        event(slots, read)
+        assert slots.state(0) is state
+        assert not slots.is_durable(0)
+        slots.done(0)
+        assert slots.state(0) is state
+        slots.check_invariants()
+
+
+def test_a_needless_write_is_handed_back_each_time() -> None:
+    """The one that a newer one replaces, the one that is there already, and the one of a removed session."""
+    slots = Slots(4)
+    assert slots.accept(0, H1, b"one", 0.0) == (None, [])
+    needless, _reads = slots.accept(0, H2, b"two", 0.0)
+    assert needless is not None
+    assert (needless.payload, needless.accepted) == (b"one", 1)
+    again, _reads = slots.accept(0, H2, b"two again", 0.0)
+    assert again is not None
+    assert (again.payload, again.accepted) == (b"two again", NEEDLESS)
+    removed = slots.remove(0)
+    assert removed is not None
+    assert removed.payload == b"two"
+    slots.accept(1, H1, b"three", 0.0)
+    assert [write.payload for write in slots.install({})] == [b"three"]
+    assert slots.pending_count == 0
+
+
+def test_writes_start_in_the_order_of_acceptance_within_the_limit_and_the_hold_back() -> None:
+    """Younger ones than the hold-back allows wait, unless a checkpoint waits for them."""
+    slots = Slots(6)
+    for slot in (3, 1, 4, 2):
+        slots.accept(slot, H1, b"", float(slot))
+    assert [write.slot for write in slots.start(9, 0.5, 0)] == []
+    assert [write.slot for write in slots.start(1, 3.0, 0)] == [3]
+    assert [write.slot for write in slots.start(9, 3.0, 0)] == [1]
+    barrier = slots.barrier
+    slots.accept(5, H1, b"", 9.0)
+    assert [write.slot for write in slots.start(9, 0.0, barrier)] == [4, 2]
+    assert not slots.settled(barrier)
+    for slot in (3, 1, 4, 2):
+        slots.done(slot)
+    assert slots.settled(barrier)
+    assert not slots.settled(slots.barrier)
+
+
+def test_repairs_start_within_their_bytes_but_never_none() -> None:
+    """One that is larger than the budget goes alone; a slot with a write in flight waits."""
+    large = header(9, size=5000)
+    slots = Slots(5)
+    slots.begin({0: large, 1: H1, 2: H2, 3: H3}, [0, 1, 2, 3])
+    for slot, expected in ((0, large), (1, H1), (2, H2), (3, H3)):
+        slots.accept_repair(slot, expected, b"", 0.0)
+    assert [write.slot for write in slots.start_repairs(600)] == [0]
+    assert [write.slot for write in slots.start_repairs(600)] == [1, 2]
+    assert slots.settled(slots.barrier)
+    assert [write.is_repair for write in slots.start_repairs(600)] == [True]
+
+
+@dataclass
+class Model:
+    """Slots as a naive list of what was promised: slow, and obviously right."""
+
+    expected: dict[int, bytes] = field(default_factory=dict)
+    disk_good: dict[int, bool] = field(default_factory=dict)  # False: known or assumed not to hold `expected`
+    queued: dict[int, bytes] = field(default_factory=dict)
+    writing: dict[int, bytes] = field(default_factory=dict)
+
+    def state(self, slot: int) -> SlotState:
+        """Derive the state."""
+        wanted = self.expected.get(slot)
+        if wanted is None:
+            return EMPTY
+        if self.queued.get(slot) == wanted:
+            return QUEUED
+        if self.writing.get(slot) == wanted:
+            return WRITING
+        return DURABLE if self.disk_good.get(slot, False) else FAULTY
+
+
+def walk(slots: Slots, model: Model, chance: random.Random, reads: list[Read], op: int) -> None:
+    """Do one thing to both."""
+    slot = chance.randrange(4)
+    match chance.randrange(8):
+        case 0 | 1:
+            slots.accept(slot, header(op), b"", float(op))
+            model.expected[slot] = model.queued[slot] = header(op)
+        case 2:
+            for write in start_all(slots):
+                model.writing[write.slot] = model.queued.pop(write.slot)
+        case 3 if model.writing:
+            slot = chance.choice(list(model.writing))
+            header_done = model.writing.pop(slot)
+            slots.done(slot)
+            model.disk_good[slot] = header_done == model.expected.get(slot) and slot not in model.queued
+        case 4:
+            slots.remove(slot)
+            model.expected.pop(slot, None)
+            model.queued.pop(slot, None)
+        case 5:
+            install(slots, model, chance, op)
+        case 6 if model.state(slot) is FAULTY:
+            wanted = model.expected[slot]
+            slots.accept_repair(slot, wanted, b"", 0.0)
+            model.queued[slot] = wanted
+        case _:
+            if reads and chance.random() < 0.6:
+                read = reads.pop(chance.randrange(len(reads)))
+                failed = chance.random() < 0.3
+                if failed and not read.overtaken and model.state(read.slot) is DURABLE:
+                    model.disk_good[read.slot] = False
+                slots.read_done(read, failed=failed)
+            elif model.state(slot) is DURABLE:
+                reads.append(slots.read_start(slot, model.expected[slot]))
+
+
+def install(slots: Slots, model: Model, chance: random.Random, op: int) -> None:
+    """Install a table that keeps some sessions, loses some and moves some on."""
+    table = {}
+    for slot in range(4):
+        choice = chance.randrange(3)
+        if choice == 0 and slot in model.expected:
+            table[slot] = model.expected[slot]
+        elif choice == 1:
+            # Now and then what is being written is just what is expected.
+            table[slot] = chance.choice([header(op), model.writing.get(slot, header(op))])
+    slots.install(table)
+    for slot in range(4):
+        if table.get(slot) != model.expected.get(slot):
+            model.queued.pop(slot, None)
+            model.expected.pop(slot, None)
+            model.disk_good[slot] = False
+            if slot in table:
+                model.expected[slot] = table[slot]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_long_walk_agrees_with_a_naive_model(seed: int) -> None:
+    """After each of 400 random events the invariants hold, and every slot is in the state that the model says."""
+    chance = random.Random(seed)
+    slots, model, reads = Slots(4), Model(), list[Read]()
+    for op in range(1, 401):
+        walk(slots, model, chance, reads, op)
+        slots.check_invariants()
+        assert [slots.state(slot) for slot in range(4)] == [model.state(slot) for slot in range(4)], f"at {op}"
+        assert sum(slots.count_states().values()) == 4
+        assert slots.count_states()[FAULTY] == len(slots.faulty)
+        held = sorted([*slots.queued, *slots.repairs, *slots.writing])
+        assert held == sorted([*model.queued, *model.writing])
