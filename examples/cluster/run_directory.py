@@ -12,12 +12,14 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "client-replies-run-"
 LOCK_FILE = "lock"
+ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class DirectoryUnusable(ValueError):
@@ -29,28 +31,45 @@ def run_directory(parent: Path, *, keep: bool) -> Iterator[Path]:
     """A new directory below `parent` for the length of a run. Raises `DirectoryUnusable`."""
     if not parent.is_dir():
         raise DirectoryUnusable(f"--directory {parent}: found no directory, expected one that exists")
-    directory, lock = _make(parent)
+    with _one_at_a_time(parent):
+        # From the moment the directory exists until it is sure to be removed, a signal has to wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+        try:
+            remove_stale(parent)
+            directory, lock = _make(parent)
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            raise
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield directory
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _make(parent: Path) -> tuple[Path, int]:
-    """Clean up, make the directory and lock it, one run at a time: a new directory is without its lock for a moment."""
+@contextlib.contextmanager
+def _one_at_a_time(parent: Path) -> Iterator[None]:
+    """Keep other runs from looking: a new directory is without its lock for a moment."""
     gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)
-        remove_stale(parent)
+        yield
+    finally:
+        os.close(gate)
+
+
+def _make(parent: Path) -> tuple[Path, int]:
+    """The directory and its lock."""
+    try:
         directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise DirectoryUnusable(f"--directory {parent}: found {error.strerror}, expected to create files") from error
-    finally:
-        os.close(gate)
     return directory, lock
 
 

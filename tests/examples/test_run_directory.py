@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +50,34 @@ def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     for place in (tmp_path / "missing", file):
         with pytest.raises(DirectoryUnusable, match="expected one that exists"), run_directory(place, keep=False):
             pass
+
+
+def test_a_signal_that_comes_while_the_directory_is_made_or_removed_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise Ctrl-C at that moment would leave the directory behind."""
+    make = tempfile.mkdtemp
+    remove = shutil.rmtree
+
+    def interrupted_make(**arguments: Any) -> str:
+        made = make(**arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    def interrupted_remove(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        remove(*arguments, **options)
+
+    monkeypatch.setattr("examples.cluster.run_directory.tempfile.mkdtemp", interrupted_make)
+    with pytest.raises(KeyboardInterrupt), run_directory(tmp_path, keep=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr("examples.cluster.run_directory.shutil.rmtree", interrupted_remove)
+    with pytest.raises(KeyboardInterrupt), run_directory(tmp_path, keep=False):
+        pass
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
