@@ -166,7 +166,9 @@ def on_commit(core: Core, message: Commit) -> None:
     learn_commit(core, message.commit)
     if sync.is_needed(core, message.base):
         sync.begin(core, core.primary)
-    if message.op > core.log.op and core.now - core.normal.nudged_at >= core.config.resend:
+    # Behind, or the primary waits for an acknowledgement that was lost.
+    behind = message.op > core.log.op or message.op > message.commit
+    if behind and core.now - core.normal.nudged_at >= core.config.resend:
         core.normal.nudged_at = core.now
         acknowledge(core)
 
@@ -190,7 +192,8 @@ def learn_commit(core: Core, commit: int) -> None:
 
 def acknowledge(core: Core) -> None:
     """Tell the primary how far the view's log is durable here."""
-    if core.status is Status.NORMAL and not core.is_primary:
+    # While a snapshot is being installed it is not known to be durable, and the log begins with it.
+    if core.status is Status.NORMAL and not core.is_primary and not core.sync.installing:
         message = PrepareOk(view=core.view, replica=core.replica, op=core.log.durable, voting=core.durable.voting)
         core.send(core.primary, message)
 

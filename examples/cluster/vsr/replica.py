@@ -216,8 +216,8 @@ class Replica:
     @property
     def is_whole(self) -> bool:
         """True if this replica votes and no state sync is unfinished: the next one may lose its disk."""
-        durable = self.core.durable
-        return durable.voting and durable.sync_op == 0 and self.core.status is Status.NORMAL
+        core = self.core
+        return core.durable.voting and core.durable.sync_op == core.sync_op == 0 and core.status is Status.NORMAL
 
     def status(self) -> dict[str, int | str]:
         """Where this replica is, for people."""

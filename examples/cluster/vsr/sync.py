@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from client_replies.messages.reply_header import checksum128
 
-from . import adoption, checkpoint, recovery
+from . import adoption, checkpoint, normal, recovery
 from .core import Core, Status, SyncState
 from .durable import LogWrite, Snapshot, SnapshotInvalid
 from .effects import AwaitReply, CheckpointReplies, InstallReplies
@@ -135,6 +135,7 @@ def replies_installed(core: Core, op: int, faulty: tuple[int, ...]) -> None:
     if state.installing == op and snapshot is not None:
         state.installing = 0
         core.emit(CheckpointReplies(op, snapshot.sessions))
+        normal.acknowledge(core)
         await_replies(core, faulty)
 
 

@@ -1,0 +1,197 @@
+"""Random faults for the cluster of `vsr_world`: `python -m tests.examples.vsr_simulation --seeds 1000 [--first N]`.
+
+A seed decides everything: how many replicas and clients, sizes, weather, and a schedule of crashes (which lose what
+was not synced), restarts, partitions (also in one direction), slow disks, rotten log entries and lost disks. Replicas
+crash as they like; rot and lost disks never concern more than a minority at a time. Then the faults stop, and the
+cluster has a minute of its own time to finish everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+
+from client_replies.messages.faults import InvariantBroken
+
+from tests.examples.vsr_world import Node, Violation, Weather, World
+
+FAULTS_UNTIL = 4.0
+
+
+def build(seed: int) -> World:
+    """The cluster of a seed."""
+    chance = random.Random(seed * 7919 + 1)
+    weather = Weather(
+        drop=chance.choice((0.0, 0.01, 0.05, 0.15)),
+        duplicate=chance.choice((0.0, 0.02, 0.1)),
+        delay=(0.0005, chance.choice((0.002, 0.006, 0.02))),
+        slow=chance.choice((0.0, 0.01, 0.05)),
+        slow_delay=chance.choice((0.1, 0.5, 2.0)),
+        disk=(0.0005, chance.choice((0.002, 0.01, 0.04))),
+    )
+    interval = chance.choice((8, 16))
+    pipeline = chance.choice((4, 8))
+    clients = chance.choice((2, 4, 6))
+    return World(
+        seed,
+        replicas=chance.choice((3, 3, 5)),
+        clients=clients,
+        requests=chance.choice((30, 60)),
+        weather=weather,
+        pending_max=chance.choice((4, 64)),
+        clients_max=chance.choice((clients - 1, clients, 8)),
+        checkpoint_interval=interval,
+        pipeline_max=pipeline,
+        log_max=3 * interval + pipeline,
+        chunk_size=chance.choice((300, 5000)),
+        view_change=0.25,
+    )
+
+
+class Chaos:
+    """The faults of a seed."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.random = random.Random(world.seed * 104729 + 3)
+        self.injured: set[int] = set()  # replicas that rotted or lost their disk and may not be whole again
+        self.minority = (len(world.nodes) - 1) // 2
+        self.pace = self.random.choice((0.1, 0.25, 0.5))
+
+    def start(self) -> None:
+        """Begin."""
+        self.world.after(self.random.uniform(0.1, self.pace), self.strike)
+
+    def strike(self) -> None:
+        """Do something bad, or something good; and again later."""
+        if self.world.now > FAULTS_UNTIL:
+            return
+        actions = (self.crash, self.crash, self.crash_primary, self.partition, self.join, self.damage, self.slow_disk)
+        self.random.choice((*actions, self.repeat_old, self.mute))()
+        self.world.after(self.random.expovariate(1 / self.pace), self.strike)
+
+    def crash(self) -> None:
+        """A replica dies, and starts again."""
+        self._crash(self.random.choice(self.world.nodes))
+
+    def crash_primary(self) -> None:
+        """A primary dies."""
+        living = [node for node in self.world.nodes if node.replica is not None and node.replica.core.is_primary]
+        if living:
+            self._crash(self.random.choice(living))
+
+    def _crash(self, node: Node) -> None:
+        if node.replica is not None:
+            node.crash()
+            self.world.happened["crashes"] += 1
+            self._restart_later(node)
+
+    def _restart_later(self, node: Node) -> None:
+        def restart() -> None:
+            if node.replica is None:
+                node.start()
+
+        self.world.after(self.random.choice((0.02, 0.2, 1.0)) * self.random.uniform(0.5, 1.5), restart)
+
+    def partition(self) -> None:
+        """Some do not hear some."""
+        everyone = list(range(len(self.world.nodes)))
+        self.random.shuffle(everyone)
+        if self.random.random() < 0.3:
+            self.world.cut = {(everyone[0], other) for other in everyone[1:] if self.random.random() < 0.7}
+        else:
+            split = self.random.randrange(1, len(everyone))
+            self.world.partition(set(everyone[:split]), set(everyone[split:]))
+        self.world.happened["partitions"] += 1
+
+    def join(self) -> None:
+        """All hear all again."""
+        self.world.cut.clear()
+        self.world.client_cut.clear()
+
+    def mute(self) -> None:
+        """A replica's words do not reach clients."""
+        self.world.client_cut = {self.random.randrange(len(self.world.nodes))}
+
+    def slow_disk(self) -> None:
+        """A disk becomes slow, or quick again."""
+        node = self.random.choice(self.world.nodes)
+        node.slow_disk = self.random.choice((1.0, 10.0, 50.0))
+
+    def repeat_old(self) -> None:
+        """Clients repeat what was answered long ago."""
+        for client in self.world.clients.values():
+            client.repeat_old()
+
+    def damage(self) -> None:
+        """A disk is lost, or an entry rots, while the others are whole."""
+        self.injured = {index for index in self.injured if not self._is_whole(self.world.nodes[index])}
+        node = self.random.choice(self.world.nodes)
+        if node.index not in self.injured and len(self.injured) >= self.minority:
+            return
+        self.injured.add(node.index)
+        if node.replica is not None:
+            node.crash()
+        if self.random.random() < 0.5:
+            node.lose_disk()
+            self.world.happened["disks_lost"] += 1
+        else:
+            stored = node.store.load()
+            for _ in range(self.random.choice((1, 3))):
+                if stored.op > stored.base:
+                    node.store.rot(self.random.randrange(max(stored.base, stored.op - 12) + 1, stored.op + 1))
+                    self.world.happened["entries_rotten"] += 1
+        self._restart_later(node)
+
+    def _is_whole(self, node: Node) -> bool:
+        return node.replica is not None and node.replica.is_whole and not node.replica.core.log.rotten()
+
+
+def simulate(seed: int) -> World:
+    """Run a seed. Raises `Violation` or `InvariantBroken` with the seed in it."""
+    world = build(seed)
+    try:
+        world.start()
+        Chaos(world).start()
+        world.run_for(FAULTS_UNTIL)
+        world.finish()
+    except (Violation, InvariantBroken) as error:
+        raise Violation(f"seed {seed} at {world.now:.3f}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise Violation(f"seed {seed} at {world.now:.3f}: {type(error).__name__}: {error}") from error
+    return world
+
+
+def main() -> int:
+    """Run many seeds, and say what happened in them."""
+    parser = argparse.ArgumentParser(description="random faults for the replication protocol")
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--until-failure", action="store_true", help="stop at the first failure, status 1")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    happened: Counter[str] = Counter()
+    failures = 0
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
+        try:
+            world = simulate(seed)
+        except Violation as violation:
+            failures += 1
+            print(violation, flush=True)
+            if arguments.until_failure:
+                print(f"found after {seed - arguments.first + 1} seeds")
+                return 1
+            continue
+        happened.update(world.happened)
+        happened["ops"] += len(world.history)
+        happened["answers"] += world.answers
+    print(f"{arguments.seeds} seeds, {failures} failures, {time.monotonic() - began:.1f} s")
+    print(", ".join(f"{name} {count}" for name, count in sorted(happened.items())))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
