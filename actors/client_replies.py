@@ -158,21 +158,36 @@ class ClientRepliesActor(ComponentActor):
             GetReplies: self.serve,
             RepliesFound: self.repair_found,
             RepliesMissing: self.repair_missing,
-            PoolOpened: self.pool_opened,
-            PoolOpenFailed: self.pool_open_failed,
-            LeasesGranted: self.leases_granted,
-            LeasesRefused: self.leases_refused,
-            LeasesReleased: self.leases_released,
-            LeasesReclaimed: self.leases_reclaimed,
-            StorageOpened: self.storage_opened,
-            StorageOpenFailed: self.storage_open_failed,
-            SlotsWritten: self.slots_written,
-            SlotsRead: self.slots_read,
-            SlotsVerified: self.slots_verified,
-            CheckpointWritten: self.checkpoint_written,
-            StorageClosed: self.storage_closed,
-            StorageStopped: self.storage_stopped,
+            PoolOpened: self._of_pool(self.pool_opened),
+            PoolOpenFailed: self._of_pool(self.pool_open_failed),
+            LeasesGranted: self._of_pool(self.leases_granted),
+            LeasesRefused: self._of_pool(self.leases_refused),
+            LeasesReleased: self._of_pool(self.leases_released),
+            LeasesReclaimed: self._of_pool(self.leases_reclaimed),
+            StorageOpened: self._of_storage(self.storage_opened),
+            StorageOpenFailed: self._of_storage(self.storage_open_failed),
+            SlotsWritten: self._of_storage(self.slots_written),
+            SlotsRead: self._of_storage(self.slots_read),
+            SlotsVerified: self._of_storage(self.slots_verified),
+            CheckpointWritten: self._of_storage(self.checkpoint_written),
+            StorageClosed: self._of_storage(self.storage_closed),
+            StorageStopped: self._of_storage(self.storage_stopped),
         }
+
+    def _of_pool(self, handler: Handler) -> Handler:
+        return lambda message, sender: self._believe(handler, message, sender, self._pool)
+
+    def _of_storage(self, handler: Handler) -> Handler:
+        return lambda message, sender: self._believe(handler, message, sender, self._storage)
+
+    def _believe(
+        self, handler: Handler, message: Message, sender: ActorAddress, from_whom: ActorAddress | None
+    ) -> None:
+        """Handle the answer of the component's own storage or pool; an answer of anybody else says nothing."""
+        if sender == from_whom:
+            handler(message, sender)
+        else:
+            self.count("message_of_stranger", message=type(message).__name__)
 
     # Opening: the pool, then the component's own leases, then the file.
 
