@@ -60,7 +60,7 @@ def test_a_signal_that_comes_while_the_directory_is_made_or_removed_waits(
     remove = shutil.rmtree
 
     def interrupted_make(**arguments: Any) -> str:
-        made = make(**arguments)
+        made: str = make(**arguments)
         os.kill(os.getpid(), signal.SIGINT)
         return made
 
