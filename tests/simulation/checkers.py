@@ -16,7 +16,7 @@ Gives up: reading minds. A reply that a harsh run lost everywhere is lost. Owns:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -53,6 +53,7 @@ from client_replies.messages.storage_io import (
 from client_replies.storage.layout import SUPERBLOCK_COPIES, sectors_size
 
 from .broken import Broken
+from .chance import MICROSECONDS
 from .disk import SimFile
 from .history import ClientRequest, Entry, Result
 from .system import Process
@@ -130,6 +131,7 @@ class Watched:
 
     barrier: int | None = None  # of the checkpoint that is not being written yet
     faulty: frozenset[int] = frozenset()
+    right_since: dict[int, int] = field(default_factory=dict)  # when a slot was last seen to be faulty no more
     sequence_done: int = 0
     opening: int | None = None  # the sequence that the file's superblock amounts to
 
@@ -234,6 +236,10 @@ class Checkers:
             return False
         slots = parts.opened.slots
         if not _claims_durable(slots, slot) or not self._on_medium(file, slot, header):
+            return False
+        # What it denied a moment ago may still be counted by who asked: a copy is a copy when that is over.
+        counted = int((self.world.plan.repair_backoff_max + 1.0) * MICROSECONDS)
+        if self.world.system.now - self._watched[index].right_since.get(slot, -counted) < counted:
             return False
         replica = self.world.replicas[index]
         return (
@@ -409,6 +415,9 @@ class Checkers:
                 if fine and file.data[start : start + size] == file.stable[start : start + size] and not file.misread:
                     self.fail("3: a failed read counts only for what it read", f"r{index} slot {slot} is good")
         if len(faulty) != len(watched.faulty) or any(slot not in watched.faulty for slot in faulty):
+            for slot in watched.faulty:
+                if slot not in faulty:
+                    watched.right_since[slot] = self.world.system.now
             watched.faulty = frozenset(faulty)
 
     def _durable_claims(self, index: int, parts: Any, message: object) -> None:
@@ -508,7 +517,7 @@ class Checkers:
     def _reply_lost(self, index: int, parts: Any, message: ReplyLost) -> None:
         self.world.marks.hit("reply_lost")
         denied = self._denied.get((index, message.slot, message.header), {})
-        oldest = self.world.system.now - int(parts.opened.config.repair_backoff_max * 1_000_000) - 1
+        oldest = self.world.system.now - int(parts.opened.config.repair_backoff_max * MICROSECONDS) - 1
         for other in range(self.world.replicas_count):
             if other != index and denied.get(other, -1) < oldest:
                 # The answer that is being handled is noted after it.
@@ -598,7 +607,7 @@ class Checkers:
 
     def file_lost(self, index: int) -> None:
         """Nothing is promised any more."""
-        self._watched[index] = Watched()
+        self._watched[index] = Watched(right_since=self._watched[index].right_since)
 
     # The end.
 

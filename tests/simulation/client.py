@@ -41,6 +41,7 @@ class ClientActor(Actor):
         self._primary = self.chance.below(world.replicas_count)
         self._generation = 0
         self._tries = 0
+        self._past: list[ClientRequest] = []  # a registration and a few requests, of this client as it is called now
 
     @property
     def done(self) -> bool:
@@ -100,6 +101,10 @@ class ClientActor(Actor):
                 checksum=self.chance.bits(128).to_bytes(16, "little"),
                 size=plan.body_size(self.chance),
             )
+        if self.outstanding.registers:
+            self._past = [self.outstanding, self.outstanding]
+        elif self.chance.chance(0.2) and len(self._past) < 5:
+            self._past.append(self.outstanding)
         self.asked_since = self.world.system.now
         self._tries = 0
         self._ask()
@@ -112,6 +117,9 @@ class ClientActor(Actor):
             return
         address = self.world.replica_address(self._primary)
         if address is not None:
+            if self._past and self.chance.chance(plan.stale):
+                self.world.marks.hit("request_of_long_ago")
+                self.send(address, self.chance.pick(self._past))
             self.send(address, request)
         if self.chance.chance(plan.quiet) and not self.world.calm:
             self.world.marks.hit("client_went_quiet")

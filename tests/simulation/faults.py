@@ -14,9 +14,7 @@ from client_replies.storage.layout import SUPERBLOCK_COPIES, sectors_size
 
 from .chance import MICROSECONDS
 from .plan import REPLICAS
-from .world import FAULT_STEP, World
-
-KINDS = ("replica", "replies", "storage", "pool")
+from .world import FAULT_STEP, PROCESSES, World
 
 
 class Faults:
@@ -39,6 +37,7 @@ class Faults:
             (plan.slow_rate, self._slow),
             (plan.superblock_rate, self._superblock),
             (plan.lag_rate, self._lag),
+            (plan.sync_rate, self._sync),
         )
         self._primary_down_since: int | None = None
 
@@ -76,11 +75,11 @@ class Faults:
             self._world.crash_host(host, self._chance.between(0.05, 2.0))
 
     def _kill(self, index: int) -> None:
-        self._world.kill_process(index, self._chance.pick(KINDS))
+        self._world.kill_process(index, self._chance.pick(PROCESSES))
 
     def _stop(self, index: int) -> None:
         world = self._world
-        kind = self._chance.pick(KINDS)
+        kind = self._chance.pick(PROCESSES)
         for process in list(world.system.processes.values()):
             if process.alive and process.name.startswith(f"r{index}.{kind}."):
                 world.system.stop(process)
@@ -167,3 +166,7 @@ class Faults:
         self._world.marks.hit("replica_lags")
         self._world.lag[index] = self._world.plan.lag
         self._world.system.at(self._chance.micros(0.5, 5.0), self._world.lag.__setitem__, index, 0.0)
+
+    def _sync(self, index: int) -> None:
+        """The replica takes over a checkpoint as soon as there is a newer one, whatever it is doing."""
+        self._world.sync_wanted[index] = True

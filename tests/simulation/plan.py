@@ -48,6 +48,7 @@ class Plan:
     repair_backoff_max: float = 1.0
     peer_reads_max: int = 4
     scrub_bytes_per_second: int = 1024 * 1024
+    scrub_interval: float = 0.1
     tick: float = 0.05
     resend_timeout: float = 0.5
     ticker: bool = True
@@ -66,6 +67,7 @@ class Plan:
     quiet_max: float = 4.0
     registration_bodies: float = 0.3
     same_client_again: bool = False
+    stale: float = 0.0  # probability that a client's registration, or a request of long ago, comes once more
     body_small: int = 2000
     body_none: float = 0.1
     body_largest: float = 0.1
@@ -87,8 +89,9 @@ class Plan:
     slow_rate: float = 0.0
     superblock_rate: float = 0.0
     lag_rate: float = 0.0
+    sync_rate: float = 0.0
+    bad_moments: float = 0.0  # probability that something dies right when a checkpoint, a repair, an installation begins
     full_disk_at_start: bool = False
-    byzantine: bool = False
 
     @property
     def slot_size(self) -> int:
@@ -169,6 +172,7 @@ def _draw_component(chance: Chance) -> dict[str, Any]:
         "repair_backoff_max": chance.pick((0.5, 1.0, 3.0)),
         "peer_reads_max": chance.integer(1, 4),
         "scrub_bytes_per_second": chance.pick((0, 100_000, 1_000_000)),
+        "scrub_interval": chance.pick((0.02, 0.1)),
         "resend_timeout": chance.pick((0.2, 0.5, 2.0)),
         "ticker": chance.chance(0.5),
         "component_outlives": chance.chance(0.25),
@@ -191,6 +195,7 @@ def _draw_workload(chance: Chance) -> dict[str, Any]:
         "quiet_max": chance.pick((2.0, 6.0)),
         "registration_bodies": chance.pick((0.0, 0.5, 1.0)),
         "same_client_again": chance.chance(0.5),
+        "stale": _sometimes(chance, 0.5, 0.02, 0.3),
         "body_small": chance.pick((16, 600, 3000, 20000)),
         "body_none": chance.pick((0.0, 0.1, 0.5)),
         "body_largest": chance.pick((0.0, 0.1, 0.5)),
@@ -222,7 +227,7 @@ def _draw_network(chance: Chance) -> Rules:
 def _draw_disk(chance: Chance, harsh: bool) -> DiskRules:
     return DiskRules(
         latency_low=0.0002,
-        latency_high=chance.pick((0.001, 0.01, 0.05)),
+        latency_high=chance.pick((0.001, 0.01, 0.05, 0.2)),
         write_error=_sometimes(chance, 0.15, 0.0005, 0.003),
         sync_error=_sometimes(chance, 0.15, 0.0005, 0.003),
         lost_write=_sometimes(chance, 0.3, 0.002, 0.03),
@@ -240,12 +245,14 @@ def _draw_faults(chance: Chance, harsh: bool) -> dict[str, Any]:
         "stop_rate": _sometimes(chance, 0.4, 0.05, 0.5),
         "cut_rate": _sometimes(chance, 0.5, 0.05, 1.0),
         "clog_rate": _sometimes(chance, 0.3, 0.05, 1.0),
-        "rot_rate": _sometimes(chance, 0.6, 0.2, 5.0),
+        "rot_rate": _sometimes(chance, 0.6, 0.2, chance.pick((2.0, 20.0))),
         "sector_rate": _sometimes(chance, 0.4, 0.1, 2.0),
         "lose_file_rate": _sometimes(chance, 0.2, 0.02, 0.3),
         "primary_rate": _sometimes(chance, 0.8, 0.05, 2.0),
         "slow_rate": _sometimes(chance, 0.3, 0.05, 0.5),
         "superblock_rate": _sometimes(chance, 0.5, 0.05, 0.3) if harsh else 0.0,
         "lag_rate": _sometimes(chance, 0.5, 0.1, 1.0),
+        "sync_rate": _sometimes(chance, 0.4, 0.1, 2.0),
+        "bad_moments": _sometimes(chance, 0.4, 0.01, 0.2),
         "full_disk_at_start": chance.chance(0.1),
     }

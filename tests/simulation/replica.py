@@ -348,6 +348,8 @@ class ReplicaActor(Actor):
             return
         now = self.environment.monotonic()
         behind = world.known_op(self.index) - self.applied
+        if world.sync_wanted[self.index] and world.best_checkpoint() > self.applied:
+            self._ask_for_checkpoint(now)
         if behind > self.plan.log_size or (self._lost_file and self.applied == 0 and behind > 0):
             self._ask_for_checkpoint(now)
             if world.best_checkpoint() > self.applied:
@@ -424,6 +426,7 @@ class ReplicaActor(Actor):
             return
         config = self.world.config(self.index)
         self.world.marks.hit("sync_started")
+        self.world.sync_wanted[self.index] = False
         if not self.port.idle:
             self.world.marks.hit("sync_while_writing")
         self.sessions = ClientSessions.decode(message.sessions, clients_max=config.clients_max, cluster=CLUSTER)

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from unittest.mock import MagicMock
+
+import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.repair import Repair
+from client_replies.actors.replies_port import PortFailed, RepliesPort
+from client_replies.messages.config import OpenMode, RepliesConfig
+from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.leases import MemoryName
 from client_replies.messages.peers import Missing
+from client_replies.messages.replies import RepliesOpened, SessionsInstalled, WriteReplies
 from client_replies.messages.reply_header import HEADER_SIZE
+from client_replies.storage.data_file import DataFile
+from client_replies.storage.errors import StorageError
+from client_replies.storage.layout import Layout
+from client_replies.storage.shared_memory import PoolMemory
+
+from tests.simulation.chance import Chance
+from tests.simulation.disk import DiskRules, PowerLost, SimDisk
+from tests.simulation.history import CLUSTER, ClientRequest, Entry, build_reply
+from tests.simulation.marks import Marks
+
+CONFIG = RepliesConfig(
+    path="replies", cluster=CLUSTER, replica=0, clients_max=4, message_size_max=8192, inline_size_max=8192
+)
 
 
 def header(mark: int) -> bytes:
@@ -43,3 +66,77 @@ def test_a_denial_is_forgotten_when_the_slot_is_right_again() -> None:
     repair.found(2, second[0].request, (1,))
     asked = {request.replica for request in repair.plan({0: header(1)}, 0.2, 8)}
     assert asked == {1}
+
+
+@dataclass
+class PortBench:
+    """A port, and what it sent."""
+
+    sent: list[object] = field(default_factory=list)
+    memory: Callable[[MemoryName], PoolMemory] = MagicMock()
+
+    def __post_init__(self) -> None:
+        self.port = RepliesPort(
+            owner=7,
+            send=self.sent.append,
+            send_pool=lambda _pool, message: self.sent.append(message),
+            now=lambda: 0.0,
+            open_memory=self.memory,
+        )
+        self.port.open(CONFIG, OpenMode.OPEN)
+        opened = RepliesOpened(
+            owner=7,
+            formatted=False,
+            sequence=1,
+            op=1,
+            sessions=b"",
+            faulty=(),
+            credit=1,
+            pool=ActorAddress("pool"),
+            memory=MemoryName(process=1, descriptor=2, token=bytes(16)),
+        )
+        self.port.receive(opened)
+
+
+def reply(op: int) -> bytes:
+    """Give a reply with a body."""
+    request = ClientRequest(client=op, session=0, request=0, checksum=bytes(16), size=10)
+    return build_reply(Entry(op, request, 0, 0), op)
+
+
+def test_a_batch_after_an_installation_tells_no_op_beyond_its_replies() -> None:
+    """Seed 71: what was committed while the installation had no answer was told before its replies were."""
+    bench = PortBench()
+    bench.port.install(10, b"sessions")
+    for slot, op in enumerate((11, 12, 13)):
+        bench.port.write(slot, reply(op))
+    bench.port.committed(13)
+    bench.port.receive(SessionsInstalled(owner=7, number=1, faulty=()))
+    batch = bench.sent[-1]
+    assert isinstance(batch, WriteReplies)
+    assert (batch.slots, batch.op) == ((0,), 11)
+
+
+def test_a_pool_that_died_before_the_port_could_map_it_fails_the_port() -> None:
+    """Seed 13: the owner's handler raised, where the port promises an event."""
+    fault = Fault(kind=FaultKind.MEMORY_UNAVAILABLE, found="nothing", expected="the pool's memory")
+    bench = PortBench(memory=MagicMock(side_effect=StorageError(fault)))
+    assert bench.port.take_events() == [PortFailed(fault=fault)]
+    assert bench.port.failed
+
+
+def test_what_a_killed_process_left_in_the_page_cache_is_durable_when_the_file_is_open_again() -> None:
+    """Seed 21: a slot that the dead storage had not synced was found good, and was lost with the power later."""
+    disk = SimDisk(Chance(0, "disk"), DiskRules(), Marks(), Layout.of(CONFIG))
+    data_file = DataFile.open(disk, CONFIG, OpenMode.FORMAT)
+    disk.budget = 1  # the write, and not the sync
+    with pytest.raises(PowerLost):
+        data_file.write_slots((0,), (reply(1),))
+    disk.budget = None
+    data_file.close()
+    opened = DataFile.open(disk, CONFIG, OpenMode.OPEN)
+    assert opened.verify_slot(0, reply(1)[:HEADER_SIZE]) is None
+    file = disk.file("replies")
+    assert file is not None
+    file.crash(disk.chance, DiskRules(crash_keeps=0.0, crash_tears=0.0), Marks())
+    assert opened.verify_slot(0, reply(1)[:HEADER_SIZE]) is None

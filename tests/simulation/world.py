@@ -16,6 +16,8 @@ from thespian.actors import ActorAddress
 
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.messages.config import RepliesConfig
+from client_replies.messages.replies import InstallSessions
+from client_replies.messages.storage_io import OpenStorage, WriteCheckpoint, WriteSlots
 from client_replies.storage.layout import Layout
 
 from .chance import MICROSECONDS, Chance
@@ -32,6 +34,8 @@ from .system import Process, ProcessDied, SimSystem
 from .trace import Trace
 
 PATH = "replies"
+PROCESSES = ("replica", "replies", "storage", "pool")
+MOMENTS = (WriteCheckpoint, WriteSlots, InstallSessions, OpenStorage)
 CALM_TIME = 120 * MICROSECONDS  # virtual: all that is left to do must be done by then
 FAULT_STEP = 50_000
 LOOK_STEP = 200_000
@@ -55,6 +59,7 @@ class World:
         self.primary = 0
         self.view = 0
         self.lag = [0.0] * REPLICAS
+        self.sync_wanted = [False] * REPLICAS
         self.hosts = [Host(f"r{index}", index) for index in range(REPLICAS)]
         self.layout = Layout.of(self.config(0))
         self.disks = [self._disk(index) for index in range(REPLICAS)]
@@ -69,7 +74,7 @@ class World:
         self._known = [0] * REPLICAS
         self.checkers = Checkers(self)
         self.system.observers.append(self.checkers.delivered)
-        self.system.sending.append(self.checkers.sent)
+        self.system.sending += [self.checkers.sent, self._bad_moment]
 
     # What replicas and clients ask.
 
@@ -97,7 +102,7 @@ class World:
             repair_timeout=plan.repair_timeout,
             repair_backoff_max=plan.repair_backoff_max,
             peer_reads_max=plan.peer_reads_max,
-            scrub_interval=0.1,
+            scrub_interval=plan.scrub_interval,
             scrub_bytes_per_second=plan.scrub_bytes_per_second,
             tick=plan.tick,
             resend_timeout=plan.resend_timeout,
@@ -193,8 +198,25 @@ class World:
             component = known.address
         self.system.post(process, process.address, Start(component))
 
+    def _bad_moment(self, process: Process, message: object) -> None:
+        """Something that takes several steps begins: now and then it is cut short."""
+        if not self.plan.bad_moments or self.calm or not isinstance(message, MOMENTS):
+            return
+        if isinstance(message, WriteSlots) and not message.repair and self.chance.fraction() < 0.8:
+            return
+        index = process.host.index
+        if index < REPLICAS and self.chance.chance(self.plan.bad_moments):
+            self.marks.hit(f"died_at_{type(message).__name__}")
+            delay = self.chance.micros(0.0, self.plan.disk.latency_high * 1.5)
+            if self.chance.chance(0.6):
+                self.system.at(delay, self.crash_host, index, self.chance.between(0.05, 1.0))
+            else:
+                self.system.at(delay, self.kill_process, index, self.chance.pick(PROCESSES))
+
     def crash_host(self, index: int, restart_after: float) -> None:
         """Cut the power of a replica's machine."""
+        if self.calm:
+            return  # It was to happen, and now is too late.
         self.marks.hit("host_crashed")
         self.trace.add(self.system.now, "crash", self.hosts[index].name, "", "")
         for process in list(self.system.processes.values()):
@@ -208,6 +230,8 @@ class World:
 
     def kill_process(self, index: int, kind: str) -> None:
         """Kill one process of a replica, and start the replica again if it is that one, or cannot notice."""
+        if self.calm:
+            return
         victims = [
             process
             for process in self.system.processes.values()
@@ -293,6 +317,7 @@ class World:
             disk.rules = type(disk.rules)()
             disk.slow, disk.capacity = 0.0, None
         self.lag = [0.0] * REPLICAS
+        self.sync_wanted = [False] * REPLICAS
         for process in list(self.system.processes.values()):
             self.system.resume(process)
         limit = self.system.now + CALM_TIME

@@ -1,0 +1,296 @@
+"""Bugs planted in the shipped classes, to prove that the simulator would find them.
+
+Guarantees: a bug is a patch of a real class or module that is taken back when its `with` ends. One for each of the
+design's invariants 2 to 13, several for some, and those that the storage and the leases invite. `measure` says how
+many seeds, from the first on, it takes until one fails. Unpatched, all of those seeds pass, or the figure means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from client_replies.actors import repairing
+from client_replies.actors.checkpointing import Checkpointing
+from client_replies.actors.opened import Opened
+from client_replies.actors.repair import Asked, Peer, Repair
+from client_replies.actors.slots import Read, Slots, Write
+from client_replies.messages.faults import SlotFault
+from client_replies.messages.replies import Payload
+from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, packed_client_request, verify_header_checksum
+from client_replies.messages.storage_io import WriteCheckpoint
+from client_replies.storage import data_file, superblock
+from client_replies.storage.client_sessions import (
+    ClientSessions,
+    DuplicateRequest,
+    NewRequest,
+    NoSession,
+    OlderRequest,
+    OtherChecksum,
+    RequestStatus,
+    SessionTooHigh,
+    SessionTooLow,
+    SkippedRequest,
+)
+from client_replies.storage.layout import sectors_size
+
+from .runner import run_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A bug: which invariant it breaks, what it does, and the patch: an object, the name of an attribute, its value."""
+
+    breaks: str
+    what: str
+    target: Any
+    attribute: str
+    value: Any
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The bug is there within."""
+        with patch.object(self.target, self.attribute, self.value):
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How many seeds it took, and what noticed; nothing noticed if `invariant` is empty."""
+
+    bug: Planted
+    seeds: int
+    invariant: str
+
+
+def measure(bug: Planted, seeds_max: int, *, first: int = 1, report: Callable[[str], None] | None = None) -> Found:
+    """Run seeds with the bug until one fails."""
+    with bug.applied():
+        for count in range(1, seeds_max + 1):
+            result = run_seed(first + count - 1)
+            if not result.passed:
+                if report is not None:
+                    report(f"{bug.breaks}: {bug.what}: {count} seeds: {result.invariant}")
+                return Found(bug, count, result.invariant)
+    return Found(bug, seeds_max, "")
+
+
+def table_of(found: list[Found]) -> str:
+    """The table for the documentation."""
+    lines = ["| breaks | planted bug | seeds | noticed as |", "| --- | --- | ---: | --- |"]
+    for each in found:
+        seeds = str(each.seeds) if each.invariant else f"not in {each.seeds}"
+        lines.append(f"| {each.bug.breaks} | {each.bug.what} | {seeds} | {each.invariant} |")
+    counts = sorted(each.seeds for each in found)
+    lines += ["", f"median {counts[len(counts) // 2]}, most {counts[-1]}"]
+    return "\n".join(lines)
+
+
+_done = Slots.done
+_accept = Slots.accept
+_install = Slots.install
+_overtake = Slots._overtake
+_drop_queued = Slots._drop_queued
+_check = ClientSessions.check
+_failed = Repair._failed
+_release = Opened.release
+
+
+def _done_clears(self: Slots, slot: int) -> Write:
+    self.faulty.pop(slot, None)
+    return _done(self, slot)
+
+
+def _accept_leaves(
+    self: Slots, slot: int, header: bytes, payload: Payload, now: float
+) -> tuple[Write | None, list[Read]]:
+    was_faulty = slot in self.faulty
+    result = _accept(self, slot, header, payload, now)
+    if was_faulty:
+        self.faulty[slot] = None
+    return result
+
+
+def _read_done_late(self: Slots, read: Read, *, failed: bool) -> bool:
+    self.reads[read.slot].remove(read)
+    if not self.reads[read.slot]:
+        del self.reads[read.slot]
+    if not failed or read.slot in self.faulty or self.expected[read.slot] is None:
+        return False
+    self.faulty[read.slot] = None
+    return True
+
+
+def _overtake_silently(self: Slots, slot: int, header: bytes | None) -> list[Read]:
+    _overtake(self, slot, header)
+    return []
+
+
+def _drop_and_leak(self: Slots, slot: int) -> Write | None:
+    _drop_queued(self, slot)
+    return None
+
+
+def _start_in_line(self: Slots, limit: int, accepted_before: float, barrier: int) -> list[Write]:
+    started: list[Write] = []
+    for write in self.queued.values():
+        late = write.time > accepted_before and write.accepted > barrier
+        if late or write.slot in self.writing or len(started) == limit:
+            break
+        started.append(write)
+    for write in started:
+        del self.queued[write.slot]
+        self.writing[write.slot] = write
+    return started
+
+
+def _start_twice(self: Slots, limit: int, accepted_before: float, barrier: int) -> list[Write]:
+    started = list(self.queued.values())[:limit]
+    for write in started:
+        del self.queued[write.slot]
+        self.writing[write.slot] = write
+    return started
+
+
+def _pending_anything(self: Slots, slot: int, header: bytes) -> Payload | None:
+    for writes in (self.queued, self.repairs, self.writing):
+        if slot in writes:
+            return writes[slot].payload
+    return None
+
+
+def _install_trusting(self: Slots, expectations: dict[int, bytes]) -> list[Write]:
+    needless = _install(self, expectations)
+    for slot in self.writing:
+        self.faulty.pop(slot, None)
+    return needless
+
+
+def _settled_when_all_is(self: Slots, barrier: int) -> bool:
+    return not self._pending
+
+
+def _settled_after_repairs(self: Slots, barrier: int) -> bool:
+    return next(iter(self._pending), barrier + 1) > barrier and not self.repairs
+
+
+def _durable_on_arrival(self: Slots, slot: int) -> bool:
+    return slot not in self.faulty and slot not in self.queued
+
+
+def _nothing(*_arguments: object) -> None:
+    return None
+
+
+def _silence_denies(self: Repair, peer: Peer, now: float) -> None:
+    asked: Asked | None = peer.asked
+    for slot in asked.slots if asked is not None else ():
+        if slot in self._cases:
+            self._cases[slot].denied[peer.replica] = now
+    _failed(self, peer, now)
+
+
+def _check_touches(
+    self: ClientSessions, client: int, session: int, request: int, request_checksum: bytes
+) -> RequestStatus:
+    if client in self._slots:
+        self._slots.move_to_end(client)
+    return _check(self, client, session, request, request_checksum)
+
+
+def _check_number_first(
+    self: ClientSessions, client: int, session: int, request: int, request_checksum: bytes
+) -> RequestStatus:
+    slot = self.slot_of(client)
+    if slot is None:
+        return NoSession()
+    header = self.packed_header(slot) or b""
+    _, checksum, session_now, _, latest = packed_client_request(header)
+    if request > latest + 1:
+        return SkippedRequest(latest + 1)
+    if request < latest:
+        return OlderRequest(latest)
+    if session < session_now:
+        return SessionTooLow(session_now)
+    if session > session_now:
+        return SessionTooHigh(session_now)
+    if request == latest + 1:
+        return NewRequest()
+    return DuplicateRequest(slot, header) if request_checksum == checksum else OtherChecksum(latest)
+
+
+def _check_any_session(
+    self: ClientSessions, client: int, session: int, request: int, request_checksum: bytes
+) -> RequestStatus:
+    return _check(self, client, self.session_of(client) or session, request, request_checksum)
+
+
+def _slot_fault_of_header(sectors: memoryview, header: bytes) -> SlotFault | None:
+    if sectors[:HEADER_SIZE] == header:
+        return None
+    try:
+        verify_header_checksum(sectors)
+    except HeaderInvalid:
+        return SlotFault.HEADER_CORRUPT
+    return SlotFault.OTHER_REPLY
+
+
+def _with_dirty_padding(content: bytes, size: int) -> tuple[bytes, ...]:
+    padding = b"\xff" * (sectors_size(size) - size)
+    return (content, padding) if padding else (content,)
+
+
+def _checkpoint_at_once(self: Checkpointing) -> None:
+    running, opened = self._running, self._opened
+    if running is None or running.writing:
+        return
+    running.writing = True
+    message = WriteCheckpoint(
+        batch=opened.calls.next_number("checkpoint"),
+        sequence=opened.sequence + 1,
+        op=running.message.op,
+        sessions=running.message.sessions,
+    )
+    opened.call_storage("checkpoint", message)
+
+
+def _release_twice(self: Opened, write: Write | None) -> None:
+    _release(self, write)
+    _release(self, write)
+
+
+def _wants_any_repair(self: Slots, slot: int, header: bytes) -> bool:
+    return slot in self.faulty
+
+
+PLANTED = (
+    Planted("2", "completing a write clears faulty", Slots, "done", _done_clears),
+    Planted("2", "accepting a write leaves faulty", Slots, "accept", _accept_leaves),
+    Planted("3", "a failed read counts although a write came between", Slots, "read_done", _read_done_late),
+    Planted("4", "a write answers no pending read", Slots, "_overtake", _overtake_silently),
+    Planted("5", "a replaced write keeps its buffer", Slots, "_drop_queued", _drop_and_leak),
+    Planted("5", "a busy slot holds up the queue", Slots, "start", _start_in_line),
+    Planted("5", "two writes of a slot in flight", Slots, "start", _start_twice),
+    Planted("6", "an obsolete write is served", Slots, "pending", _pending_anything),
+    Planted("6", "a write in flight proves the slot good", Slots, "install", _install_trusting),
+    Planted(
+        "7", "repairs use up the credit", Slots, "pending_count", property(lambda self: len(self._pending) + len(self.repairs))
+    ),
+    Planted("7", "a checkpoint waits for repairs", Slots, "settled", _settled_after_repairs),
+    Planted("8", "a checkpoint waits for later commits", Slots, "settled", _settled_when_all_is),
+    Planted("9", "a repair is durable on arrival", Slots, "is_durable", _durable_on_arrival),
+    Planted("10", "the body from a peer is not verified", repairing, "verify_body_checksum", _nothing),
+    Planted("11", "a peer's silence is a denial", Repair, "_failed", _silence_denies),
+    Planted("12", "asking about a session saves it from eviction", ClientSessions, "check", _check_touches),
+    Planted("13", "the request number is judged before the session", ClientSessions, "check", _check_number_first),
+    Planted("13", "any session number will do", ClientSessions, "check", _check_any_session),
+    Planted("storage", "a read skips the body checksum", data_file, "slot_fault", _slot_fault_of_header),
+    Planted("storage", "the padding is not zero", data_file, "_with_padding", _with_dirty_padding),
+    Planted("storage", "a superblock is accepted from one copy", superblock, "QUORUM", 1),
+    Planted("checkpoint", "the trailer goes before the replies", Checkpointing, "pump", _checkpoint_at_once),
+    Planted("leases", "a lease is released twice", Opened, "release", _release_twice),
+    Planted("repair", "a repaired reply need not be the expected one", Slots, "wants_repair", _wants_any_repair),
+)
