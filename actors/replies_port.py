@@ -62,6 +62,7 @@ from client_replies.messages.replies import (
 )
 from client_replies.messages.reply import verify_reply
 from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, packed_op, packed_size
+from client_replies.storage.errors import StorageError
 from client_replies.storage.shared_memory import PoolMemory
 
 from .lease_stock import LeaseStock, StockFailed
@@ -415,9 +416,13 @@ class RepliesPort:
         config = self._config
         if self._opened is not None or config is None:
             return
+        try:
+            self._memory = self._open_memory(message.memory)
+        except StorageError as error:
+            self._fail(error.fault)  # the pool died meanwhile
+            return
         self._flight = None
         self._opened = message
-        self._memory = self._open_memory(message.memory)
         self.credit = message.credit
         self._committed = self._told = message.op
         # Half of the pool at most, so that an owner that holds leases ahead never starves itself of the other half.
