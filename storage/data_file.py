@@ -123,7 +123,8 @@ class DataFile:
         sessions = _read_trailer(device, layout, superblock)
         if chosen.disagreeing:
             _write_superblock(device, layout, superblock, chosen.disagreeing)
-            device.sync()
+        # What a killed process wrote may be in the page cache alone. A slot that is found good must stay good.
+        device.sync()
         return cls(device, layout, superblock, sessions, formatted=False)
 
     # Slots.
