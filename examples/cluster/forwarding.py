@@ -1,7 +1,10 @@
-"""The narrow way between a gateway and the replicas: whole frames, in batches, one batch in flight per direction.
+"""The narrow way between a gateway and the replicas: whole frames, in batches, of which few are in flight.
 
-Requests travel as the very bytes that the client sealed, answers as the very bytes that the client gets. Both ends are
-plain objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
+One batch of requests is in flight to each replica, and confirmed at once; of answers there may be two, so that they
+are confirmed by the next requests and a client alone costs two messages a request.
+
+Requests travel as the very bytes that the client sealed, answers as the very bytes that it gets. Both ends are plain
+objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
 
 Guarantees: a request waits at most `request_timeout_s` and then is forgotten; what waits is bounded; an answer reaches
 the connection that asked last for exactly this request (client and request checksum), once; a request is passed on
@@ -47,6 +50,8 @@ from .frames import (
 BATCH_FRAMES_MAX = 1024
 BATCH_BYTES_MAX = 1024 * 1024  # a batch is ended by the frame that reaches it
 FRAME_SIZE_MAX = FRAME_HEADER_SIZE + REPLY_SIZE_MAX
+ANSWER_BATCHES_MAX = 2  # in flight from a replica to a gateway
+CONFIRM_LAG_S = 0.1  # how long a single batch of answers waits for requests that confirm it by the way
 ROUTES_MAX = 65_536  # clients of which a replica's port remembers the gateway
 
 
@@ -136,7 +141,8 @@ class _Link:
     queue: deque[Key] = field(default_factory=deque)
     number: int = 0
     taken: int = 0
-    owes: bool = False  # a batch of the replica is to be confirmed
+    owed: int = 0  # batches of the replica that are not confirmed
+    owed_since: float = 0.0
     sent_at: float | None = None
     is_silent: bool = False
     probe_at: float = 0.0
@@ -260,25 +266,30 @@ class Forwarding:
         """What is to be sent now, to which replica."""
         messages = []
         for replica, link in self._links.items():
-            if link.sent_at is not None or (link.is_silent and now < link.probe_at):
-                if link.owes and not link.is_silent:
-                    messages.append((replica, self._message(link, ())))
+            if link.is_silent and now < link.probe_at:
                 continue
-            batch = self._batch(link)
+            batch = self._batch(link) if link.sent_at is None else ()
             if batch:
                 link.number += 1
                 link.sent_at = now
-            elif not link.is_silent and not link.owes:
+            elif not self._owes(link, now) and (not link.is_silent or link.sent_at is not None):
                 continue
             if link.is_silent:
                 link.probe_pause = min(self.limits.probe_max_s, 2.0 * link.probe_pause)
                 link.probe_at = now + link.probe_pause
-            messages.append((replica, self._message(link, batch)))
+            link.owed = 0
+            messages.append(
+                (
+                    replica,
+                    ForwardRequests(gateway=self.gateway, number=link.number, taken=link.taken, requests=batch),
+                )
+            )
         return messages
 
-    def _message(self, link: _Link, batch: tuple[bytes, ...]) -> ForwardRequests:
-        link.owes = False
-        return ForwardRequests(gateway=self.gateway, number=link.number, taken=link.taken, requests=batch)
+    @staticmethod
+    def _owes(link: _Link, now: float) -> bool:
+        """A confirmation cannot wait for requests: the replica may send no more, or has waited long enough."""
+        return link.owed >= ANSWER_BATCHES_MAX or (link.owed > 0 and now - link.owed_since >= CONFIRM_LAG_S)
 
     def _batch(self, link: _Link) -> tuple[bytes, ...]:
         batch: list[bytes] = []
@@ -306,7 +317,8 @@ class Forwarding:
         if message.answers:
             # Also when the number is lower: a replica that started again counts from 1.
             link.taken = message.number
-            link.owes = True
+            link.owed_since = link.owed_since if link.owed else now
+            link.owed += 1
         deliveries = []
         for packed in message.answers:
             try:
@@ -419,7 +431,8 @@ class _Door:
     taken: int = 0
     owes: bool = False
     number: int = 0
-    sent_at: float | None = None
+    confirmed: int = 0
+    sent_at: float = 0.0  # when the first of the batches that are not confirmed was sent
     answers: deque[bytes] = field(default_factory=deque)
 
 
@@ -449,7 +462,7 @@ class GatewayPort:
         self._doors: OrderedDict[int, _Door] = OrderedDict()
         self._routes: OrderedDict[int, int] = OrderedDict()
 
-    def take(self, message: ForwardRequests, sender: ActorAddress) -> Sequence[Frame]:
+    def take(self, message: ForwardRequests, sender: ActorAddress, now: float) -> Sequence[Frame]:
         """The requests in a batch, each verified again."""
         door = self._doors.get(message.gateway)
         if door is None:
@@ -459,8 +472,8 @@ class GatewayPort:
         door.address = sender
         door.owes = True
         door.taken = max(door.taken, message.number)
-        if message.taken >= door.number:
-            door.sent_at = None
+        if message.taken > door.confirmed:
+            door.confirmed, door.sent_at = min(message.taken, door.number), now
         frames = []
         for packed in message.requests:
             try:
@@ -487,19 +500,16 @@ class GatewayPort:
         """Send what is due to each gateway; a new view is told to all at once."""
         news, self._told = (view, primary) != self._told, (view, primary)
         for gateway, door in self._doors.items():
-            if door.sent_at is not None and now - door.sent_at >= self._confirm_timeout_s:
-                self.counters["batches_unconfirmed"] += 1
-                door.sent_at = None
-            answers: list[bytes] = []
-            size = 0
-            while door.sent_at is None and door.answers and len(answers) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
-                answers.append(door.answers.popleft())
-                size += len(answers[-1])
+            in_flight = door.number - door.confirmed
+            if in_flight and now - door.sent_at >= self._confirm_timeout_s:
+                self.counters["batches_unconfirmed"] += in_flight
+                door.confirmed, in_flight = door.number, 0
+            answers = self._batch(door) if in_flight < ANSWER_BATCHES_MAX else ()
             if not answers and not door.owes and not news:
                 continue
             if answers:
                 door.number += 1
-                door.sent_at = now
+                door.sent_at = door.sent_at if in_flight else now
             door.owes = False
             message = ForwardedReplies(
                 gateway=gateway,
@@ -508,6 +518,15 @@ class GatewayPort:
                 primary=primary,
                 number=door.number,
                 taken=door.taken,
-                answers=tuple(answers),
+                answers=answers,
             )
             self._send(door.address, message)
+
+    @staticmethod
+    def _batch(door: _Door) -> tuple[bytes, ...]:
+        answers: list[bytes] = []
+        size = 0
+        while door.answers and len(answers) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
+            answers.append(door.answers.popleft())
+            size += len(answers[-1])
+        return tuple(answers)

@@ -180,7 +180,7 @@ class StandInActor(ComponentActor):
         if self._stand_in.behaviour.deaf:
             return
         self.counters["batches"] += 1
-        for frame in self._port.take(message, sender):
+        for frame in self._port.take(message, sender, self.environment.monotonic()):
             for answer in self._stand_in.handle(frame):
                 if self._lose:
                     self._lose -= 1

@@ -7,20 +7,11 @@ says which seed and, for the decoder, which stream. New outcomes are kept in the
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import secrets
 import sys
-import time
 from pathlib import Path
 
-from client_replies.actors.system import configure_logging
-
-from tests.fuzz.door import fuzz_gateway
-from tests.fuzz.frames import CORPUS, Corpus, Mutator, fuzz_decoder
-
-ROUND_S = 20.0
-STREAMS = 500
+FOLDER = Path(__file__).parent
 
 
 def main() -> int:
@@ -29,47 +20,22 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (default: 1)")
     parser.add_argument("--target", choices=("decoder", "gateway", "both"), default="both")
     parser.add_argument("--seed", type=int, default=None, help="decides every mutation (default: random)")
-    parser.add_argument("--corpus", type=Path, default=CORPUS, help="the folder of the corpus")
+    parser.add_argument(
+        "--engine", choices=("own", "atheris"), default="own", help="atheris: decoder only, if installed"
+    )
+    parser.add_argument("--corpus", type=Path, default=FOLDER / "corpus", help="the folder of the corpus")
     parser.add_argument("--log", type=Path, default=None, help="append each line to this file, too")
     arguments = parser.parse_args()
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
-    corpus = Corpus(arguments.corpus)
-    configure_logging(level=logging.ERROR)  # what the gateway counts it also logs, and here that is nearly everything
-    began = time.monotonic()
-    until = began + 60.0 * arguments.minutes
-    totals = {"seed": seed, "decoder_streams": 0, "gateway_streams": 0, "gateway_bytes": 0, "honest_requests": 0}
+    if arguments.engine == "atheris":
+        # Imported here, and the rest below: atheris has to be first to import what it is to watch.
+        from tests.fuzz import coverage
+
+        coverage.run(arguments.corpus, FOLDER / "crashes", arguments.minutes, seed & 0x7FFFFFFF)
+    from tests.fuzz import rounds
+
     targets = ("decoder", "gateway") if arguments.target == "both" else (arguments.target,)
-    failure = ""
-    number = 0
-    while not failure and time.monotonic() < until:
-        for target in targets:
-            try:
-                run(target, f"{seed}/{number}/{target}", corpus, min(until, time.monotonic() + ROUND_S), totals)
-            except AssertionError as error:
-                failure = str(error)
-                break
-        number += 1
-        minutes = round((time.monotonic() - began) / 60.0, 2)
-        line = json.dumps({"minutes": minutes, **totals, "corpus": len(corpus.entries), "failure": failure})
-        print(line, flush=True)
-        if arguments.log is not None:
-            with arguments.log.open("a") as log:
-                log.write(line + "\n")
-    return 1 if failure else 0
-
-
-def run(target: str, seed: str, corpus: Corpus, until: float, totals: dict[str, int]) -> None:
-    """Fuzz one target until then."""
-    if target == "gateway":
-        found = fuzz_gateway(seed, corpus, max(1.0, until - time.monotonic()))
-        totals["gateway_streams"] += found.streams
-        totals["gateway_bytes"] += found.bytes
-        totals["honest_requests"] += found.honest
-        return
-    mutator = Mutator(seed)
-    while time.monotonic() < until:
-        fuzz_decoder(mutator, corpus, STREAMS)
-        totals["decoder_streams"] += STREAMS
+    return rounds.run(targets, seed, arguments.corpus, arguments.minutes, arguments.log)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,294 @@
+"""The way between a gateway and its replicas, both ends as plain objects: batches, bounds, redirects and silence."""
+
+import itertools
+
+import pytest
+from thespian.actors import ActorAddress
+
+from client_replies.messages.message import MessageInvalid
+
+from examples.cluster.forwarding import (
+    BATCH_BYTES_MAX,
+    BATCH_FRAMES_MAX,
+    CONFIRM_LAG_S,
+    ForwardedReplies,
+    Forwarding,
+    ForwardingLimits,
+    ForwardRequests,
+    GatewayPort,
+)
+from examples.cluster.frames import PRIMARY_UNKNOWN, Frame, Reason, refused_frame, request_frame, unpack_frame
+from examples.cluster.frames import TO_CLIENT as ANSWERS
+from tests.examples.stand_in import CLUSTER, OPERATION_ECHO, StandIn, StandInBehaves
+
+GATEWAY = 99
+HERE = ActorAddress("gateway")
+
+
+def request(client: int, number: int = 1, body: bytes = b"") -> Frame:
+    """Give a client's request."""
+    return request_frame(cluster=CLUSTER, client=client, session=1, request=number, operation=OPERATION_ECHO, body=body)
+
+
+def registration(client: int) -> Frame:
+    """Give a client's registration."""
+    return request_frame(cluster=CLUSTER, client=client, session=0, request=0, operation=1)
+
+
+class Wires:
+    """Both ends, with what travels between them in hand."""
+
+    def __init__(self, replicas: int = 1, **limits: float) -> None:
+        self.forwarding = Forwarding(
+            cluster=CLUSTER,
+            gateway=GATEWAY,
+            replicas=range(replicas),
+            limits=ForwardingLimits(**limits),  # type: ignore[arg-type]
+        )
+        self.sent: list[ForwardedReplies] = []
+        self.ports = [GatewayPort(index, lambda _, message: self.sent.append(message)) for index in range(replicas)]
+        self.services = [StandIn(StandInBehaves(replica=index)) for index in range(replicas)]
+        self.now = 100.0
+
+    def due(self) -> list[tuple[int, ForwardRequests]]:
+        """What the gateway sends now."""
+        return self.forwarding.due(self.now)
+
+    def reply(self, *answers: Frame, replica: int = 0, **fields: int) -> ForwardedReplies:
+        """A batch of answers as a replica makes it."""
+        known = {"view": 0, "primary": PRIMARY_UNKNOWN, "number": 1, "taken": 1, **fields}
+        packed = tuple(answer.packed for answer in answers)
+        return ForwardedReplies(gateway=GATEWAY, replica=replica, answers=packed, **known)
+
+    def refusal(self, to: Frame, reason: Reason, *, view: int = 0, primary: int = PRIMARY_UNKNOWN) -> Frame:
+        """A replica's refusal."""
+        return refused_frame(reason, cluster=CLUSTER, to=to, view=view, primary=primary)
+
+
+# Batches.
+
+
+def test_what_comes_while_a_batch_is_unconfirmed_is_the_next_batch() -> None:
+    """One in flight for each replica; its confirmation lets the next one go."""
+    wires = Wires()
+    wires.forwarding.submit(1, request(1), wires.now)
+    ((replica, batch),) = wires.due()
+    assert (replica, batch.number, len(batch.requests)) == (0, 1, 1)
+    for client in range(2, 12):
+        wires.forwarding.submit(1, request(client), wires.now)
+    assert wires.due() == []
+    wires.forwarding.take(wires.reply(number=0), wires.now)
+    ((_, batch),) = wires.due()
+    assert (batch.number, len(batch.requests)) == (2, 10)
+
+
+def test_a_batch_is_bounded_by_frames_and_by_bytes() -> None:
+    """Whatever waits."""
+    wires = Wires()
+    for client in range(1, BATCH_FRAMES_MAX + 100):
+        wires.forwarding.submit(1, request(client), wires.now)
+    assert len(wires.due()[0][1].requests) == BATCH_FRAMES_MAX
+    large = Wires()
+    for client in range(1, 1000):
+        large.forwarding.submit(1, request(client, body=bytes(4096)), large.now)
+    sizes = [len(packed) for packed in large.due()[0][1].requests]
+    assert BATCH_BYTES_MAX <= sum(sizes) < BATCH_BYTES_MAX + sizes[0]
+
+
+def test_answers_travel_in_batches_that_are_confirmed() -> None:
+    """By the next batch of requests, or, if there is none, by an empty one."""
+    wires = Wires()
+    for client in (1, 2, 3):
+        wires.forwarding.submit(client * 10, registration(client), wires.now)
+    for _, batch in wires.due():
+        for frame in wires.ports[0].take(batch, HERE, wires.now):
+            for answer in wires.services[0].handle(frame):
+                wires.ports[0].answer(answer)
+    wires.ports[0].flush(wires.now, view=3, primary=0)
+    (sent,) = wires.sent
+    assert (sent.taken, sent.number, len(sent.answers)) == (1, 1, 3)
+    deliveries = wires.forwarding.take(sent, wires.now)
+    assert sorted(delivery.connection for delivery in deliveries) == [10, 20, 30]
+    assert (wires.forwarding.view, wires.forwarding.primary, wires.forwarding.waiting) == (3, 0, 0)
+    assert wires.due() == []
+    wires.now += 2.0 * CONFIRM_LAG_S
+    ((_, confirmation),) = wires.due()
+    assert (confirmation.taken, confirmation.requests) == (1, ())
+    assert wires.due() == []
+
+
+def test_a_port_has_two_batches_in_flight_until_they_are_confirmed_or_late() -> None:
+    """Two at once are confirmed at once. And a new view is told without waiting, to every gateway that it knows."""
+    wires = Wires()
+    port = wires.ports[0]
+    wires.forwarding.submit(1, registration(1), wires.now)
+    (frame,) = port.take(wires.due()[0][1], HERE, wires.now)
+    answer = wires.services[0].handle(frame)[0]
+    for _ in range(5):
+        port.answer(answer)
+        port.flush(wires.now, view=0, primary=0)
+    assert [message.number for message in wires.sent] == [1, 2]
+    port.flush(wires.now, view=1, primary=2)
+    assert [(message.number, message.view, message.answers) for message in wires.sent[2:]] == [(2, 1, ())]
+    for message in wires.sent[:2]:
+        wires.forwarding.take(message, wires.now)
+    ((_, confirmation),) = wires.due()
+    assert (confirmation.taken, confirmation.requests) == (2, ())
+    port.take(confirmation, HERE, wires.now)
+    port.flush(wires.now, view=1, primary=2)
+    assert [len(message.answers) for message in wires.sent] == [1, 1, 0, 3]
+    port.answer(answer)
+    port.flush(wires.now + 1.5, view=1, primary=2)
+    assert [message.number for message in wires.sent] == [1, 2, 2, 3, 4]
+    assert port.counters["batches_unconfirmed"] == 1
+
+
+# Bounds.
+
+
+def test_more_requests_than_may_wait_are_refused_as_busy() -> None:
+    """A repeated one is no more."""
+    wires = Wires(requests_waiting_max=2)
+    assert wires.forwarding.submit(1, request(1), wires.now).key
+    assert wires.forwarding.submit(1, request(2), wires.now).key
+    refused = wires.forwarding.submit(1, request(3), wires.now).refusal
+    assert refused is not None
+    assert unpack_frame(refused, ANSWERS, 0).reason == Reason.BUSY
+    assert wires.forwarding.submit(2, request(2), wires.now).before == 1
+    assert wires.forwarding.waiting == 2
+
+
+def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
+    """Connections that come, ask and go fill no queue while no replica listens."""
+    wires = Wires(requests_waiting_max=10)
+    wires.forwarding.submit(1, request(1), wires.now)
+    wires.due()
+    for round_ in range(1000):
+        frame = request(2 + round_)
+        wires.forwarding.submit(2, frame, wires.now)
+        wires.forwarding.closed(2, [frame.key])
+    assert wires.forwarding.waiting == 1
+    assert wires.forwarding.describe()[0][1] <= 20
+    wires.forwarding.take(wires.reply(number=0), wires.now)
+    assert wires.due() == []
+
+
+def test_a_request_that_is_still_queued_is_not_queued_twice() -> None:
+    """However often the client repeats it; once it was sent, a repetition is sent, too."""
+    wires = Wires()
+    for _ in range(5):
+        wires.forwarding.submit(1, request(1), wires.now)
+    assert len(wires.due()[0][1].requests) == 1
+    wires.forwarding.submit(1, request(1), wires.now)
+    wires.forwarding.take(wires.reply(number=0), wires.now)
+    assert len(wires.due()[0][1].requests) == 1
+
+
+def test_an_answer_is_delivered_once() -> None:
+    """What a replica says twice, or about nothing that waits, is counted."""
+    wires = Wires()
+    wires.forwarding.submit(5, request(1), wires.now)
+    wires.due()
+    answers = wires.reply(wires.refusal(request(1), Reason.NO_SESSION), wires.refusal(request(2), Reason.NO_SESSION))
+    (delivery,) = wires.forwarding.take(answers, wires.now)
+    assert (delivery.connection, delivery.key) == (5, request(1).key)
+    assert wires.forwarding.take(answers, wires.now) == []
+    assert wires.forwarding.counters["answers_nobody_waits_for"] == 3
+
+
+def test_damaged_answers_and_requests_are_counted_by_name() -> None:
+    """Neither end trusts the bytes of the other."""
+    wires = Wires()
+    wires.forwarding.submit(5, request(1), wires.now)
+    ((_, batch),) = wires.due()
+    damaged = bytearray(batch.requests[0])
+    damaged[50] ^= 1
+    spoiled = ForwardRequests(gateway=GATEWAY, number=1, taken=0, requests=(bytes(damaged),))
+    assert list(wires.ports[0].take(spoiled, HERE, wires.now)) == []
+    assert wires.ports[0].counters == {"requests_invalid_FrameHeaderChecksumWrong": 1}
+    answers = ForwardedReplies(
+        gateway=GATEWAY, replica=0, view=0, primary=0, number=1, taken=1, answers=(bytes(damaged),)
+    )
+    assert wires.forwarding.take(answers, wires.now) == []
+    assert wires.forwarding.counters["answers_invalid_FrameHeaderChecksumWrong"] == 1
+    elsewhere = ForwardedReplies(gateway=1, replica=0, view=0, primary=0, number=1, taken=1, answers=())
+    assert wires.forwarding.take(elsewhere, wires.now) == []
+    assert wires.forwarding.counters["batches_misdirected"] == 1
+
+
+@pytest.mark.parametrize("frames", [[], (b"short",), ("text" * 50,), (bytes(200),) * (BATCH_FRAMES_MAX + 1)])
+def test_a_malformed_batch_cannot_be_made(frames: object) -> None:
+    """Nor be taken: it is checked again on arrival."""
+    with pytest.raises(MessageInvalid):
+        ForwardRequests(gateway=1, number=1, taken=0, requests=frames)  # type: ignore[arg-type]
+    with pytest.raises(MessageInvalid):
+        ForwardedReplies(gateway=1, replica=0, view=0, primary=0, number=1, taken=0, answers=frames)  # type: ignore[arg-type]
+
+
+def test_a_port_without_a_way_to_a_client_counts_its_answer() -> None:
+    """The client asks again, where its gateway then is."""
+    wires = Wires()
+    wires.ports[0].answer(wires.refusal(request(1), Reason.BUSY))
+    assert wires.ports[0].counters == {"answers_without_a_way": 1}
+
+
+# Who is primary.
+
+
+def test_a_redirect_is_followed_once_for_each_hint() -> None:
+    """The request goes on to the named replica, and all later ones go there at once."""
+    wires = Wires(3)
+    wires.forwarding.submit(5, request(1), wires.now)
+    assert [replica for replica, _ in wires.due()] == [0]
+    refusal = wires.refusal(request(1), Reason.NOT_PRIMARY, view=4, primary=2)
+    assert wires.forwarding.take(wires.reply(refusal, view=4, primary=2), wires.now) == []
+    sent = dict(wires.due())
+    assert sent[2].requests == (request(1).packed,)
+    assert 0 not in sent
+    wires.forwarding.take(wires.reply(replica=2, view=4, primary=2, number=0), wires.now)
+    wires.forwarding.submit(5, request(2), wires.now)
+    assert [replica for replica, _ in wires.due()] == [2]
+
+
+def test_a_hint_of_an_earlier_view_or_to_nobody_is_passed_to_the_client() -> None:
+    """Its library knows other gateways."""
+    wires = Wires(2)
+    wires.forwarding.take(wires.reply(view=4, primary=0, number=0, taken=0), wires.now)
+    for number, (view, primary) in enumerate(((3, 1), (5, 9), (5, PRIMARY_UNKNOWN))):
+        wires.forwarding.submit(5, request(1, number + 1), wires.now)
+        refusal = wires.refusal(request(1, number + 1), Reason.NOT_PRIMARY, view=view, primary=primary)
+        (delivery,) = wires.forwarding.take(wires.reply(refusal, view=4), wires.now)
+        assert delivery.connection == 5
+
+
+def test_a_silent_replica_is_probed_less_and_less() -> None:
+    """Few messages to a stopped process are in flight at a time, and what was queued for it goes elsewhere."""
+    wires = Wires(2, request_timeout_s=1000.0)
+    wires.forwarding.submit(5, request(1), wires.now)
+    assert [replica for replica, _ in wires.due()] == [0]
+    wires.forwarding.submit(5, request(2), wires.now)
+    wires.now += 1.0
+    wires.forwarding.expire(wires.now)
+    assert [replica for replica, _ in wires.due()] == [1]
+    probes = []
+    for tenth in range(200):
+        wires.now += 0.1
+        wires.forwarding.take(wires.reply(replica=1, number=0, taken=tenth + 10), wires.now)
+        wires.forwarding.expire(wires.now)
+        probes += [tenth / 10 for replica, _ in wires.due() if replica == 0]
+    assert 4 <= len(probes) <= 7
+    assert max(late - early for early, late in itertools.pairwise(probes)) > 4.0
+    wires.forwarding.take(wires.reply(replica=0, number=0, taken=1), wires.now)
+    assert wires.forwarding.describe() == ((0, 0, False), (1, 0, False))
+
+
+def test_requests_expire_in_the_order_of_their_last_repetition() -> None:
+    """One that is repeated waits anew."""
+    wires = Wires(request_timeout_s=10.0)
+    for client in (1, 2):
+        wires.forwarding.submit(client, request(client), wires.now)
+    wires.forwarding.submit(1, request(1), wires.now + 5.0)
+    assert wires.forwarding.expire(wires.now + 9.9) == []
+    assert wires.forwarding.expire(wires.now + 10.0) == [(2, request(2).key)]
+    assert wires.forwarding.expire(wires.now + 15.0) == [(1, request(1).key)]
+    assert wires.forwarding.waiting == 0
