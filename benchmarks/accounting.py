@@ -1,11 +1,11 @@
 """Who was busy, and what was sent: counted while a measurement runs, without slowing it down noticeably.
 
 Guarantees: after `install`, and before the actor system is started, every process of the system that is started next
-names itself after its actor and counts the messages and bytes that it sends, by class, in memory that all of them
-share. `snapshot` reads the counters and the CPU time of all those processes; two of them make an account.
+names itself after its actor and counts the messages and bytes that it sends, by class and receiver, in memory that
+all of them share. `snapshot` reads the counters and the CPU time of all those processes; two of them make an account.
 
-Gives up: what a receiver did (a message class has one receiver in `messages.protocol`), and Thespian's own traffic is
-not told apart from ours except by its class names. Counting costs about a microsecond a message.
+Gives up: what has no port (a simple system's messages); Thespian's own traffic is told apart from ours by its class
+names only. Counting costs two microseconds a message, where a message costs hundreds.
 
 Owns: the patched sending function of this process's Thespian.
 """
@@ -17,17 +17,19 @@ import mmap
 import multiprocessing
 import os
 import struct
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 ROWS = 64
 KINDS = 62
 NAME_SIZE = 32
-_ENTRY = struct.Struct(f"<{NAME_SIZE}sQQ")
-_ROW_SIZE = (KINDS + 1) * _ENTRY.size
+# A row is a process: its name, pid and port; then an entry for each class of message and port that it was sent to.
+_HEAD = struct.Struct(f"<{NAME_SIZE}sQQQ")
+_ENTRY = struct.Struct(f"<{NAME_SIZE}sQQQ")
+_COUNTS_AT = NAME_SIZE + 8
+_ROW_SIZE = _HEAD.size + KINDS * _ENTRY.size
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 Sent = dict[str, tuple[int, int]]
@@ -49,60 +51,71 @@ class Accounts:
         self._memory = mmap.mmap(-1, ROWS * _ROW_SIZE)
         self._lock = multiprocessing.get_context("fork").Lock()
         self._row = -1
-        self._entries: dict[str, memoryview] = {}
+        self._entries: dict[tuple[str, int], memoryview] = {}
 
     def claim(self, name: str) -> None:
         """Take a row for this process, under this name."""
         with self._lock:
-            row = next(row for row in range(ROWS) if not _ENTRY.unpack_from(self._memory, row * _ROW_SIZE)[1])
-            _ENTRY.pack_into(self._memory, row * _ROW_SIZE, name.encode()[:NAME_SIZE], os.getpid(), 0)
+            row = next(row for row in range(ROWS) if not self._head(row)[1])
+            _HEAD.pack_into(self._memory, row * _ROW_SIZE, name.encode()[:NAME_SIZE], os.getpid(), 0, 0)
         self._row = row
         self._entries = {}
 
-    def count(self, kind: str, size: int) -> None:
-        """One message of this class was sent by this process."""
-        entry = self._entries.get(kind)
+    def count(self, kind: str, size: int, source: int, target: int) -> None:
+        """One message of this class was sent by this process, from one port to another."""
+        entry = self._entries.get((kind, target))
         if entry is None:
             if self._row < 0 or len(self._entries) == KINDS:
                 return
-            at = self._row * _ROW_SIZE + (len(self._entries) + 1) * _ENTRY.size
-            _ENTRY.pack_into(self._memory, at, kind.encode()[:NAME_SIZE], 0, 0)
-            entry = memoryview(self._memory)[at + NAME_SIZE : at + _ENTRY.size].cast("Q")
-            self._entries[kind] = entry
+            head = self._row * _ROW_SIZE
+            name, pid, _, _ = self._head(self._row)
+            _HEAD.pack_into(self._memory, head, name.encode(), pid, source, 0)
+            at = head + _HEAD.size + len(self._entries) * _ENTRY.size
+            _ENTRY.pack_into(self._memory, at, kind.encode()[:NAME_SIZE], target, 0, 0)
+            entry = memoryview(self._memory)[at + _COUNTS_AT : at + _ENTRY.size].cast("Q")
+            self._entries[kind, target] = entry
         entry[0] += 1
         entry[1] += size
 
+    def _head(self, row: int) -> tuple[str, int, int, int]:
+        name, pid, port, zero = _HEAD.unpack_from(self._memory, row * _ROW_SIZE)
+        return name.rstrip(b"\0").decode(), pid, port, zero
+
+    def _names(self) -> dict[int, str]:
+        """The name of each row's process, with a number if there are several of that name."""
+        names: dict[int, str] = {}
+        for row in range(ROWS):
+            name, pid, _, _ = self._head(row)
+            if pid:
+                same = sum(self._head(other)[0] == name for other in range(row))
+                names[row] = f"{name} {same + 1}" if same else name
+        return names
+
     def pid(self, name: str) -> int:
         """The first process of this name."""
-        for row in range(ROWS):
-            raw, pid, _ = _ENTRY.unpack_from(self._memory, row * _ROW_SIZE)
-            if pid and raw.rstrip(b"\0").decode() == name:
-                return int(pid)
+        for row, found in self._names().items():
+            if found == name:
+                return self._head(row)[1]
         raise LookupError(f"there is no process called {name}")
 
     def snapshot(self) -> Snapshot:
         """Everything counted so far, in all processes."""
-        cpu: dict[str, float] = {}
-        sent: dict[str, Sent] = {}
-        for row in range(ROWS):
-            raw, pid, _ = _ENTRY.unpack_from(self._memory, row * _ROW_SIZE)
-            if not pid:
-                continue
-            name = _unused(raw.rstrip(b"\0").decode(), cpu)
-            cpu[name] = cpu_seconds(pid)
-            sent[name] = {}
-            for entry in range(1, KINDS + 1):
-                kind, messages, size = _ENTRY.unpack_from(self._memory, row * _ROW_SIZE + entry * _ENTRY.size)
-                if messages:
-                    sent[name][kind.rstrip(b"\0").decode()] = (messages, size)
+        names = self._names()
+        ports = {self._head(row)[2]: name for row, name in names.items()}
+        sent = {name: self._sent(row, ports) for row, name in names.items()}
+        cpu = {name: cpu_seconds(self._head(row)[1]) for row, name in names.items()}
         return Snapshot(time.perf_counter(), cpu, sent)
 
-
-def _unused(name: str, names: dict[str, float]) -> str:
-    number = 1
-    while (found := name if number == 1 else f"{name} {number}") in names:
-        number += 1
-    return found
+    def _sent(self, row: int, ports: Mapping[int, str]) -> Sent:
+        sent: Sent = {}
+        for entry in range(KINDS):
+            at = row * _ROW_SIZE + _HEAD.size + entry * _ENTRY.size
+            raw, port, messages, size = _ENTRY.unpack_from(self._memory, at)
+            if messages:
+                key = f"{raw.rstrip(bytes(1)).decode()} to {ports.get(port, 'others')}"
+                before = sent.get(key, (0, 0))
+                sent[key] = (before[0] + messages, before[1] + size)
+        return sent
 
 
 def cpu_seconds(pid: int) -> float:
@@ -150,10 +163,16 @@ def _patch_sending() -> None:
     def counted(self: Any, intent: Any) -> Any:
         frame = serialize(self, intent)
         if _accounts is not None:
-            _accounts.count(type(intent.message).__name__, len(frame))
+            source, target = self.myAddress.addressDetails, intent.targetAddr.addressDetails
+            _accounts.count(type(intent.message).__name__, len(frame), _port(source), _port(target))
         return frame
 
     tcp.TCPTransport.serializer = counted
+
+
+def _port(details: Any) -> int:
+    sockname = getattr(details, "sockname", None)
+    return int(sockname[1]) if sockname else 0
 
 
 def _patch_children() -> None:
@@ -186,4 +205,4 @@ def begin() -> Snapshot:
     """A snapshot of the measurement's accounts; of this process alone where nothing was installed."""
     if _accounts is not None:
         return _accounts.snapshot()
-    return Snapshot(time.perf_counter(), {os.path.basename(sys.argv[0]): time.process_time()}, {})
+    return Snapshot(time.perf_counter(), {"this process": time.process_time()}, {})

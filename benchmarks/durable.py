@@ -197,7 +197,8 @@ CONTESTANTS = (
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
     found = [_group(name, size) for name, size in SIZES.items()]
-    return [*found, *(_latency_group(name, size) for name, size in SIZES.items())]
+    latencies = [_latency_group(name, size) for name, size in SIZES.items()]
+    return [*found, *(latencies if scale.is_full else latencies[:1])]
 
 
 TITLES = {

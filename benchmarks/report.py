@@ -86,7 +86,7 @@ def comparison_rows(group: Mapping[str, Any]) -> list[list[str]]:
 
 def sent_rows(contestant: Mapping[str, Any]) -> list[list[str]]:
     """A line for each class of message that a contestant's processes sent: how many a second, and how many bytes."""
-    rows = [["from", "message", "a second", "bytes each", "MB/s"]]
+    rows = [["from", "message, and to whom", "a second", "bytes each", "MB/s"]]
     for process, kinds in contestant["sent"].items():
         for kind, (messages, size) in sorted(kinds.items(), key=lambda item: -item[1][1]):
             seconds = contestant["seconds"] or 1.0

@@ -121,7 +121,7 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
-    counts = (64, 1024, 16384, 65536) if scale.is_full else (64, 512) if scale.name == "tiny" else (64, 65536)
+    counts = (64, 1024, 16384, 65536) if scale.is_full else (64, 512) if scale.name == "tiny" else (64, 16384)
     few, many = str(counts[0]), str(counts[-1])
     return [
         Group(

@@ -147,12 +147,14 @@ def test_each_process_counts_in_a_row_of_its_own() -> None:
     """Two processes of one name are told apart."""
     accounts = Accounts()
     accounts.claim("Actor")
-    accounts.count("Ping", 100)
-    accounts.count("Ping", 50)
+    accounts.count("Ping", 100, source=4001, target=4002)
+    accounts.count("Ping", 50, source=4001, target=4002)
     accounts.claim("Actor")
-    accounts.count("Pong", 1)
+    accounts.count("Pong", 1, source=4002, target=4001)
+    accounts.count("Pong", 1, source=4002, target=4003)
     found = accounts.snapshot()
-    assert found.sent == {"Actor": {"Ping": (2, 150)}, "Actor 2": {"Pong": (1, 1)}}
+    assert found.sent["Actor"] == {"Ping to Actor 2": (2, 150)}
+    assert found.sent["Actor 2"] == {"Pong to Actor": (1, 1), "Pong to others": (1, 1)}
     assert set(found.cpu) == {"Actor", "Actor 2"}
 
 
