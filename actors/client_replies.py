@@ -237,7 +237,8 @@ class ClientRepliesActor(ComponentActor):
     def _use(self, told: ActorAddress | None, held: ActorAddress | None, kind: type) -> ActorAddress:
         if told is not None:
             return told
-        if held is None:
+        if held is None or held not in self._owned:
+            # One that an earlier opening was told of was for that opening.
             held = self.create_child(kind)
             self._owned.append(held)
         return held
@@ -376,6 +377,7 @@ class ClientRepliesActor(ComponentActor):
             send=self.send,
             now=self.environment.monotonic,
             count=self.count,
+            own=frozenset(leases),
             read_stock=leases[: config.read_buffers],
             repair_stock=leases[config.read_buffers :],
         )
@@ -704,9 +706,14 @@ class ClientRepliesActor(ComponentActor):
         if self._stopped is not None:
             return
         self._stopped = fault
+        for calls in (self._storage_calls, self._pool_calls):
+            if calls is not None:
+                calls.forget()  # Who is dead is asked no more, and no answer counts any more.
         self.log.critical("component_stopped", fault=str(fault))
         if self._opening is not None:
             opening, self._opening = self._opening, None
+            if opening.memory is not None:
+                opening.memory.close()
             self.send(opening.sender, OpenFailed(owner=opening.message.owner, fault=fault))
         if self._next_opening is not None:
             (message, sender), self._next_opening = self._next_opening, None
@@ -738,8 +745,8 @@ class ClientRepliesActor(ComponentActor):
 
     def _release_stopped(self, parts: Parts) -> None:
         opened = parts.opened
-        leases = [*opened.releases, *opened.read_stock, *opened.repair_stock, *parts.reading.take_back()]
-        leases.extend(payload for payload in opened.slots.payloads() if not isinstance(payload, bytes))
+        given = (payload for payload in opened.slots.payloads() if not isinstance(payload, bytes))
+        leases = list(dict.fromkeys((*opened.own, *opened.releases, *given)))
         if self._pool is not None and self._pool_calls is not None and leases:
             self._pool_calls.forget()  # What was in flight is answered or was lost; its number is used up either way.
             self._release(parts, tuple(leases))

@@ -49,6 +49,7 @@ class Opened:
     send: Callable[[ActorAddress, Message], None]
     now: Callable[[], float]
     count: Count
+    own: frozenset[Lease]  # the leases that the component acquired for itself, wherever they are now
     read_stock: list[Lease] = field(default_factory=list)
     repair_stock: list[Lease] = field(default_factory=list)
     releases: list[Lease] = field(default_factory=list)  # to be given back to the pool with the next message to it

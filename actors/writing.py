@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from thespian.actors import ActorAddress
 
 from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.leases import Lease
 from client_replies.messages.replies import AwaitDurable, Payload, RepliesDurable, SlotsDurable, WriteReplies
 from client_replies.messages.reply import verify_reply
 from client_replies.messages.reply_header import (
@@ -82,17 +83,34 @@ class Writing:
             found, expected = f"{len(message.slots)} replies", f"at most {self.credit}, the credit"
             raise Refused(self.credit, Fault(kind=FaultKind.BUSY, found=found, expected=expected))
         headers = []
+        given = self._leases_given(message)
         for index, (slot, payload) in enumerate(zip(message.slots, message.payloads, strict=True)):
             fault = self._verify_slot(slot)
             header = b""
+            if fault is None and not isinstance(payload, bytes) and payload in given:
+                found, expected = f"lease {payload:#x}, which was given away", "a lease that the sender holds"
+                fault = Fault(kind=FaultKind.LEASE_STALE, found=found, expected=expected)
             if fault is None:
                 header, fault = self._verify_payload(payload)
+                if not isinstance(payload, bytes):
+                    given.add(payload)
             if fault is None:
                 fault = self._verify_order(slot, header)
             if fault is not None:
                 raise Refused(index, fault)
             headers.append(header)
         return headers
+
+    def _leases_given(self, message: WriteReplies) -> set[Lease]:
+        """The leases that the component has already. Taken over again, they would be released under a write or read."""
+        if all(isinstance(payload, bytes) for payload in message.payloads):
+            return set()
+        opened = self._opened
+        return {
+            *opened.own,
+            *opened.releases,
+            *(payload for payload in opened.slots.payloads() if not isinstance(payload, bytes)),
+        }
 
     def verify_slots(self, slots: tuple[int, ...]) -> None:
         """Raise `Refused` for the first slot that does not exist."""

@@ -25,6 +25,8 @@ from client_replies.messages.replies import (
     OpenFailed,
     RemoveReplies,
     RepliesStatus,
+    ReplyRead,
+    ReplyTaken,
     RequestRefused,
     SetPeers,
     WritesRefused,
@@ -300,6 +302,32 @@ def test_a_refused_batch_leaves_its_leases_with_the_sender(asys: OwnedSystem, tm
     assert driver.release(leases[1]).stale == ()
     driver.pool_until(own)
     driver.close()
+
+
+def test_a_lease_that_was_given_away_or_is_only_lent_is_refused(asys: OwnedSystem, tmp_path: Path) -> None:
+    """Twice in a batch, again while its write is pending, or the reader's buffer: taken, it would be freed twice."""
+    config, book = config_for(tmp_path / "file"), Book()
+    driver = Driver(asys, scripted=True)
+    driver.open(config)
+    own = driver.pool_status().held
+    driver.hold("write")
+    (lease,) = driver.lease(book.reply(0, 20 * KIB))
+    refusals = [driver.try_write({0: lease, 1: lease}, op=book.op)]
+    driver.write({0: lease}, op=book.op)
+    refusals += [driver.try_write({slot: lease}, op=book.op) for slot in (0, 1)]
+    read = driver.ask_read(0, book.header(0))
+    lent = driver.expect(ReplyRead).payload
+    refusals.append(driver.try_write({1: lent}, op=book.op))
+    for refused in refusals:
+        assert isinstance(refused, WritesRefused)
+        assert refused.fault.kind is FaultKind.LEASE_STALE
+    driver.send(ReplyTaken(owner=driver.owner, read=read))
+    driver.held("write")
+    driver.let_go("write")
+    driver.durable(0)
+    assert driver.pool_until(own).stale_refused == 0
+    driver.close()
+    assert driver.pool_status().held == 0
 
 
 def too_large_for_a_slot(book: Book) -> bytes:

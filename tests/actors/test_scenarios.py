@@ -7,8 +7,10 @@ from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import (
     AwaitDurable,
+    CloseReplies,
     NotRead,
     ReadReply,
+    RepliesClosed,
     RepliesDurable,
     ReplyRead,
     ReplyTaken,
@@ -367,3 +369,52 @@ def test_sessions_that_are_installed_replace_every_expectation(asys: OwnedSystem
     assert driver.read(1, ahead.header(1)) is NotRead.CORRUPT
     assert driver.read(2, book.header(2)) is NotRead.UNEXPECTED
     driver.close()
+
+
+def test_an_opening_with_buffers_of_another_size_gets_another_pool(asys: OwnedSystem, tmp_path: Path) -> None:
+    """One actor opens two files of different shape in turn; a storage that it was told of is for that opening alone."""
+    driver, book = Driver(asys, scripted=True), Book()
+    driver.open(config_for(tmp_path / "small"))
+    driver.close()
+    again = Driver(asys, replies=driver.replies)
+    config = config_for(tmp_path / "large", message_size_max=64 * KIB, buffers_max=2)
+    again.open(config)
+    assert again.pool_status().buffers == config.buffers_max + 2 * config.read_buffers
+    (lease,) = again.lease(book.reply(0, 64 * KIB))
+    again.write_durable({0: lease}, op=book.op)
+    assert again.read(0, book.header(0)) == book.replies[0]
+    assert driver.double(driver.storage).counters == {}
+    again.close()
+    assert again.pool_status().held == 0
+
+
+def test_closing_waits_for_what_is_in_flight_and_refuses_what_is_new(asys: OwnedSystem, tmp_path: Path) -> None:
+    """A read is refused at once; a write, a checkpoint and a repair end first; then everything has been given back."""
+    config, book = config_for(tmp_path / "file"), Book()
+    driver = Driver(asys, scripted=True)
+    driver.open(config)
+    driver.commit(book, 0)
+    for lane in ("write", "read", "checkpoint"):
+        driver.hold(lane)
+    read = driver.ask_read(0, book.header(0))
+    driver.held("read")
+    number = driver.start_checkpoint(book)
+    driver.held("checkpoint")
+    (lease,) = driver.lease(book.reply(1, 20 * KIB))
+    driver.write({1: lease}, op=book.op)
+    driver.held("write")
+    driver.number += 1
+    driver.send(CloseReplies(owner=driver.owner, number=driver.number))
+    assert driver.read_answer(read) is NotRead.CLOSED
+    assert driver.read(0, book.header(0)) is NotRead.CLOSED
+    driver.number += 1
+    refused = driver.try_write({}, op=book.op)
+    assert isinstance(refused, WritesRefused)
+    assert refused.fault.kind is FaultKind.CLOSING
+    for lane in ("read", "checkpoint", "write"):
+        assert not driver.has(RepliesClosed)
+        driver.let_go(lane)
+    driver.checkpoint_done(number)
+    driver.expect(RepliesClosed)
+    assert driver.pool_status().held == 0
+    assert slot_bytes(config, 1, 20 * KIB) == book.replies[1]
