@@ -110,6 +110,8 @@ _EVICTIONS = {
     Reason.SESSION_TOO_LOW: "the client has a later session",
     Reason.REPLACED: "others took its place",
 }
+# What replicas decide by their session table.
+_BY_REPLICAS = frozenset({*_EVICTIONS, Reason.REPLY_LOST, Reason.OTHER_REQUEST, Reason.OLDER_REQUEST})
 # What a gateway says without naming a request, and then it hangs up.
 _ABOUT_CONNECTIONS = frozenset({Reason.MALFORMED, Reason.BUSY, Reason.WRONG_CLUSTER})
 
@@ -160,7 +162,7 @@ def judge(asked: Frame, frame: Frame) -> Answer | Frame | Ignored:
     if frame.client != asked.client or frame.cluster != asked.cluster:
         return Ignored("replies_to_others")
     reply = reply_in(frame)
-    if frame.request_checksum != asked.checksum:
+    if frame.request_checksum != asked.request_checksum:
         # An earlier request's reply, late or twice. With our number it would be a wrong reply to this request.
         if frame.request == asked.request and frame.session == asked.session:
             raise_wrong(f"a reply to another request {frame.request}", "one with our request's checksum")
@@ -175,7 +177,7 @@ def judge(asked: Frame, frame: Frame) -> Answer | Frame | Ignored:
 def _judge_refusal(asked: Frame, frame: Frame) -> Frame | Ignored:
     if frame.cluster != asked.cluster and frame.reason != Reason.WRONG_CLUSTER:
         raise_wrong(f"a refusal of cluster {frame.cluster:x}", f"one of cluster {asked.cluster:x}")
-    if frame.request_checksum == asked.checksum and frame.client == asked.client:
+    if frame.request_checksum == asked.request_checksum and frame.client == asked.client:
         return frame
     if frame.request_checksum == bytes(16):
         if frame.client == 0 and frame.reason in _ABOUT_CONNECTIONS:
@@ -221,6 +223,7 @@ class ClusterClient:
         self._lock = threading.Lock()
         # Guarded by the lock, with the counters: what all sessions have learned about who is primary.
         self._view = 0
+        self._view_replied = 0
         self._primary = 0
         self._sessions: set[Session] = set()
         self._spare: deque[Session] = deque()
@@ -280,6 +283,15 @@ class ClusterClient:
     def _preferred(self) -> int:
         with self._lock:
             return self._primary
+
+    def _replied(self, view: int) -> None:
+        """A reply came from this view: whoever is still in an earlier one has no say any more."""
+        with self._lock:
+            self._view_replied = max(self._view_replied, view)
+
+    def _is_outdated(self, view: int) -> bool:
+        with self._lock:
+            return view < self._view_replied
 
     def _learn(self, view: int, primary: int) -> bool:
         """Take a hint about who is primary; True if it names another address than we thought."""
@@ -493,6 +505,7 @@ class _Call:
             while (frame := self._line.receive(until)) is not None:
                 verdict = judge(self._asked, frame)
                 if isinstance(verdict, Answer):
+                    self._client._replied(frame.view)
                     self._client._learn(frame.view, frame.primary)
                     return verdict
                 if isinstance(verdict, Frame):
@@ -517,6 +530,11 @@ class _Call:
         """Raise what is final; prepare for the next attempt otherwise."""
         reason = Reason(refused.reason)
         self._client._count(f"refused_{reason.name.lower()}")
+        if reason in _BY_REPLICAS and self._client._is_outdated(refused.view):
+            # A primary that was, and does not know: what it says about sessions may have changed since.
+            self._client._count("refusals_of_earlier_views")
+            self._elsewhere(until)
+            return
         if reason in _EVICTIONS:
             raise SessionEvicted(reason, _EVICTIONS[reason])
         if reason is Reason.REPLY_LOST:

@@ -32,6 +32,7 @@ from client_replies.messages.message import (
     check_int,
     shown,
 )
+from client_replies.messages.reply_header import CHECKSUM_SIZE
 
 from .frames import (
     FRAME_HEADER_SIZE,
@@ -44,8 +45,10 @@ from .frames import (
     Key,
     Reason,
     refused_frame,
+    reply_frame,
     unpack_frame,
 )
+from .protocol import Request
 
 BATCH_FRAMES_MAX = 1024
 BATCH_BYTES_MAX = 1024 * 1024  # a batch is ended by the frame that reaches it
@@ -53,6 +56,19 @@ FRAME_SIZE_MAX = FRAME_HEADER_SIZE + REPLY_SIZE_MAX
 ANSWER_BATCHES_MAX = 2  # in flight from a replica to a gateway
 CONFIRM_LAG_S = 0.1  # how long a single batch of answers waits for requests that confirm it by the way
 ROUTES_MAX = 65_536  # clients of which a replica's port remembers the gateway
+
+
+def request_of(frame: Frame) -> Request:
+    """The request in a frame, as replicas know it: its checksum is the frame's. Raises `MessageInvalid`."""
+    return Request(
+        cluster=frame.cluster,
+        client=frame.client,
+        session=frame.session,
+        number=frame.request,
+        operation=frame.operation,
+        body=frame.body,
+        checksum=frame.request_checksum,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,7 +362,7 @@ class Forwarding:
                 self._preferred = self.primary
 
     def _route(self, frame: Frame) -> Delivery | None:
-        if frame.request_checksum == bytes(16):
+        if frame.request_checksum == bytes(CHECKSUM_SIZE):
             return self._route_unasked(frame)
         key = (frame.client, frame.request_checksum)
         waiting = self._waiting.get(key)
@@ -436,16 +452,27 @@ class _Door:
     answers: deque[bytes] = field(default_factory=deque)
 
 
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The gateway of a client, and what the client asked last."""
+
+    gateway: int
+    session: int
+    request: int
+    checksum: bytes
+
+
 class GatewayPort:
     """The replica's end: takes batches, remembers where each client is, and sends the answers back in batches.
 
-    The replica calls `take` with each `ForwardRequests`, `answer` with each frame for a client, and `flush` at the end
-    of every handler and now and then. To hold a gateway back, it calls `take` later.
+    The replica calls `take` with each `ForwardRequests`; `reply`, `refuse` or `redirect` with what its protocol says
+    about a client; and `flush` at the end of every handler and now and then. To hold a gateway back, it takes later.
     """
 
     def __init__(
         self,
         replica: int,
+        cluster: int,
         send: Callable[[ActorAddress, ForwardedReplies], None],
         *,
         confirm_timeout_s: float = 1.0,
@@ -453,6 +480,7 @@ class GatewayPort:
         body_size_max: int = REPLY_SIZE_MAX,
     ) -> None:
         self.replica = replica
+        self.cluster = cluster
         self.counters: Counter[str] = Counter()
         self._send = send
         self._confirm_timeout_s = confirm_timeout_s
@@ -460,7 +488,7 @@ class GatewayPort:
         self._body_size_max = body_size_max
         self._told = (0, PRIMARY_UNKNOWN)
         self._doors: OrderedDict[int, _Door] = OrderedDict()
-        self._routes: OrderedDict[int, int] = OrderedDict()
+        self._routes: OrderedDict[int, _Route] = OrderedDict()
 
     def take(self, message: ForwardRequests, sender: ActorAddress, now: float) -> Sequence[Frame]:
         """The requests in a batch, each verified again."""
@@ -481,16 +509,59 @@ class GatewayPort:
             except FrameInvalid as error:
                 self.counters[f"requests_invalid_{type(error).__name__}"] += 1
                 continue
-            self._routes[frame.client] = message.gateway
+            self._routes[frame.client] = _Route(message.gateway, frame.session, frame.request, frame.request_checksum)
             self._routes.move_to_end(frame.client)
             frames.append(frame)
         while len(self._routes) > ROUTES_MAX:
             self._routes.popitem(last=False)
         return frames
 
+    def reply(self, reply: bytes, *, view: int, repeated: bool) -> None:
+        """The client gets this packed reply; `repeated` if it was stored before. Raises a `FrameInvalid`."""
+        self.answer(reply_frame(reply, view=view, primary=self.replica, repeated=repeated))
+
+    def refuse(self, reason: Reason, *, client: int, session: int, request: int | None, view: int) -> None:
+        """The client's request gets no reply; without a request it is the session that is over."""
+        checksum = bytes(CHECKSUM_SIZE)
+        if request is not None:
+            route = self._routes.get(client)
+            if route is None or (route.session, route.request) != (session, request):
+                self.counters["refusals_nobody_waits_for"] += 1
+                return
+            checksum = route.checksum
+        self.answer(
+            refused_frame(
+                reason,
+                cluster=self.cluster,
+                client=client,
+                session=session,
+                request=request or 0,
+                checksum=checksum,
+                view=view,
+                primary=self.replica,
+            )
+        )
+
+    def redirect(self, *, client: int, view: int, primary: int) -> None:
+        """What the client asked last is for another replica."""
+        route = self._routes.get(client)
+        if route is not None:
+            refused = refused_frame(
+                Reason.NOT_PRIMARY,
+                cluster=self.cluster,
+                client=client,
+                session=route.session,
+                request=route.request,
+                checksum=route.checksum,
+                view=view,
+                primary=primary,
+            )
+            self.answer(refused)
+
     def answer(self, frame: Frame) -> None:
         """Queue a frame for its client; without a way to it the client asks again, or asks another replica."""
-        door = self._doors.get(self._routes.get(frame.client, 0))
+        route = self._routes.get(frame.client)
+        door = self._doors.get(route.gateway) if route is not None else None
         if door is None or len(door.answers) >= self._answers_queued_max:
             self.counters["answers_without_a_way" if door is None else "answers_dropped"] += 1
             return

@@ -9,10 +9,11 @@ A frame is a header of 128 bytes and a body, little-endian:
      48   16 cluster               116    4 release (of the client)
      64   16 client                120    1 command (1 request, 2 reply, 3 refused)
      80   16 request_checksum      121    1 operation     123 1 primary (answers; 255: unknown)
-             (answers)             122    1 reason        124 1 flags (1: repeated)    125 3 zero
+                                   122    1 reason        124 1 flags (1: repeated)    125 3 zero
 
-`checksum` is the XXH3-128 of bytes 32 to 127 and identifies a request; `checksum_body` is that of the body. The body
-of a reply is the component's own reply, header and body, and of a refusal a short text for people.
+`checksum` is the XXH3-128 of bytes 32 to 127, `checksum_body` that of the body. `request_checksum` is the one of
+`protocol.Request`: it identifies a request, in the request itself and in its answer. The body of a reply is the
+component's own reply, header and body, and of a refusal a short text for people.
 
 Guarantees: a length is believed only after the checksum of its header, a body only after its own; what decodes packs
 to the same bytes; each way to be wrong has an error of its own below `FrameInvalid`, after which a decoder is in
@@ -35,14 +36,14 @@ from client_replies.messages.reply_header import HeaderInvalid as ReplyHeaderInv
 FRAME_MAGIC = b"replies-frame\0"
 FRAME_VERSION = 1
 FRAME_HEADER_SIZE = 128
-# Ends the session; the highest number there is, so that the service's own operations have all those from 2 on.
-OPERATION_CLOSE = 255
+OPERATION_CLOSE = 3  # ends the session
 PRIMARY_UNKNOWN = 255
 REQUEST_BODY_SIZE_MAX = 4096
 REPLY_SIZE_MAX = 1024 * 1024
 REASON_TEXT_SIZE_MAX = 256
 READ_SIZE = 32 * 1024  # bytes that a decoder takes beyond the frame it is in the middle of
 
+_REQUEST = struct.Struct("<16s16sQIB")  # with the body: what the checksum of a request covers
 _HEADER = struct.Struct("<14sH16s16s16s16s16sQIIIIBBBBB3s")
 _PREAMBLE = FRAME_MAGIC + FRAME_VERSION.to_bytes(2, "little")
 _CHECKED_FROM = 32
@@ -80,6 +81,10 @@ class FrameHeaderChecksumWrong(FrameInvalid):
 
 class FrameBodyChecksumWrong(FrameInvalid):
     """The body is not what was sealed."""
+
+
+class FrameRequestChecksumWrong(FrameInvalid):
+    """A request whose checksum is not that of its cluster, client, session, number, operation and body."""
 
 
 class FrameReservedNotZero(FrameInvalid):
@@ -178,14 +183,13 @@ TO_CLIENT = frozenset({Command.REPLY, Command.REFUSED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """A frame that keeps every rule. `packed` is all of it; `checksum` identifies a request."""
+    """A frame that keeps every rule. `packed` is all of it; `request_checksum` identifies a request."""
 
     command: int
     cluster: int
     client: int
     session: int
     request: int
-    checksum: bytes
     packed: bytes = field(repr=False)
     operation: int = 0
     reason: int = 0
@@ -198,7 +202,7 @@ class Frame:
     @property
     def key(self) -> Key:
         """What identifies a request."""
-        return self.client, self.checksum
+        return self.client, self.request_checksum
 
     @property
     def body(self) -> bytes:
@@ -225,9 +229,19 @@ def request_frame(
         session=session,
         request=request,
         operation=operation,
+        request_checksum=_request_checksum(cluster, client, session, request, operation, body),
         release=release,
         body=body,
     )
+
+
+def _request_checksum(cluster: int, client: int, session: int, request: int, operation: int, body: Buffer) -> bytes:
+    """As in `protocol.Request`. Raises `FrameFieldOutOfRange`."""
+    try:
+        head = _REQUEST.pack(cluster.to_bytes(16, "little"), client.to_bytes(16, "little"), session, request, operation)
+    except (struct.error, OverflowError) as error:
+        raise FrameFieldOutOfRange(f"{error}", "values that fit their fields") from error
+    return checksum128(head + body)
 
 
 def reply_frame(reply: bytes, *, view: int = 0, primary: int = PRIMARY_UNKNOWN, repeated: bool = False) -> Frame:
@@ -261,18 +275,20 @@ def refused_frame(
     to: Frame | None = None,
     client: int = 0,
     session: int = 0,
+    request: int = 0,
+    checksum: bytes = _NO_CHECKSUM,
     view: int = 0,
     primary: int = PRIMARY_UNKNOWN,
     text: str = "",
 ) -> Frame:
-    """Tell a client that a request gets no reply (`to`), or something that it did not ask about."""
+    """Tell a client that a request gets no reply (`to`, or its `request` and `checksum`), or what it did not ask."""
     return _sealed(
         Command.REFUSED,
         cluster=cluster,
         client=to.client if to is not None else client,
         session=to.session if to is not None else session,
-        request=to.request if to is not None else 0,
-        request_checksum=to.checksum if to is not None else _NO_CHECKSUM,
+        request=to.request if to is not None else request,
+        request_checksum=to.request_checksum if to is not None else checksum,
         reason=reason,
         view=view,
         primary=primary,
@@ -413,30 +429,10 @@ def _check_size(command: int, size: int, body_size_max: int) -> None:
 
 
 def _check_request(fields: tuple[bytes | int, ...]) -> None:
-    (
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        request_checksum,
-        session,
-        request,
-        size,
-        view,
-        release,
-        _,
-        operation,
-        reason,
-        primary,
-        flags,
-        _,
-    ) = fields
-    if request_checksum != _NO_CHECKSUM or view or reason or primary or flags:
-        raise FrameFieldNotZero(
-            "a request with a view, reason, primary, flag or request checksum", "none of them: they are an answer's"
-        )
+    session, request, size, view, release = fields[7:12]
+    operation, reason, primary, flags = fields[13:17]
+    if view or reason or primary or flags:
+        raise FrameFieldNotZero("a request with a view, reason, primary or flag", "none of them: they are an answer's")
     if operation == 0:
         raise FrameOperationZero("operation 0", "an operation above 0")
     registers = operation == OPERATION_REGISTER
@@ -465,15 +461,18 @@ def _check_answer(fields: tuple[bytes | int, ...]) -> None:
 
 def _open(header: bytes, packed: bytes) -> Frame:
     """The last rules, those about the body, and then the frame."""
-    (_, _, checksum, checksum_body, cluster, client, request_checksum, session, request, _, view, release) = (
-        fields := _HEADER.unpack(header)
-    )[:12]
+    fields = _HEADER.unpack(header)
+    checksum_body, cluster, client, request_checksum, session, request, _, view, release = fields[3:12]
     body = memoryview(packed)[FRAME_HEADER_SIZE:]
     found = checksum128(body)
     if found != checksum_body:
         raise FrameBodyChecksumWrong(f"a body with checksum {found.hex()}", checksum_body.hex())
     command, operation, reason, primary, flags = fields[12:17]
-    if command == Command.REFUSED:
+    if command == Command.REQUEST:
+        found = checksum128(_REQUEST.pack(cluster, client, session, request, operation) + body)
+        if found != request_checksum:
+            raise FrameRequestChecksumWrong(request_checksum.hex(), found.hex())
+    elif command == Command.REFUSED:
         try:
             str(body, "utf-8")
         except UnicodeDecodeError as error:
@@ -484,7 +483,6 @@ def _open(header: bytes, packed: bytes) -> Frame:
         client=int.from_bytes(client, "little"),
         session=session,
         request=request,
-        checksum=checksum,
         packed=packed,
         operation=operation,
         reason=reason,

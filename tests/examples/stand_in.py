@@ -88,9 +88,9 @@ class StandIn:
             return [self._refused(frame, Reason.NOT_PRIMARY)]
         status: RequestStatus | RegistrationStatus
         if frame.operation == OPERATION_REGISTER:
-            status = self.sessions.check_registration(frame.client, frame.checksum)
+            status = self.sessions.check_registration(frame.client, frame.request_checksum)
         else:
-            status = self.sessions.check(frame.client, frame.session, frame.request, frame.checksum)
+            status = self.sessions.check(frame.client, frame.session, frame.request, frame.request_checksum)
         if isinstance(status, NewRequest):
             return self._execute(frame)
         if isinstance(status, DuplicateRequest):
@@ -127,7 +127,7 @@ class StandIn:
             operation=frame.operation,
             timestamp=self.op,
             body=body,
-            request_checksum=frame.checksum,
+            request_checksum=frame.request_checksum,
         )
         told = [reply_frame(reply.pack(), view=self.behaviour.view, primary=self.behaviour.primary)]
         if registers:
@@ -155,7 +155,7 @@ class StandInActor(ComponentActor):
     ) -> None:
         super().__init__(capabilities, requirements)
         self._stand_in = StandIn(StandInBehaves())
-        self._port = GatewayPort(0, self.send)
+        self._port = GatewayPort(0, CLUSTER, self.send)
         self._lose = 0
 
     def handlers(self) -> dict[type, Handler]:
@@ -166,7 +166,7 @@ class StandInActor(ComponentActor):
         """Behave like this from now on."""
         if self._tick_period == 0.0:
             self._stand_in = StandIn(message)
-            self._port = GatewayPort(message.replica, self.send)
+            self._port = GatewayPort(message.replica, CLUSTER, self.send)
             self.start_ticks(0.1)
         self._stand_in.behaviour = message
         self._lose = message.lose_answers

@@ -453,6 +453,22 @@ def test_a_useless_hint_leads_to_the_next_address(servers: list[ScriptedServer],
     assert [len(server.requests) for server in servers] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("reason", [Reason.NO_SESSION, Reason.REPLY_LOST, Reason.OTHER_REQUEST])
+def test_a_refusal_by_a_primary_of_an_earlier_view_is_not_believed(
+    servers: list[ScriptedServer], reason: Reason
+) -> None:
+    """Cut off from the others, it does not know what was committed since."""
+    servers[0].stand_in.behaviour = StandInBehaves(view=5)
+    with connect(servers) as client:
+        session = client.session()
+        servers[0].script = [refuse(reason, view=4)]
+        assert echoed(session.request(OPERATION_ECHO, b"still")) == b"still"
+        assert client.counters["refusals_of_earlier_views"] == 1
+        servers[1].script = [refuse(Reason.NO_SESSION, view=5)]
+        with pytest.raises(SessionEvicted):
+            session.request(OPERATION_ECHO)
+
+
 def test_a_server_that_dies_is_left_for_another(servers: list[ScriptedServer]) -> None:
     """With a request in flight: the next one has the original reply."""
     with connect(servers) as client:
@@ -613,7 +629,7 @@ def test_addresses_are_host_and_port() -> None:
 ASKED = request_frame(cluster=CLUSTER, client=9, session=3, request=2, operation=OPERATION_ECHO)
 FIELDS = {
     "cluster": CLUSTER, "client": 9, "session": 3, "request": 2, "op": 5, "operation": OPERATION_ECHO,
-    "timestamp": 1, "request_checksum": ASKED.checksum,
+    "timestamp": 1, "request_checksum": ASKED.request_checksum,
 }  # fmt: skip
 
 

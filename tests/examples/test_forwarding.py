@@ -46,7 +46,9 @@ class Wires:
             limits=ForwardingLimits(**limits),  # type: ignore[arg-type]
         )
         self.sent: list[ForwardedReplies] = []
-        self.ports = [GatewayPort(index, lambda _, message: self.sent.append(message)) for index in range(replicas)]
+        self.ports = [
+            GatewayPort(index, CLUSTER, lambda _, message: self.sent.append(message)) for index in range(replicas)
+        ]
         self.services = [StandIn(StandInBehaves(replica=index)) for index in range(replicas)]
         self.now = 100.0
 
@@ -230,6 +232,27 @@ def test_a_port_without_a_way_to_a_client_counts_its_answer() -> None:
     wires = Wires()
     wires.ports[0].answer(wires.refusal(request(1), Reason.BUSY))
     assert wires.ports[0].counters == {"answers_without_a_way": 1}
+
+
+def test_a_port_refuses_and_redirects_what_the_client_asked_last() -> None:
+    """The replica's protocol knows clients and numbers; the gateway wants to know which request it was."""
+    wires = Wires()
+    port = wires.ports[0]
+    wires.forwarding.submit(5, request(1, 4), wires.now)
+    port.take(wires.due()[0][1], HERE, wires.now)
+    port.refuse(Reason.REPLY_LOST, client=1, session=1, request=4, view=2)
+    port.refuse(Reason.REPLY_LOST, client=1, session=1, request=3, view=2)
+    port.refuse(Reason.REPLACED, client=1, session=1, request=None, view=2)
+    port.redirect(client=1, view=2, primary=1)
+    port.redirect(client=2, view=2, primary=1)
+    port.flush(wires.now, view=2, primary=1)
+    answers = [unpack_frame(packed, ANSWERS, 0) for packed in wires.sent[0].answers]
+    reasons = [(Reason(answer.reason), answer.request_checksum) for answer in answers]
+    checksum = request(1, 4).request_checksum
+    assert reasons == [
+        (Reason.REPLY_LOST, checksum), (Reason.REPLACED, bytes(16)), (Reason.NOT_PRIMARY, checksum),
+    ]  # fmt: skip
+    assert port.counters == {"refusals_nobody_waits_for": 1}
 
 
 # Who is primary.

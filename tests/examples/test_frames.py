@@ -13,6 +13,7 @@ from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, OPERATION_REGISTER, checksum128
 
 from examples.cluster import frames
+from examples.cluster.forwarding import request_of
 from examples.cluster.frames import (
     FRAME_HEADER_SIZE,
     OPERATION_CLOSE,
@@ -34,6 +35,7 @@ from examples.cluster.frames import (
     request_frame,
     unpack_frame,
 )
+from examples.cluster.protocol import Request
 from tests.fuzz.frames import CORPUS, Corpus, Mutator, check_stream, fuzz_decoder
 
 CLUSTER = 7
@@ -48,7 +50,7 @@ CLOSE = request_frame(cluster=CLUSTER, client=CLIENT, session=3, request=2, oper
 
 def stored_reply(body: bytes = b"an answer", **fields: Any) -> Reply:
     """Give the reply to `REQUEST`."""
-    request_checksum = REQUEST.checksum
+    request_checksum = REQUEST.request_checksum
     known = {"cluster": CLUSTER, "client": CLIENT, "session": 3, "request": 1, "op": 5, "operation": 2, "timestamp": 1}
     return Reply.build(**{**known, "request_checksum": request_checksum, "body": body, **fields})
 
@@ -103,11 +105,11 @@ def test_a_frame_keeps_every_field() -> None:
     )
     assert (request.cluster, request.client, request.session) == (2**128 - 1, 2**128 - 1, 2**64 - 1)
     assert (request.request, request.operation, request.release) == (2**32 - 1, 254, 2**32 - 1)
-    assert (REPLY.view, REPLY.primary, REPLY.repeated, REPLY.request_checksum) == (4, 1, True, REQUEST.checksum)
+    assert (REPLY.view, REPLY.primary, REPLY.repeated, REPLY.request_checksum) == (4, 1, True, REQUEST.request_checksum)
     assert reply_in(REPLY) == stored_reply()
     assert (REFUSED.reason, REFUSED.view, REFUSED.primary, REFUSED.text) == (Reason.NOT_PRIMARY, 4, 2, "ask replica 2")
     assert (REFUSED.client, REFUSED.session, REFUSED.request) == (CLIENT, 3, 1)
-    assert REFUSED.request_checksum == REQUEST.checksum
+    assert REFUSED.request_checksum == REQUEST.request_checksum
 
 
 def test_a_request_is_the_same_bytes_each_time_it_is_made() -> None:
@@ -123,8 +125,16 @@ def test_a_request_is_the_same_bytes_each_time_it_is_made() -> None:
         {"operation": 3},
         {"body": b"a Body"},
     ]
-    checksums = {request_frame(**{**fields, **other}, release=9).checksum for other in others}
-    assert len(checksums | {REQUEST.checksum}) == len(others) + 1
+    checksums = {request_frame(**{**fields, **other}, release=9).request_checksum for other in others}
+    assert len(checksums | {REQUEST.request_checksum}) == len(others) + 1
+
+
+@pytest.mark.parametrize("frame", [REGISTER, REQUEST, CLOSE], ids=["register", "request", "close"])
+def test_a_request_has_the_checksum_that_replicas_know_it_by(frame: Frame) -> None:
+    """What a replica makes of it is valid, and the reply to it names the frame."""
+    request = request_of(frame)
+    fields = {"cluster": CLUSTER, "client": CLIENT, "session": frame.session, "number": frame.request}
+    assert request == Request.build(operation=frame.operation, body=frame.body, **fields)
 
 
 def test_a_long_text_is_cut_between_two_characters() -> None:
@@ -222,7 +232,7 @@ WRONG: dict[str, tuple[Frame, dict[str, tuple[int, str, int]], type[FrameInvalid
     "a request with a reason": (REQUEST, {"reason": (122, U8, 1)}, frames.FrameFieldNotZero),
     "a request with a primary": (REQUEST, {"primary": (123, U8, 1)}, frames.FrameFieldNotZero),
     "a request with a flag": (REQUEST, {"flags": (124, U8, 1)}, frames.FrameFieldNotZero),
-    "a request with an answer's checksum": (REQUEST, {"checksum": (80, U8, 1)}, frames.FrameFieldNotZero),
+    "another request's checksum": (REQUEST, {"checksum": (80, U8, 1)}, frames.FrameRequestChecksumWrong),
     "a reply with a reason": (REPLY, {"reason": (122, U8, 1)}, frames.FrameFieldNotZero),
     "a refusal with an operation": (REFUSED, {"operation": (121, U8, 1)}, frames.FrameFieldNotZero),
     "a refusal without reason": (REFUSED, {"reason": (122, U8, 0)}, frames.FrameReasonUnknown),
@@ -243,7 +253,7 @@ def test_each_broken_rule_has_its_own_error(
         some.next_event()
     assert caught.value.found
     assert caught.value.expected
-    if error is not frames.FrameTextWrong:
+    if error not in (frames.FrameTextWrong, frames.FrameRequestChecksumWrong):
         header_only = decoder()
         header_only.receive_data(packed[:FRAME_HEADER_SIZE])
         with pytest.raises(error):

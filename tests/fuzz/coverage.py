@@ -24,7 +24,7 @@ def run(corpus: Path, crashes: Path, minutes: float, seed: int) -> None:
             importlib.import_module(module)
     frames = importlib.import_module("tests.fuzz.frames")
 
-    def test_one_input(data: bytes) -> None:
+    def check_input(data: bytes) -> None:
         half = len(data) // 2
         frames.check_stream(data, iter([data[:half], data[half:]]) if half else iter([data]))
 
@@ -38,6 +38,6 @@ def run(corpus: Path, crashes: Path, minutes: float, seed: int) -> None:
     crashes.mkdir(exist_ok=True)
     options = [f"-max_total_time={int(60 * minutes)}", f"-seed={seed}", f"-max_len={frames.ENTRY_SIZE_MAX}"]
     atheris.Setup(
-        [sys.argv[0], *options, f"-artifact_prefix={crashes}/", str(corpus)], test_one_input, custom_mutator=mutate
+        [sys.argv[0], *options, f"-artifact_prefix={crashes}/", str(corpus)], check_input, custom_mutator=mutate
     )
     atheris.Fuzz()

@@ -86,7 +86,7 @@ def _reply(request: int, body: bytes) -> Reply:
         operation=2 if request else 1,
         timestamp=1,
         body=body,
-        request_checksum=ASKED.checksum if request == ASKED.request else bytes([request]) * 16,
+        request_checksum=ASKED.request_checksum if request == ASKED.request else bytes([request]) * 16,
     )
 
 
@@ -153,6 +153,9 @@ class Mutator:
             if end - inner >= HEADER_SIZE and self.random.random() < 0.5:
                 data[inner + 16 : inner + 32] = checksum128(data[inner + HEADER_SIZE : end])
                 data[inner : inner + 16] = checksum128(data[inner + 16 : inner + HEADER_SIZE])
+            if data[at + 120] == Command.REQUEST and self.random.random() < 0.9:
+                fields = data[at + 48 : at + 80] + data[at + 96 : at + 108] + data[at + 121 : at + 122]
+                data[at + 80 : at + 96] = checksum128(fields + data[inner:end])
             data[at + 32 : at + 48] = checksum128(data[inner:end])
             data[at + 16 : at + 32] = checksum128(data[at + 32 : inner])
             at = end
@@ -231,7 +234,7 @@ def check_judge(frame: Frame) -> str:
     if isinstance(verdict, Answer):
         header = verdict.header
         found = (header.cluster, header.client, header.session, header.request, header.request_checksum)
-        if found != (ASKED.cluster, ASKED.client, ASKED.session, ASKED.request, ASKED.checksum):
+        if found != (ASKED.cluster, ASKED.client, ASKED.session, ASKED.request, ASKED.request_checksum):
             raise AssertionError(f"taken for the answer: {header}")
         if Reply.unpack(frame.body).body != verdict.body:
             raise AssertionError("the answer's body is not the reply's")
