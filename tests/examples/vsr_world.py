@@ -533,6 +533,7 @@ class World:
         self.client_cut: set[int] = set()  # replicas whose words to clients are lost
         self.effect_hooks: list[Callable[[Node, Effect], None]] = []
         self.message_filter: Callable[[int, int, VsrMessage], bool] | None = None
+        self.client_filter: Callable[[AnswerClient | RefuseClient | RedirectClient], bool] | None = None
         self.history: dict[int, LogEntry] = {}
         self.once: dict[tuple[int, int, int], int] = {}
         self.reference = Execution(CLUSTER, int(self.options["clients_max"]), ChainMachine())
@@ -630,6 +631,8 @@ class World:
             self.check_reply(header.op, effect.reply)
         if source in self.client_cut or effect.client not in self.clients:
             return
+        if self.client_filter is not None and not self.client_filter(effect):
+            return
         for delay in self._delays():
             self.after(delay, lambda: self.clients[effect.client].receive(effect))
 
@@ -715,6 +718,7 @@ class World:
         self.cut.clear()
         self.client_cut.clear()
         self.message_filter = None
+        self.client_filter = None
         for node in self.nodes:
             node.slow_disk = 1.0
             if node.replica is None:

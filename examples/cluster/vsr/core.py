@@ -59,6 +59,7 @@ class NormalState:
 
     backups: dict[int, Backup] = field(default_factory=dict)
     unwritten: list[LogEntry] = field(default_factory=list)  # in the log, and in no write yet
+    writing: bool = False
     early: dict[int, LogEntry] = field(default_factory=dict)  # prepares that came before those between
     heard_at: float = 0.0  # of the primary, as a backup
     nudged_at: float = float("-inf")

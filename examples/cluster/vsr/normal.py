@@ -19,6 +19,7 @@ from .messages import Commit, LogEntry, Prepare, PrepareOk
 
 def enter(core: Core) -> None:
     """The replica has the view's log, durably: take part in the view."""
+    invariant(not core.normal.unwritten, "what was added in another view was written when that was left")
     core.status = Status.NORMAL
     core.normal = NormalState(heard_at=core.now)
     if core.is_primary:
@@ -45,26 +46,35 @@ def prepare(core: Core, entry: LogEntry) -> None:
 def flush(core: Core) -> None:
     """Write what was added to the log in one go; as primary, send each backup what it has not been sent.
 
-    Sent before it is durable here: the backups' disks and ours work at the same time. The primary's own
-    acknowledgement counts like any other, when its write is done.
+    One write is in flight; what is added meanwhile forms the next batch, for the disk and for the backups. It is sent
+    before it is durable here: the backups' disks and ours work at the same time. The primary's own acknowledgement
+    counts like any other, when its write is done.
     """
-    if core.normal.unwritten:
-        entries = tuple(core.normal.unwritten)
-        core.normal.unwritten.clear()
-        view = core.view
-        core.persist(LogWrite(state=core.state(), entries=entries), lambda: _prepared(core, entries[-1], view))
+    if not core.normal.writing:
+        write(core)
     if core.is_primary:
         for replica, backup in core.normal.backups.items():
             while backup.sent < core.log.op and _send_entries(core, replica, backup):
                 pass
 
 
-def _prepared(core: Core, last: LogEntry, view: int) -> None:
+def write(core: Core) -> None:
+    """Write what was added, also if a write is in flight: before a step that must not overtake it."""
+    if core.normal.unwritten:
+        entries = tuple(core.normal.unwritten)
+        core.normal.unwritten.clear()
+        core.normal.writing = True
+        normal = core.normal
+        core.persist(LogWrite(state=core.state(), entries=entries), lambda: _prepared(core, entries[-1], normal))
+
+
+def _prepared(core: Core, last: LogEntry, normal: NormalState) -> None:
     """The entries up to `last` are durable, unless a view change has taken them out again meanwhile."""
+    normal.writing = False
     if not core.log.has_checksum(last.op, last.checksum):
         return
     core.log.durable = max(core.log.durable, last.op)
-    if core.status is Status.NORMAL and core.view == view:
+    if core.status is Status.NORMAL and core.normal is normal:
         if core.is_primary:
             advance_commit(core)
         else:
@@ -74,7 +84,8 @@ def _prepared(core: Core, last: LogEntry, view: int) -> None:
 def _send_entries(core: Core, replica: int, backup: Backup) -> bool:
     low = backup.sent + 1
     entries = []
-    for op in range(low, min(core.log.op, backup.sent + core.config.prepare_max) + 1):
+    high = min(core.log.op - len(core.normal.unwritten), backup.sent + core.config.prepare_max)
+    for op in range(low, high + 1):
         entry = core.log.entry(op)
         if entry is None:
             break  # trimmed or rotten: the heartbeat tells where the log begins, and repair goes on
@@ -138,7 +149,7 @@ def on_prepare(core: Core, message: Prepare) -> None:
     if not _follows(core, message.view):
         return
     for entry in message.entries:
-        if entry.op > core.log.op + core.config.pipeline_max:
+        if entry.op > core.log.op + core.config.log_max:
             break
         core.normal.early[entry.op] = entry
     _take_early(core)

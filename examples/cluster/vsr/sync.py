@@ -97,6 +97,7 @@ def install(core: Core, snapshot: Snapshot) -> None:
     """Replace the state. The log goes on after the snapshot if it is the one that led to it, and else begins there."""
     core.count("snapshots_installed")
     op = snapshot.op
+    normal.write(core)
     keeps_log = core.log.covers(op) and core.log.has_checksum(op, snapshot.parent)
     if keeps_log:
         core.log.trim(op)

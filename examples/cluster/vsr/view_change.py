@@ -22,6 +22,7 @@ def begin(core: Core, view: int) -> None:
     """Leave for a later view."""
     failed = core.view_change.failed + (core.status is Status.VIEW_CHANGE)
     core.count("view_changes")
+    normal.write(core)
     core.status = Status.VIEW_CHANGE
     core.view = view
     core.adoption = None
@@ -230,6 +231,7 @@ def on_start_view(core: Core, message: StartView) -> None:
 
 def _follow(core: Core, view: int) -> None:
     """Go to a view that has begun already: there is nothing to vote for any more."""
+    normal.write(core)
     core.status = Status.VIEW_CHANGE
     core.view = view
     core.clients.reads.clear()

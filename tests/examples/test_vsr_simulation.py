@@ -1,0 +1,44 @@
+"""A sample of the random simulation, and every planted bug with a seed that finds it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.examples.vsr_mutants import MUTANTS, Mutant, run
+from tests.examples.vsr_simulation import simulate
+
+
+@pytest.mark.parametrize("first", [1, 1001, 2001])
+def test_random_faults_do_no_harm(first: int) -> None:
+    """As many seeds as five seconds hold; `python -m tests.examples.vsr_simulation` runs any number."""
+    began = time.monotonic()
+    seed = first
+    while time.monotonic() - began < 5.0:
+        simulate(seed)
+        seed += 1
+    assert seed > first
+
+
+def test_a_seed_decides_everything_that_happens() -> None:
+    """The same seed twice: the same history, the same counts, the same time."""
+    worlds = [simulate(7) for _ in range(2)]
+    assert worlds[0].history == worlds[1].history
+    assert worlds[0].happened == worlds[1].happened
+    assert worlds[0].now == worlds[1].now
+
+
+def test_the_simulation_sees_what_it_is_about() -> None:
+    """A few seeds have crashes, lost disks, rot, view changes and state syncs in them: the checks saw live state."""
+    happened = sum((simulate(seed).happened for seed in range(1, 9)), start=type(simulate(1).happened)())
+    for event in ("crashes", "disks_lost", "entries_repaired", "evictions", "view_changes", "syncs_finished"):
+        assert happened[event] > 0, event
+    assert happened["votes_regained"] > 0
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_planted_bug_is_found(mutant: Mutant) -> None:
+    """If this fails after a change: `python -m tests.examples.vsr_mutants` finds the seeds anew."""
+    found, output = run(mutant, mutant.seed, 1)
+    assert found, output
