@@ -147,9 +147,9 @@ class Replica(Owner):
             if self.params["component"]:
                 self.port.write(slot, reply)
             replies.append(reply)
+        self.send(gateway, Answers(replies=tuple(replies)))
         if self.params["component"]:
             self.port.committed(self._op)
-        self.send(gateway, Answers(replies=tuple(replies)))
         if self._meter.done(len(replies), message.sent_at):
             self._over()
 

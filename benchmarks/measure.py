@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
-DEFAULTS: dict[str, Any] = {"size": 4096, "window": 64, "seconds": 2.0}
+DEFAULTS: dict[str, Any] = {"size": 4096, "window": 64, "seconds": 2.0, "samples": 100}
 
 
 def measure(row: str, contestant: str, params: dict[str, Any]) -> dict[str, Any]:

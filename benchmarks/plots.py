@@ -11,6 +11,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from .report import number
+
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
@@ -48,31 +50,41 @@ def _colour(contestant: Mapping[str, Any]) -> str:
     return OTHERS if title.startswith(others) else OURS
 
 
+Bar = tuple[str, str, Mapping[str, Any]]  # its name, its colour and its figure
+
+
+def _bars(group: Mapping[str, Any]) -> list[Bar]:
+    """A bar for each contestant; where latencies are measured, one for each latency of the first contestant."""
+    measured = _measured(group)
+    if group["unit"] != "s" or not measured:
+        return [(found["title"], _colour(found), found["figures"]["value"]) for found in measured]
+    figures = measured[0]["figures"]
+    names = [name for name in figures if name.endswith(("p50", "p99"))]
+    return [(name, FLOOR if name.startswith("round trip") else OURS, figures[name]) for name in names]
+
+
 def _draw_bars(groups: Sequence[Mapping[str, Any]]) -> Any:
-    groups = [group for group in groups if _measured(group)]
-    if not groups:
+    drawn = [(group, bars) for group in groups if (bars := _bars(group)[::-1])]
+    if not drawn:
         return None
-    heights = [HEAD_HEIGHT + BAR_HEIGHT * len(_measured(group)) for group in groups]
+    heights = [HEAD_HEIGHT + BAR_HEIGHT * len(bars) for _, bars in drawn]
     figure, axes = plt.subplots(
-        len(groups), 1, figsize=(WIDTH, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
+        len(drawn), 1, figsize=(WIDTH, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
-    for group, (axis,) in zip(groups, axes, strict=True):
-        contestants = _measured(group)[::-1]
-        values = [contestant["figures"]["value"] for contestant in contestants]
-        medians = [value["median"] for value in values]
-        axis.barh(
-            [contestant["title"] for contestant in contestants],
+    for (group, bars), (axis,) in zip(drawn, axes, strict=True):
+        medians = [value["median"] for _, _, value in bars]
+        low = [median - value["low"] for median, (_, _, value) in zip(medians, bars, strict=True)]
+        high = [value["high"] - median for median, (_, _, value) in zip(medians, bars, strict=True)]
+        container = axis.barh(
+            [name for name, _, _ in bars],
             medians,
-            color=[_colour(contestant) for contestant in contestants],
-            xerr=[
-                [median - value["low"] for median, value in zip(medians, values, strict=True)],
-                [value["high"] - median for median, value in zip(medians, values, strict=True)],
-            ],
+            color=[colour for _, colour, _ in bars],
+            xerr=[low, high],
             error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
         )
-        if min(medians) > 0 and max(medians) / min(medians) > 30:
-            axis.set_xscale("log")
+        axis.bar_label(container, labels=[" " + number(median, group["unit"]) for median in medians], fontsize=7)
         axis.set_title(f"{group['name']}, {group['unit']}", loc="left", fontsize=8)
+        axis.margins(x=0.2)
         axis.spines[["top", "right"]].set_visible(False)
     return figure
 

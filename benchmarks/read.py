@@ -34,6 +34,7 @@ from .workload import SESSIONS, WINDOW, Replies
 PENDING = SESSIONS // 4
 HOLD_BACK = 3600.0
 WARM = 20
+SAMPLES_MIN = 100  # of each kind, however long they take: fewer have no 99th percentile
 WRITE_BATCH = WINDOW // 2
 
 
@@ -110,7 +111,7 @@ class Reader(Owner):
 
     def _next(self) -> None:
         taken = min((len(values) for values in self._latencies.values()), default=0)
-        if time.perf_counter() >= self._until and taken > WARM:
+        if time.perf_counter() >= self._until and taken >= WARM + self.params["samples"]:
             self.turns_over()
             return
         self._turn = next(self._turns)
@@ -143,8 +144,8 @@ class Reader(Owner):
         """All was measured."""
         result: dict[str, Any] = {}
         for turn, values in self._latencies.items():
-            result[f"{turn} p50"] = percentile(values[WARM:] or values, 50)
-            result[f"{turn} p99"] = percentile(values[WARM:] or values, 99)
+            result[f"{turn} p50"] = percentile(values[WARM:], 50)
+            result[f"{turn} p99"] = percentile(values[WARM:], 99)
         if self._before is not None:
             result |= account(self._before, begin())
         os.close(self._descriptor)
@@ -237,16 +238,17 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
     sizes = {"4 KiB": 4096, "64 KiB": 65536}
-    return [group for name, size in sizes.items() for group in (_pending(name, size), _disk(name, size))]
+    samples = 5 if scale.name == "tiny" else SAMPLES_MIN
+    return [group(name, size, samples) for name, size in sizes.items() for group in (_pending, _disk)]
 
 
-def _pending(name: str, size: int) -> Group:
+def _pending(name: str, size: int, samples: int) -> Group:
     figures = ("pending p99", "round trip p50", "round trip p99", "round trip, same size p50")
     return Group(
         row="read",
         name=f"{name}, pending",
         unit="s",
-        params={"size": size},
+        params={"size": size, "samples": samples},
         figures=[(figure, "s") for figure in figures],
         contestants=[
             Contestant("pending-tcp", "ours, multiprocTCPBase"),
@@ -265,12 +267,12 @@ def _pending(name: str, size: int) -> Group:
     )
 
 
-def _disk(name: str, size: int) -> Group:
+def _disk(name: str, size: int, samples: int) -> Group:
     return Group(
         row="read",
         name=f"{name}, from disk",
         unit="s",
-        params={"size": size},
+        params={"size": size, "samples": samples},
         figures=[("idle p99", "s"), ("busy p50", "s"), ("busy p99", "s")],
         contestants=[
             Contestant("disk-tcp", "ours, multiprocTCPBase"),
