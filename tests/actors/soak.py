@@ -12,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +26,24 @@ SMALL = 300
 BATCH = 16
 CHECKPOINT_BATCHES = 20
 OWN_MARGIN_KIB = 3 * KIB  # of growth in any process: an allocator's own noise, three of the large replies
+SOCKETS_MARGIN = 4  # Thespian's connections come and go; any leak in so many messages would be larger
 BUFFERS = 2 * BATCH
 READ_BUFFERS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one process uses: resident memory of its own and of the pool, in KiB, and open descriptors."""
+    """What one process uses: resident memory of its own and of the pool, in KiB, and open descriptors by kind."""
 
     own_kib: int
     pool_kib: int
-    descriptors: int
+    files: int
+    sockets: int
+
+    @property
+    def descriptors(self) -> str:
+        """Say how many, in words."""
+        return f"{self.files} files and {self.sockets} sockets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,8 @@ class Report:
                 found.append(f"process {pid} grew from {before.own_kib} to {after.own_kib} KiB")
             if after.pool_kib > (BUFFERS + 2 * READ_BUFFERS) * LARGE // KIB + 64:
                 found.append(f"process {pid} maps {after.pool_kib} KiB of a smaller pool")
-            if after.descriptors > before.descriptors:
-                found.append(f"process {pid} went from {before.descriptors} to {after.descriptors} descriptors")
+            if after.files > before.files or after.sockets > before.sockets + SOCKETS_MARGIN:
+                found.append(f"process {pid} went from {before.descriptors} to {after.descriptors}")
         return found
 
     def __str__(self) -> str:
@@ -67,7 +75,7 @@ class Report:
             after = self.after[pid]
             own = f"{before.own_kib} -> {after.own_kib} KiB of its own"
             pool = f"{before.pool_kib} -> {after.pool_kib} KiB of the pool"
-            lines.append(f"process {pid}: {own}, {pool}, {before.descriptors} -> {after.descriptors} descriptors")
+            lines.append(f"process {pid}: {own}, {pool}, {before.descriptors} -> {after.descriptors}")
         return "\n".join(lines)
 
 
@@ -75,7 +83,16 @@ def usage(pid: int) -> Usage:
     """Measure a process."""
     status = dict(line.split(":", 1) for line in Path("/proc", str(pid), "status").read_text().splitlines())
     own, pool = (int(status[name].split()[0]) for name in ("VmRSS", "RssShmem"))
-    return Usage(own - pool, pool, len(os.listdir(f"/proc/{pid}/fd")))
+    kinds = Counter(map(kind_of, Path("/proc", str(pid), "fd").iterdir()))
+    return Usage(own - pool, pool, kinds["file"], kinds["socket"])
+
+
+def kind_of(descriptor: Path) -> str:
+    """Tell sockets from all else; what was closed while we looked is neither."""
+    try:
+        return "socket" if os.readlink(descriptor).startswith("socket:") else "file"
+    except OSError:
+        return "gone"
 
 
 def soak(system: OwnedSystem, directory: Path, writes: int) -> Report:
