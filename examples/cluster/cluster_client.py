@@ -386,6 +386,8 @@ class Session:
                 raise SessionOver(f"the session is over: {self._over}")
             yield
         finally:
+            if self._over:
+                self._line.hang_up()  # abandoned meanwhile, perhaps just before this thread connected again
             self._busy.release()
 
     def _register(self, timeout: float | None) -> None:

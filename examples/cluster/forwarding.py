@@ -55,6 +55,7 @@ BATCH_BYTES_MAX = 1024 * 1024  # a batch is ended by the frame that reaches it
 FRAME_SIZE_MAX = FRAME_HEADER_SIZE + REPLY_SIZE_MAX
 ANSWER_BATCHES_MAX = 2  # in flight from a replica to a gateway
 CONFIRM_LAG_S = 0.1  # how long a single batch of answers waits for requests that confirm it by the way
+GATEWAY_TIMEOUT_S = 60.0  # without a message, and a replica forgets the gateway
 ROUTES_MAX = 65_536  # clients of which a replica's port remembers the gateway
 
 
@@ -331,8 +332,9 @@ class Forwarding:
             return []
         self._heard(message.replica, link, message)
         if message.answers:
-            # Also when the number is lower: a replica that started again counts from 1.
-            link.taken = message.number
+            # A number that is a little lower was overtaken on its way; a replica that started again counts from 1.
+            if message.number > link.taken or link.taken - message.number >= ANSWER_BATCHES_MAX:
+                link.taken = message.number
             link.owed_since = link.owed_since if link.owed else now
             link.owed += 1
         deliveries = []
@@ -446,6 +448,7 @@ class _Door:
     address: ActorAddress
     taken: int = 0
     owes: bool = False
+    heard_at: float = 0.0
     number: int = 0
     confirmed: int = 0
     sent_at: float = 0.0  # when the first of the batches that are not confirmed was sent
@@ -497,7 +500,7 @@ class GatewayPort:
             door = self._doors[message.gateway] = _Door(sender)
             if len(self._doors) > U8_MAX:
                 self._doors.popitem(last=False)
-        door.address = sender
+        door.address, door.heard_at = sender, now
         door.owes = True
         door.taken = max(door.taken, message.number)
         if message.taken > door.confirmed:
@@ -570,6 +573,8 @@ class GatewayPort:
     def flush(self, now: float, *, view: int, primary: int) -> None:
         """Send what is due to each gateway; a new view is told to all at once."""
         news, self._told = (view, primary) != self._told, (view, primary)
+        for gateway in [name for name, door in self._doors.items() if now - door.heard_at > GATEWAY_TIMEOUT_S]:
+            del self._doors[gateway]  # it has nothing in flight here, or is gone
         for gateway, door in self._doors.items():
             in_flight = door.number - door.confirmed
             if in_flight and now - door.sent_at >= self._confirm_timeout_s:

@@ -128,6 +128,10 @@ class FrontDoor:
         self.connections_max = _descriptors_for(limits.connections_max)
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._bell = os.eventfd(
+            0, os.EFD_NONBLOCK | os.EFD_CLOEXEC
+        )  # rings when there is more without a socket's event
+        self._epoll.register(self._bell, select.EPOLLIN)
 
     def fileno(self) -> int:
         """One descriptor that is readable when any of ours has something to do."""
@@ -145,6 +149,7 @@ class FrontDoor:
         if not self._epoll.closed:
             self._epoll.close()
             self._listener.close()
+            os.close(self._bell)
 
     # A turn.
 
@@ -159,6 +164,9 @@ class FrontDoor:
         for fileno, events in ready:
             if fileno == self._listener.fileno():
                 self._accept(now)
+                continue
+            if fileno == self._bell:
+                os.eventfd_read(self._bell)
                 continue
             connection = self._by_fileno.get(fileno)
             if connection is None:
@@ -176,6 +184,8 @@ class FrontDoor:
             if connection is not None:
                 self._write(connection, now)
         self._written.clear()
+        if self._woken:
+            os.eventfd_write(self._bell, 1)
 
     def _accept(self, now: float) -> None:
         for _ in range(ACCEPTS_MAX):
@@ -202,15 +212,20 @@ class FrontDoor:
                 accepted.send(refused.packed)
             accepted.close()
             return
+        try:
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._epoll.register(accepted.fileno(), select.EPOLLIN)
+        except OSError as error:
+            self._count("accepts_failed", str(error))
+            accepted.close()
+            return
         self._ids += 1
-        accepted.setblocking(False)
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self._ids, accepted, peer, FrameDecoder(TO_GATEWAY, self.limits.body_size_max))
         connection.frames_left = self._ration()
         self._connections[connection.id] = connection
         self._by_fileno[accepted.fileno()] = connection
         self._idle[connection.id] = now
-        self._epoll.register(accepted.fileno(), select.EPOLLIN)
         self.counters["connections_accepted"] += 1
 
     def _make_room(self) -> bool:
@@ -242,6 +257,9 @@ class FrontDoor:
         self.bytes_total += len(data)
         self.counters["bytes_in"] += len(data)
         self._decode(connection, now)
+        self._bound_memory()
+
+    def _bound_memory(self) -> None:
         if self.bytes_total > self.limits.bytes_total_max:
             self._drop(max(self._connections.values(), key=lambda one: one.bytes_held), "dropped_for_memory")
 
@@ -334,6 +352,7 @@ class FrontDoor:
             self._drop(connection, "dropped_not_reading")
             return
         self.release(connection_id, key)
+        self._bound_memory()
 
     def release(self, connection_id: int, key: Key | None) -> None:
         """The request is no longer in flight on this connection."""
@@ -436,7 +455,8 @@ def _listen(host: str, port: int, wildcard_allowed: bool) -> socket.socket:
         address = ipaddress.ip_address(host)
     except ValueError:
         raise DoorClosed(f"{host!r} is no address: give one of this machine, such as 127.0.0.1") from None
-    if address.is_unspecified and not wildcard_allowed:
+    mapped = getattr(address, "ipv4_mapped", None)
+    if (address.is_unspecified or (mapped is not None and mapped.is_unspecified)) and not wildcard_allowed:
         raise DoorClosed(f"{host} would listen on every interface: name one address, or allow the wildcard")
     listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
     try:

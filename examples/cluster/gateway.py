@@ -200,9 +200,10 @@ class GatewayActor(ComponentActor):
         if door is None or self.exiting:
             return
         until = time.monotonic() + TURN_TIME_MAX
-        while door.turn(self.environment.monotonic()) and time.monotonic() < until:
-            pass
-        self._flush()
+        more = True
+        while more:
+            more = door.turn(self.environment.monotonic()) and time.monotonic() < until
+            self._flush()
 
     def _flush(self) -> None:
         if self._door is None or self._forwarding is None:

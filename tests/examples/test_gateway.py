@@ -519,6 +519,7 @@ def test_a_wildcard_is_refused_unless_it_is_allowed_by_name(tcp_system: OwnedSys
     """An address that nobody meant must not open the service to the network."""
     assert "every interface" in failed(tcp_system, host="0.0.0.0")
     assert "every interface" in failed(tcp_system, host="::")
+    assert "every interface" in failed(tcp_system, host="::ffff:0.0.0.0")
     assert "no address" in failed(tcp_system, host="")
     assert "no address" in failed(tcp_system, host="localhost")
 
