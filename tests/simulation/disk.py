@@ -34,6 +34,7 @@ from .chance import Chance
 from .marks import Marks
 
 TEAR_SIZE = 512
+LATENCY_MAX = 1.0
 
 
 class PowerLost(BaseException):
@@ -190,6 +191,7 @@ class SimDisk(MemoryDisk):
         self.marks = marks
         self.layout = layout
         self.spares: Callable[[int], bool] = _may_not
+        self.lanes: dict[str, float] = {}
         self.slow = 0.0  # seconds added to each operation at most
         self.budget: int | None = None  # writes and syncs until the power is lost
         self.on_open: Callable[[SimDevice], None] | None = None
@@ -225,9 +227,10 @@ class SimDisk(MemoryDisk):
         file = self.files.get(path)
         return file if isinstance(file, SimFile) else None
 
-    def latency(self) -> int:
-        """How long an operation takes, in microseconds."""
-        return self.chance.micros(self.rules.latency_low, self.rules.latency_high + self.slow)
+    def latency(self, lane: str) -> int:
+        """How long an operation of this lane takes, in microseconds."""
+        longest = min(LATENCY_MAX, self.rules.latency_high * self.lanes.get(lane, 1.0))
+        return self.chance.micros(self.rules.latency_low, longest + self.slow)
 
     def spend(self) -> bool:
         """Count a transfer against the budget of a process that dies. True if this one is its last, half done."""

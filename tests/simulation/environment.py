@@ -55,7 +55,7 @@ class SimExecutor(Executor):
         jobs = self._lanes.setdefault(lane, deque())
         jobs.append(Job(function, done))
         if len(jobs) == 1:
-            self._system.at(self._disk.latency(), self._finish, lane)
+            self._system.at(self._disk.latency(lane), self._finish, lane)
 
     def _finish(self, lane: str) -> None:
         if self._closed:
@@ -65,7 +65,7 @@ class SimExecutor(Executor):
         system.trace.add(system.now, "disk", self._process.name, "", lane)
         self._finished.append((job.done, self._run(job)))
         if jobs:
-            system.at(self._disk.latency(), self._finish, lane)
+            system.at(self._disk.latency(lane), self._finish, lane)
         system.descriptor_ready(self._process)
 
     def _run(self, job: Job) -> Outcome:

@@ -19,6 +19,7 @@ from .network import Rules
 REPLICAS = 3
 CLIENTS = 6
 REQUESTS = 200
+LANES = ("write", "repair", "read", "verify", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class Plan:
 
     network: Rules = field(default_factory=Rules)
     disk: DiskRules = field(default_factory=DiskRules)
+    lanes: tuple[float, ...] = (1.0,) * len(LANES)  # how much slower than the disk each lane is
     wakeup_late_max: float = 0.0
     lag: float = 0.0
 
@@ -145,7 +147,8 @@ def draw_plan(seed: int, **changes: Any) -> Plan:
         **_draw_component(chance),
         **_draw_workload(chance),
         network=_draw_network(chance),
-        disk=_draw_disk(chance, harsh),
+        disk=_draw_disk(chance),
+        lanes=tuple(chance.pick((1.0, 1.0, 1.0, 4.0, 20.0)) for _ in LANES),
         **_draw_faults(chance, harsh),
     )
     return plan.changed(**changes) if changes else plan
@@ -224,7 +227,7 @@ def _draw_network(chance: Chance) -> Rules:
     )
 
 
-def _draw_disk(chance: Chance, harsh: bool) -> DiskRules:
+def _draw_disk(chance: Chance) -> DiskRules:
     return DiskRules(
         latency_low=0.0002,
         latency_high=chance.pick((0.001, 0.01, 0.05, 0.2)),

@@ -28,7 +28,7 @@ from .environment import SimEnvironment
 from .history import CLUSTER, ClientRequest, Entry, History
 from .marks import Marks
 from .network import Host, Network
-from .plan import REPLICAS, Plan
+from .plan import LANES, REPLICAS, Plan
 from .replica import Committed, ReplicaActor, Start
 from .system import Process, ProcessDied, SimSystem
 from .trace import Trace
@@ -169,6 +169,7 @@ class World:
     def _disk(self, index: int) -> SimDisk:
         disk = SimDisk(Chance(self.plan.seed, f"disk {index}"), self.plan.disk, self.marks, self.layout)
         disk.spares = lambda slot: not self.calm and self.may_damage(index, slot)
+        disk.lanes = dict(zip(LANES, self.plan.lanes, strict=True))
         disk.on_read = lambda file: self.checkers.opening(index, file)
         if self.plan.full_disk_at_start and index == 0:
             disk.capacity = 0
@@ -315,7 +316,7 @@ class World:
         self.network.heal()
         for disk in self.disks:
             disk.rules = type(disk.rules)()
-            disk.slow, disk.capacity = 0.0, None
+            disk.slow, disk.capacity, disk.lanes = 0.0, None, {}
         self.lag = [0.0] * REPLICAS
         self.sync_wanted = [False] * REPLICAS
         for process in list(self.system.processes.values()):
