@@ -94,6 +94,7 @@ def keep(result: dict[str, Any], chosen: argparse.Namespace) -> None:
     if chosen.plots:
         draw(result, chosen.plots)
     if chosen.accept:
+        ACCEPTED.parent.mkdir(parents=True, exist_ok=True)
         ACCEPTED.write_text(json.dumps(result, indent=1) + "\n")
         plots = {path.stem: str(path.relative_to(PAGE.parent)) for path in draw(result, PAGE_PLOTS)}
         PAGE.write_text(rewrite(PAGE.read_text(), result, plots))
@@ -119,11 +120,12 @@ def main(given: Sequence[str]) -> int:
     chosen = arguments(given)
     result = json.loads(chosen.source.read_text()) if chosen.source else run_rows(chosen)
     print(text_table(summary_rows(result["groups"]), ""))
+    # Before the results may take the place of those that they are compared with.
+    regressions = show_comparison(result, chosen) if chosen.compare else 0
     keep(result, chosen)
     failed = [c for group in result["groups"] for c in group["contestants"] if c.get("failed")]
     for contestant in failed:
         print(f"\n{contestant['title']} failed:\n{contestant['failed']}", file=sys.stderr)
-    regressions = show_comparison(result, chosen) if chosen.compare else 0
     return 1 if failed or regressions else 0
 
 

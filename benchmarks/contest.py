@@ -42,7 +42,7 @@ class Scale:
 
 
 FULL = Scale("full", rounds=5, seconds=2.0)
-QUICK = Scale("quick", rounds=1, seconds=0.4)
+QUICK = Scale("quick", rounds=1, seconds=0.3)
 TINY = Scale("tiny", rounds=1, seconds=0.05)
 
 

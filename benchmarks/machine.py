@@ -33,7 +33,8 @@ def one_line(machine: dict[str, Any]) -> str:
     """The machine in words."""
     return (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_GiB']} GiB of memory, "
-        f"{machine['kernel']}, {machine['python']}, {machine['file_system']} on {machine['disk']}, {machine['date']}"
+        f"{machine['kernel']}, {machine['python']}, {machine['file_system']} on {machine['disk']}, {machine['date']}, "
+        f"load {machine['load_before']:.1f} before the run"
     )
 
 

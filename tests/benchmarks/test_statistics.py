@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.__main__ import PAGE, ROWS, main
 from benchmarks.accounting import Accounts, Snapshot, account
 from benchmarks.compare import compare
 from benchmarks.contest import TINY, Comparison, Contestant, Group, MeasurementFailed, Scale, run_group
@@ -174,3 +175,22 @@ def test_the_page_and_the_plots_are_made_from_the_results(tmp_path: Path) -> Non
     assert "kept" in rewritten
     assert rewritten.startswith("before\n")
     assert rewrite(rewritten, result, {"row": "plots/row.svg"}) == rewritten
+
+
+def test_the_page_of_the_docs_has_a_section_for_each_row() -> None:
+    """Results without a place would be lost."""
+    page = PAGE.read_text()
+    for name in ("machine", "targets", *ROWS):
+        assert page.count(f"<!-- results: {name} -->") == 1
+
+
+def test_the_command_compares_two_files_and_says_so_by_its_status(tmp_path: Path) -> None:
+    """0 while nothing became worse, 1 when something did; nothing is measured for it."""
+    accepted, worse = tmp_path / "accepted.json", tmp_path / "worse.json"
+    for path, values in ((accepted, [10.0, 10.0, 10.0]), (worse, [5.0, 5.0, 5.0])):
+        group = contest({"ours": values, "a": [1, 1, 1]}, Comparison("to a", "ours", ("a",), target=1))
+        path.write_text(json.dumps({"groups": [group], "scale": "test", "rounds": 3}))
+    assert main(["--from", str(accepted), "--compare", str(accepted)]) == 0
+    assert main(["--from", str(worse), "--compare", str(accepted)]) == 1
+    assert main(["--from", str(worse), "--compare", str(accepted), "--margin", "0.6"]) == 0
+    assert main(["--from", str(worse), "--compare", str(tmp_path / "none.json")]) == 0
