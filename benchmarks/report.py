@@ -144,4 +144,8 @@ def summary_rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def head_text(result: Mapping[str, Any]) -> str:
     """Which machine, and how much was measured."""
-    return f"{one_line(result['machine'])}\n{result['scale']} run, {result['rounds']} rounds\n"
+    machine = result["machine"]
+    lines = [one_line(machine), f"{result['scale']} run, {result['rounds']} rounds"]
+    if machine["load_before"] > machine["cores"] / 2:
+        lines.append("the machine was busy with something else when this began: do not quote these figures")
+    return "\n".join(lines) + "\n"
