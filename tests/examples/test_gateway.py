@@ -1,12 +1,16 @@
 """The gateway on real sockets: honest clients are served, whoever else is there, and the others are bounded."""
 
 import contextlib
+import os
+import resource
 import select
+import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,12 @@ from examples.cluster.frames import (
     TO_CLIENT,
     Frame,
     FrameDecoder,
+    Key,
     Reason,
     Signal,
     request_frame,
 )
-from examples.cluster.front_door import DoorLimits
+from examples.cluster.front_door import Connection, DoorLimits, FrontDoor
 from examples.cluster.gateway import GatewayActor, GatewayFailed, GatewayStarted, GetGatewayStatus, StartGateway
 from tests.examples.stand_in import CLUSTER, EXECUTED, OPERATION_ECHO, Front, StandInActor
 from tests.processes import is_living, listening, other_addresses, wait_until
@@ -412,6 +417,8 @@ def test_sudden_resets_leave_nothing_behind(tcp_system: OwnedSystem) -> None:
 
 def test_thousands_of_idle_connections_cost_little(tcp_system: OwnedSystem) -> None:
     """A kilobyte or two each and no time: the gateway's process hardly uses the processor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)) if hard > 0 else 4096, hard))
     front = Front(tcp_system)
     served(front)
     memory = front.memory()
@@ -429,6 +436,29 @@ def test_thousands_of_idle_connections_cost_little(tcp_system: OwnedSystem) -> N
         for one in idle:
             one.close()
     wait_until(lambda: front.status().connections == 0)
+
+
+def test_what_is_watched_is_no_epoll_descriptor() -> None:
+    """In Thespian's selector the kernel would walk all sockets behind one, at every turn of its loop."""
+    taken: list[Frame] = []
+
+    def take(connection: Connection, frame: Frame) -> tuple[Key | None, bytes | None]:
+        taken.append(frame)
+        return None, None
+
+    limits = DoorLimits()
+    door = FrontDoor("127.0.0.1", 0, cluster=CLUSTER, limits=limits, take=take, closed=lambda _: None, note=print)
+    try:
+        assert os.readlink(f"/proc/self/fd/{door.fileno()}") == "anon_inode:[eventfd]"
+        with socket.create_connection(door.address) as line:
+            line.sendall(registration().packed)
+            while not taken:
+                assert select.select([door.fileno()], [], [], 5)[0]
+                door.turn(time.monotonic())
+                door.flush(time.monotonic())
+    finally:
+        door.close()
+    assert "front-door-lookout" not in [thread.name for thread in threading.enumerate()]
 
 
 def processor_time(pid: int) -> float:
@@ -558,6 +588,23 @@ def test_the_end_of_the_system_is_the_end_of_the_door() -> None:
     line.close()
     with socket.create_server(front.address):
         pass
+
+
+def test_a_gateway_that_was_killed_is_replaced_on_the_same_port(tcp_system: OwnedSystem) -> None:
+    """Sessions live in the replicas: the client's next attempt goes through the new one, and nothing is executed twice."""
+    front = Front(tcp_system)
+    with ClusterClient([front.address], cluster=CLUSTER, policy=POLICY) as client:
+        session = client.session()
+        assert session.request(OPERATION_ECHO, b"before").first
+        front.behave(0, lose_answers=1)
+        os.kill(front.pid, signal.SIGKILL)
+        wait_until(lambda: not is_living(front.pid))
+        again = replace(front.start, port=front.address[1])
+        assert tcp_system.ask(tcp_system.createActor(GatewayActor), again, 10) == GatewayStarted(
+            host=front.address[0], port=front.address[1]
+        )
+        answer = session.request(OPERATION_ECHO, b"after")
+        assert (answer.body, answer.repeated) == (EXECUTED.pack(2) + b"after", True)
 
 
 def test_threads_with_a_session_each_share_a_client(tcp_system: OwnedSystem) -> None:
