@@ -26,7 +26,7 @@ SMALL = 300
 BATCH = 16
 CHECKPOINT_BATCHES = 20
 OWN_MARGIN_KIB = 3 * KIB  # of growth in any process: an allocator's own noise, three of the large replies
-SOCKETS_MARGIN = 4  # Thespian's connections come and go; any leak in so many messages would be larger
+SOCKETS_MARGIN = 4  # Thespian's connections and selectors come and go; a leak in so many messages would be larger
 BUFFERS = 2 * BATCH
 READ_BUFFERS = 2
 
@@ -37,13 +37,13 @@ class Usage:
 
     own_kib: int
     pool_kib: int
-    files: int
+    files: Counter[str]  # by what they are open on
     sockets: int
 
     @property
     def descriptors(self) -> str:
         """Say how many, in words."""
-        return f"{self.files} files and {self.sockets} sockets"
+        return f"{self.files.total()} files and {self.sockets} sockets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,10 @@ class Report:
                 found.append(f"process {pid} grew from {before.own_kib} to {after.own_kib} KiB")
             if after.pool_kib > (BUFFERS + 2 * READ_BUFFERS) * LARGE // KIB + 64:
                 found.append(f"process {pid} maps {after.pool_kib} KiB of a smaller pool")
-            if after.files > before.files or after.sockets > before.sockets + SOCKETS_MARGIN:
-                found.append(f"process {pid} went from {before.descriptors} to {after.descriptors}")
+            if after.files - before.files:
+                found.append(f"process {pid} has more open: {after.files - before.files}")
+            if after.sockets > before.sockets + SOCKETS_MARGIN:
+                found.append(f"process {pid} went from {before.sockets} to {after.sockets} sockets")
         return found
 
     def __str__(self) -> str:
@@ -83,16 +85,22 @@ def usage(pid: int) -> Usage:
     """Measure a process."""
     status = dict(line.split(":", 1) for line in Path("/proc", str(pid), "status").read_text().splitlines())
     own, pool = (int(status[name].split()[0]) for name in ("VmRSS", "RssShmem"))
-    kinds = Counter(map(kind_of, Path("/proc", str(pid), "fd").iterdir()))
-    return Usage(own - pool, pool, kinds["file"], kinds["socket"])
+    links = Counter(map(target_of, Path("/proc", str(pid), "fd").iterdir()))
+    sockets = links.pop("socket", 0)
+    links.pop("closed", None)
+    return Usage(own - pool, pool, links, sockets)
 
 
-def kind_of(descriptor: Path) -> str:
-    """Tell sockets from all else; what was closed while we looked is neither."""
+def target_of(descriptor: Path) -> str:
+    """Say what a descriptor is open on; what was closed while we looked is open on nothing.
+
+    Thespian makes a selector for every wait, so that one counts with the connections, which come and go too.
+    """
     try:
-        return "socket" if os.readlink(descriptor).startswith("socket:") else "file"
+        target = os.readlink(descriptor)
     except OSError:
-        return "gone"
+        return "closed"
+    return "socket" if target.startswith(("socket:", "anon_inode:[eventpoll]")) else target
 
 
 def soak(system: OwnedSystem, directory: Path, writes: int) -> Report:

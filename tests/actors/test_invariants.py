@@ -422,16 +422,19 @@ def test_10_what_a_peer_sends_is_exactly_what_is_expected_or_is_dropped(asys: Ow
 def test_11_a_reply_is_lost_only_when_every_peer_says_that_it_does_not_hold_it(
     asys: OwnedSystem, tmp_path: Path
 ) -> None:
-    """One peer denies again and again, the other is silent: nothing is lost. Then the other one denies too."""
+    """One peer denies again and again, the other is behind, busy, silent: nothing is lost. Then it denies too."""
     config, book = config_for(tmp_path / "file"), Book()
     driver = Driver(asys)
     driver.open(config)
     damaged(driver, config, book, 0)
     peers = {number: driver.scripted_peer(number) for number in (1, 2)}
     driver.set_peers(*peers.items())
-    for _ in range(3):
+    for reason in (Missing.BEHIND, Missing.BUSY, None):
         driver.answer_as(peers[1], missing(driver.asked(1), 1, Missing.SUPERSEDED))
-        driver.asked(2)
+        request = driver.asked(2)
+        if reason is not None:
+            driver.answer_as(peers[2], missing(request, 2, reason))
+    driver.asked(2)
     assert not driver.has(ReplyLost)
     assert driver.read(0, book.header(0)) is NotRead.CORRUPT
     while isinstance(told := driver.expect(Asked, ReplyLost), Asked):
