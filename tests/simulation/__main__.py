@@ -1,9 +1,9 @@
 """The simulator at the command line: see README.md.
 
-    python -m tests.simulation --seeds 1000           many seeds, from --first (by default 1)
-    python -m tests.simulation --seed 7 --trace       one seed, every event in columns (--json: as JSON lines)
-    python -m tests.simulation --shrink 7             the smallest run of a failing seed
-    python -m tests.simulation --planted              how many seeds each planted bug survives
+python -m tests.simulation --seeds 1000           many seeds, from --first (by default 1)
+python -m tests.simulation --seed 7 --trace       one seed, every event in columns (--json: as JSON lines)
+python -m tests.simulation --shrink 7             the smallest run of a failing seed
+python -m tests.simulation --planted              how many seeds each planted bug survives
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import sys
 import time
 
 from .marks import Marks
-from .planted import PLANTED, measure, table_of
 from .plan import draw_plan
+from .planted import PLANTED, measure, table_of
 from .runner import RunResult, run_plan, run_seed
 from .shrink import shrink
 

@@ -23,6 +23,7 @@ import xxhash
 
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.message_pool import MessagePoolActor
+from client_replies.actors.reading import ClientRead, PeerRead
 from client_replies.actors.replies_port import PortFailed, ReplyHad
 from client_replies.actors.storage import StorageActor
 from client_replies.messages.config import SECTOR_SIZE
@@ -325,11 +326,18 @@ class Checkers:
         slots, reading = parts.opened.slots, parts.reading
         for slot, reads in slots.reads.items():
             for read in reads:
-                message = getattr(read.tag, "message", None)
-                if message is None or not parts.opened.is_inline(read.header):
+                if slots.expected[slot] != read.header or not _pending_header(slots, slot, read.header):
                     continue
-                waits = reading._reads.get(message.read) is read.tag
-                if waits and _pending_header(slots, slot, read.header) and slots.expected[slot] == read.header:
+                if isinstance(read.tag, PeerRead):
+                    serving = read.tag.serving
+                    waits = not serving.dropped and slot in serving.waiting
+                elif isinstance(read.tag, ClientRead):
+                    # A large reply that finds no buffer for its copy is answered when its group ends.
+                    waits = reading._reads.get(read.tag.message.read) is read.tag and read.tag.lent is None
+                    waits = waits and parts.opened.is_inline(read.header)
+                else:
+                    continue
+                if waits:
                     self.fail("4: a write answers the reads of its reply", f"r{index} slot {slot}")
 
     def _calls(self, index: int, parts: Any) -> None:
@@ -389,7 +397,9 @@ class Checkers:
         if reading._batch is not None:
             own += [lease for lease in reading._batch.leases if lease]
         own += [write.payload for write in self._writes(opened.slots) if write.is_repair and _is_lease(write.payload)]
-        given = [write.payload for write in self._writes(opened.slots) if not write.is_repair and _is_lease(write.payload)]
+        given = [
+            write.payload for write in self._writes(opened.slots) if not write.is_repair and _is_lease(write.payload)
+        ]
         held = [*own, *given, *opened.releases]
         if len(set(held)) != len(held):
             self.fail("5: a buffer is released once", f"r{index}: {len(held) - len(set(held))} held twice")

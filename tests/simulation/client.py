@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
-from client_replies.messages.reply_header import HeaderInvalid
 from client_replies.messages.reply import Reply
+from client_replies.messages.reply_header import HeaderInvalid
 
 from .chance import Chance
 from .history import ClientRequest

@@ -89,7 +89,10 @@ class Network:
         if chance.chance(rules.local_loss):
             self._marks.hit("local_message_lost")
             return
-        yield self._in_order(now, source, target, chance.micros(0.0001, rules.local_latency), rules.local_overtake), message
+        yield (
+            self._in_order(now, source, target, chance.micros(0.0001, rules.local_latency), rules.local_overtake),
+            message,
+        )
         if chance.chance(rules.local_double):
             self._marks.hit("local_message_doubled")
             yield chance.micros(0.0001, rules.local_latency * 8), message

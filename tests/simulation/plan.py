@@ -92,7 +92,9 @@ class Plan:
     superblock_rate: float = 0.0
     lag_rate: float = 0.0
     sync_rate: float = 0.0
-    bad_moments: float = 0.0  # probability that something dies right when a checkpoint, a repair, an installation begins
+    bad_moments: float = (
+        0.0  # probability that something dies right when a checkpoint, a repair, an installation begins
+    )
     full_disk_at_start: bool = False
 
     @property

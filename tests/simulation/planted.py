@@ -2,7 +2,7 @@
 
 Guarantees: a bug is a patch of a real class or module that is taken back when its `with` ends. One for each of the
 design's invariants 2 to 13, several for some, and those that the storage and the leases invite. `measure` says how
-many seeds, from the first on, it takes until one fails. Unpatched, all of those seeds pass, or the figure means nothing.
+many seeds, from the first on, it takes until one fails. Unpatched all of them pass, or the figure means nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from client_replies.actors.repair import Asked, Peer, Repair
 from client_replies.actors.slots import Read, Slots, Write
 from client_replies.messages.faults import SlotFault
 from client_replies.messages.replies import Payload
-from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, packed_client_request, verify_header_checksum
+from client_replies.messages.reply_header import (
+    HEADER_SIZE,
+    HeaderInvalid,
+    packed_client_request,
+    verify_header_checksum,
+)
 from client_replies.messages.storage_io import WriteCheckpoint
 from client_replies.storage import data_file, superblock
 from client_replies.storage.client_sessions import (
@@ -277,7 +282,11 @@ PLANTED = (
     Planted("6", "an obsolete write is served", Slots, "pending", _pending_anything),
     Planted("6", "a write in flight proves the slot good", Slots, "install", _install_trusting),
     Planted(
-        "7", "repairs use up the credit", Slots, "pending_count", property(lambda self: len(self._pending) + len(self.repairs))
+        "7",
+        "repairs use up the credit",
+        Slots,
+        "pending_count",
+        property(lambda self: len(self._pending) + len(self.repairs)),
     ),
     Planted("7", "a checkpoint waits for repairs", Slots, "settled", _settled_after_repairs),
     Planted("8", "a checkpoint waits for later commits", Slots, "settled", _settled_when_all_is),

@@ -444,7 +444,12 @@ class ReplicaActor(Actor):
         if world.primary != self.index:
             self.send(sender, NotPrimary(message.client, world.primary))
             return
-        if self.port is None or not self.opened or self.closing or world.history.is_pending(message.client, self.applied):
+        if (
+            self.port is None
+            or not self.opened
+            or self.closing
+            or world.history.is_pending(message.client, self.applied)
+        ):
             return  # The client asks again.
         if message.registers:
             status: object = self.sessions.check_registration(message.client, message.checksum)

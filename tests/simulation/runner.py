@@ -38,7 +38,9 @@ class RunResult:
         return not self.failure
 
 
-def run_plan(plan: Plan, *, sink: Callable[[str], None] | None = None, as_json: bool = False, copies: bool = False) -> RunResult:
+def run_plan(
+    plan: Plan, *, sink: Callable[[str], None] | None = None, as_json: bool = False, copies: bool = False
+) -> RunResult:
     """Run one plan."""
     configure_logging(None, SILENT)
     trace = Trace(sink, as_json=as_json)

@@ -43,7 +43,9 @@ class Scenario:
         """Lose the next messages of this class."""
         self._drop.append((kind, times))
 
-    def when(self, kind: type, action: Callable[[int], None], which: Callable[[Process, Any], bool] | None = None) -> None:
+    def when(
+        self, kind: type, action: Callable[[int], None], which: Callable[[Process, Any], bool] | None = None
+    ) -> None:
         """Once, as the next message of this class is sent: do this, with the index of the sender's replica."""
         self._when.append((kind, which or (lambda _process, _message: True), action))
 
@@ -107,7 +109,11 @@ class Scenario:
         """A slot whose reply is durable on all replicas."""
         for slot in range(self.world.plan.clients_max):
             headers = {self.slots(index).expected[slot] for index in range(REPLICAS)}
-            if len(headers) == 1 and None not in headers and all(self.slots(index).is_durable(slot) for index in range(REPLICAS)):
+            if (
+                len(headers) == 1
+                and None not in headers
+                and all(self.slots(index).is_durable(slot) for index in range(REPLICAS))
+            ):
                 return slot
         raise AssertionError("no slot is durable everywhere")
 
@@ -152,4 +158,3 @@ class _NoReplica:
     """Stands for replicas that are not there yet."""
 
     applied = -1
-

@@ -122,17 +122,15 @@ class SimSystem:
         self.processes: dict[int, Process] = {}
         self.wakeup_late_max = 0.0  # seconds
         self._count = 0
-        self._events: list[tuple[int, int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._events: list[tuple[int, int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._sequence = 0
 
     # Events.
 
-    def at(self, delay: int, function: Callable[..., None], *arguments: Any) -> None:
+    def at(self, delay: int, function: Callable[..., object], *arguments: Any) -> None:
         """Call the function in `delay` microseconds; what is due at the same time comes in an order that is drawn."""
         self._sequence += 1
-        heapq.heappush(
-            self._events, (self.now + delay, self.chance.bits(16), self._sequence, function, arguments)
-        )
+        heapq.heappush(self._events, (self.now + delay, self.chance.bits(16), self._sequence, function, arguments))
 
     def run(self, until: int, stop: Callable[[], bool] | None = None) -> bool:
         """Run what is due up to the time `until`. True if `stop` said so before."""

@@ -73,7 +73,7 @@ class PortBench:
     """A port, and what it sent."""
 
     sent: list[object] = field(default_factory=list)
-    memory: Callable[[MemoryName], PoolMemory] = MagicMock()
+    memory: Callable[[MemoryName], PoolMemory] = field(default_factory=MagicMock)
 
     def __post_init__(self) -> None:
         self.port = RepliesPort(

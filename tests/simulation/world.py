@@ -9,7 +9,6 @@ Owns: everything that is made for the run. The checkers are told of what happens
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from thespian.actors import ActorAddress
@@ -115,7 +114,9 @@ class World:
 
     def peers_of(self, index: int) -> list[ActorAddress]:
         """Where the other replicas are."""
-        return [process.address for other, process in enumerate(self.replicas) if other != index and process is not None]
+        return [
+            process.address for other, process in enumerate(self.replicas) if other != index and process is not None
+        ]
 
     def known_op(self, index: int) -> int:
         """How much of the log the replica has heard of."""
@@ -360,8 +361,7 @@ class World:
             replica.close()
             self.system.current = None
         limit = self.system.now + CALM_TIME
-        closed: Callable[[], bool] = lambda: all(self._is_closed(index) for index in range(REPLICAS))
-        while self.system.now < limit and not closed():
+        while self.system.now < limit and not all(self._is_closed(index) for index in range(REPLICAS)):
             self.system.run(self.system.now + LOOK_STEP)
         self.checkers.ended([index for index in range(REPLICAS) if not self._is_closed(index)])
 
