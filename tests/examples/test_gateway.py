@@ -591,7 +591,7 @@ def test_the_end_of_the_system_is_the_end_of_the_door() -> None:
 
 
 def test_a_gateway_that_was_killed_is_replaced_on_the_same_port(tcp_system: OwnedSystem) -> None:
-    """Sessions live in the replicas: the client's next attempt goes through the new one, and nothing is executed twice."""
+    """Sessions live in the replicas: the client's next attempt goes through the new one; nothing is executed twice."""
     front = Front(tcp_system)
     with ClusterClient([front.address], cluster=CLUSTER, policy=POLICY) as client:
         session = client.session()
