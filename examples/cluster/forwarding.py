@@ -1,7 +1,7 @@
 """The narrow way between a gateway and the replicas: whole frames, in batches, of which few are in flight.
 
-One batch of requests is in flight to each replica, and confirmed at once; of answers there may be two, so that they
-are confirmed by the next requests and a client alone costs two messages a request.
+One batch of requests is in flight to each replica, confirmed by the answers or a little later; of answers there may be
+two, confirmed by the next requests: a client alone costs two messages a request.
 
 Requests travel as the very bytes that the client sealed, answers as the very bytes that it gets. Both ends are plain
 objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
@@ -447,7 +447,7 @@ class _Door:
 
     address: ActorAddress
     taken: int = 0
-    owes: bool = False
+    confirm_at: float = float("inf")  # when what was taken is to be confirmed, with or without answers
     heard_at: float = 0.0
     number: int = 0
     confirmed: int = 0
@@ -478,6 +478,7 @@ class GatewayPort:
         cluster: int,
         send: Callable[[ActorAddress, ForwardedReplies], None],
         *,
+        confirm_lag_s: float = 0.01,
         confirm_timeout_s: float = 1.0,
         answers_queued_max: int = 16_384,
         body_size_max: int = REPLY_SIZE_MAX,
@@ -486,6 +487,7 @@ class GatewayPort:
         self.cluster = cluster
         self.counters: Counter[str] = Counter()
         self._send = send
+        self._confirm_lag_s = confirm_lag_s
         self._confirm_timeout_s = confirm_timeout_s
         self._answers_queued_max = answers_queued_max
         self._body_size_max = body_size_max
@@ -501,8 +503,12 @@ class GatewayPort:
             if len(self._doors) > U8_MAX:
                 self._doors.popitem(last=False)
         door.address, door.heard_at = sender, now
-        door.owes = True
         door.taken = max(door.taken, message.number)
+        if message.requests:
+            # Not at once: the answers will say it, and what comes until then makes one batch instead of many.
+            door.confirm_at = min(door.confirm_at, now + self._confirm_lag_s)
+        elif message.taken <= door.confirmed:
+            door.confirm_at = now  # no requests and no news: it asks whether we are there
         if message.taken > door.confirmed:
             door.confirmed, door.sent_at = min(message.taken, door.number), now
         frames = []
@@ -581,12 +587,12 @@ class GatewayPort:
                 self.counters["batches_unconfirmed"] += in_flight
                 door.confirmed, in_flight = door.number, 0
             answers = self._batch(door) if in_flight < ANSWER_BATCHES_MAX else ()
-            if not answers and not door.owes and not news:
+            if not answers and now < door.confirm_at and not news:
                 continue
             if answers:
                 door.number += 1
                 door.sent_at = door.sent_at if in_flight else now
-            door.owes = False
+            door.confirm_at = float("inf")
             message = ForwardedReplies(
                 gateway=gateway,
                 replica=self.replica,

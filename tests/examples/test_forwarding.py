@@ -145,6 +145,29 @@ def test_a_port_has_two_batches_in_flight_until_they_are_confirmed_or_late() -> 
     assert port.counters["batches_unconfirmed"] == 1
 
 
+def test_a_port_confirms_requests_with_their_answers_or_a_little_later() -> None:
+    """A question whether it is there is answered at once, and a confirmation not at all."""
+    wires = Wires()
+    port = wires.ports[0]
+    wires.forwarding.submit(1, registration(1), wires.now)
+    (frame,) = port.take(wires.due()[0][1], HERE, wires.now)
+    port.flush(wires.now, view=0, primary=0)
+    wires.sent.clear()  # the first that it tells is who is primary
+    port.take(ForwardRequests(gateway=GATEWAY, number=2, taken=0, requests=(frame.packed,)), HERE, wires.now)
+    port.flush(wires.now, view=0, primary=0)
+    assert wires.sent == []
+    port.flush(wires.now + 0.02, view=0, primary=0)
+    assert [(message.taken, message.answers) for message in wires.sent] == [(2, ())]
+    port.answer(wires.services[0].handle(frame)[0])
+    port.flush(wires.now, view=0, primary=0)
+    port.take(ForwardRequests(gateway=GATEWAY, number=2, taken=1, requests=()), HERE, wires.now)
+    port.flush(wires.now + 0.5, view=0, primary=0)
+    assert len(wires.sent) == 2
+    port.take(ForwardRequests(gateway=GATEWAY, number=2, taken=1, requests=()), HERE, wires.now)
+    port.flush(wires.now, view=0, primary=0)
+    assert [len(message.answers) for message in wires.sent] == [0, 1, 0]
+
+
 # Bounds.
 
 
