@@ -51,6 +51,7 @@ from client_replies.messages.storage_io import (
     WriteCheckpoint,
     WriteSlots,
 )
+from client_replies.storage.client_sessions import NoSession, SessionTooLow
 from client_replies.storage.layout import SUPERBLOCK_COPIES, sectors_size
 
 from .broken import Broken
@@ -212,6 +213,16 @@ class Checkers:
         held = self.model.sessions.get(client)
         if held is not None and held.session == session:
             self.fail("13: who is told of an eviction was evicted", f"client {client} has session {session}")
+
+    def judged(self, applied: int, request: ClientRequest, status: object) -> None:
+        """A replica that knows everything said what a request is."""
+        held = self.model.sessions.get(request.client)
+        if applied < self.world.history.op or request.registers:
+            return
+        gone = held is None or request.session < held.session
+        if gone != isinstance(status, NoSession | SessionTooLow):
+            text = f"client {request.client}, session {request.session}: {type(status).__name__}"
+            self.fail("13: a client whose session is gone is told so", text)
 
     def lost_told(self, request: ClientRequest) -> None:
         """A client was told that its reply is lost."""

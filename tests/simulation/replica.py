@@ -456,6 +456,7 @@ class ReplicaActor(Actor):
         else:
             status = self.sessions.check(message.client, message.session, message.request, message.checksum)
         world.marks.hit(f"request_{type(status).__name__}{'_registration' if message.registers else ''}")
+        world.checkers.judged(self.applied, message, status)
         if isinstance(status, NewRequest):
             self._commit(message, sender)
         elif isinstance(status, DuplicateRequest):
