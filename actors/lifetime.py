@@ -3,7 +3,8 @@
 Guarantees, for a system that `starting_owned` started: each of its processes is killed the moment its parent ends, in
 whatever way, even right after the fork; the admin is the starting process's own child (Thespian would detach it), so
 the whole tree ends with the script; a native crash (SIGSEGV, SIGBUS, SIGFPE, SIGILL) ends the process, where Thespian
-would let it spin for ever; Ctrl-C is the script's affair, its actors ignore it.
+would let it spin for ever; a parent is told of each child that died, also of those that died in the same moment;
+Ctrl-C is the script's affair, its actors ignore it.
 
 Gives up: a graceful end when the parent is gone. Linux only: elsewhere processes outlive their parent.
 
@@ -90,6 +91,7 @@ def _patch_entries() -> None:
     common.startChild = _entering(common.startChild)
     common.set_signal_handler = _settling_signals(common.set_signal_handler)
     common.detach_child = _telling_pid(common.detach_child)
+    common.MultiProcReplicator._childExited = _forgetting_nobody(common.MultiProcReplicator._childExited)
     _patched = True
 
 
@@ -146,3 +148,17 @@ def _telling_pid(detach: Callable[[Any], None]) -> Callable[[Any], None]:
         detach(child)
 
     return tell
+
+
+def _forgetting_nobody(forget_dead: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Keep Thespian from forgetting the dead of whom it has not told yet.
+
+    When it tells a parent that one child ended, it drops every child that is dead by then; of the others the parent
+    would never hear. Those that it has told of, it drops all the same, where it finds that they are dead.
+    """
+
+    def forget(actor_manager: Any, child_address: Any) -> None:
+        if not _owned:
+            forget_dead(actor_manager, child_address)
+
+    return forget

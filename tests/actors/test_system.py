@@ -91,6 +91,30 @@ class Parent(ActorTypeDispatcher):
             self.told = None
 
 
+class Mourner(ActorTypeDispatcher):
+    """Has many children, and counts those of which it was told that they ended."""
+
+    CHILDREN = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.children: list[ActorAddress] = []
+        self.mourned: list[ActorAddress] = []
+
+    def receiveMsg_str(self, message: str, sender: ActorAddress) -> None:
+        """Make the children, or tell how many ended."""
+        if message == "family":
+            self.children = [self.createActor(Leaf) for _ in range(self.CHILDREN)]
+            self.send(sender, tuple(self.children))
+        else:
+            self.send(sender, len(self.mourned))
+
+    def receiveMsg_ChildActorExited(self, message: ChildActorExited, _sender: ActorAddress) -> None:
+        """Count each child once."""
+        if message.childAddress in self.children and message.childAddress not in self.mourned:
+            self.mourned.append(message.childAddress)
+
+
 class Adopted(Leaf):
     """An actor in a system that somebody else started, which looks after itself."""
 
@@ -240,6 +264,17 @@ def test_a_native_crash_ends_the_process_and_its_parent_is_told(
     message = (order,) if isinstance(order, str) else ("raise signal", int(order))
     assert tcp_system.ask(parent, message, 10) == "child exited"
     assert not is_living(leaf_pid)
+
+
+def test_a_parent_is_told_of_every_child_that_dies_in_the_same_moment(tcp_system: OwnedSystem) -> None:
+    """Thespian forgets the dead of whom it has not told when it tells of another one."""
+    for _ in range(5):
+        parent = tcp_system.createActor(Mourner)
+        pids = [tcp_system.ask(child, "pid", 10) for child in tcp_system.ask(parent, "family", 10)]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: tcp_system.ask(parent, "mourned", 10) == Mourner.CHILDREN, what="told of every child")  # noqa: B023
+        tcp_system.tell(parent, ActorExitRequest())
 
 
 def test_a_system_outlives_the_thread_that_started_it() -> None:
