@@ -9,8 +9,10 @@ from examples.cluster.vsr.effects import AnswerClient, Effect, KeepReply, Reason
 from examples.cluster.vsr.messages import (
     Commit,
     DoViewChange,
+    Entries,
     Prepare,
     PrepareOk,
+    RecoveryResponse,
     StartView,
     StartViewChange,
     VsrMessage,
@@ -50,10 +52,21 @@ def on_first(world: World, kind: type[Effect], node: Node, strike: object) -> No
     world.effect_hooks.append(hook)
 
 
+def answered(world: World, more: int) -> None:
+    """Wait until clients have had so many more answers."""
+    answers = world.answers
+    assert world.run_until(lambda: world.answers >= answers + more, 10.0)
+
+
 def crash_for(world: World, node: Node, seconds: float) -> None:
     """Kill a replica; it starts again later."""
     node.crash()
-    world.after(seconds, lambda: node.replica is None and node.start())  # type: ignore[func-returns-value]
+
+    def restart() -> None:
+        if node.replica is None:
+            node.start()
+
+    world.after(seconds, restart)
 
 
 @pytest.mark.parametrize("replicas", [1, 3, 5])
@@ -316,6 +329,65 @@ def test_a_new_primary_that_crashes_after_start_view_loses_nothing() -> None:
     world.finish()
 
 
+def test_a_log_view_without_its_log_outweighs_nothing() -> None:
+    """A backup heard of the view and could not get its log before the new primary died: its own log is still old."""
+    world = cluster(clients=2, warm=10, requests=100)
+    first, heir, behind = world.nodes
+    world.partition({behind.index}, {first.index, heir.index})
+    answers = world.answers
+    assert world.run_until(lambda: world.answers >= answers + 6, 5.0)
+    assert first.replica is not None
+    committed = first.replica.core.executed
+    first.crash()
+    world.cut.clear()
+
+    def no_log(source: int, target: int, message: VsrMessage) -> bool:
+        if target == behind.index and behind.replica is not None and behind.replica.core.view <= 1:
+            return not isinstance(message, Entries | Prepare)
+        return (source, target) != (heir.index, first.index)
+
+    world.message_filter = no_log
+    assert world.run_until(lambda: heir.replica is not None and heir.replica.core.is_primary, 5.0)
+    world.run_for(0.1)
+    heir.crash()
+    first.start()
+    assert world.run_until(lambda: any(n.replica is not None and n.replica.core.is_primary for n in world.nodes), 9.0)
+    primary = world.primary().replica
+    assert primary is not None
+    assert primary.core.log.op >= committed
+    world.finish()
+
+
+def test_a_view_that_was_not_left_durably_was_not_left() -> None:
+    """A replica whose disk is slow asks for a view, dies and forgets it: nobody may count what it had to say."""
+    world = cluster(clients=2, warm=10, requests=100)
+    first, heir, forgetful = world.nodes
+    said: list[VsrMessage] = []
+
+    def listen(source: int, _target: int, message: VsrMessage) -> bool:
+        if source == forgetful.index and isinstance(message, StartViewChange | DoViewChange):
+            said.append(message)
+            return False
+        return True
+
+    world.message_filter = listen
+    forgetful.slow_disk = 1000.0
+    world.partition({first.index}, {heir.index, forgetful.index})
+    world.run_for(1.0)
+    forgetful.crash()
+    forgetful.slow_disk = 1.0
+    world.partition({first.index, forgetful.index}, {heir.index})
+    forgetful.writes_at = world.now
+    forgetful.start()
+    answers = world.answers
+    assert world.run_until(lambda: world.answers >= answers + 6, 9.0)
+    for message in said:
+        assert heir.replica is not None
+        heir.run(heir.replica.receive(message, world.now))
+    world.run_for(0.5)
+    world.finish()
+
+
 def test_a_restart_in_the_middle_of_a_view_change_stays_in_it() -> None:
     """The view is durable before it is said; the log's own view is still the old one."""
     world = cluster(warm=10)
@@ -395,9 +467,13 @@ def test_messages_of_an_earlier_life_do_not_end_a_recovery() -> None:
     world = cluster(warm=10)
     node = backups(world)[0]
     stale: list[VsrMessage] = []
-    world.message_filter = lambda _s, target, message: (
-        stale.append(message) or True if type(message).__name__ == "RecoveryResponse" else True
-    )
+
+    def listen(_source: int, _target: int, message: VsrMessage) -> bool:
+        if isinstance(message, RecoveryResponse):
+            stale.append(message)
+        return True
+
+    world.message_filter = listen
     node.lose_disk()
     node.start()
     world.run_for(0.05)
@@ -427,9 +503,12 @@ def test_a_late_retry_of_a_registration_does_not_strand_its_client() -> None:
     first, second = world.clients[1], world.clients[2]
     assert world.run_until(lambda: bool(first.session or second.session), 2.0)
     refused: list[Reason] = []
-    world.effect_hooks.append(
-        lambda _node, effect: refused.append(effect.reason) if isinstance(effect, RefuseClient) else None
-    )
+
+    def note(_node: Node, effect: Effect) -> None:
+        if isinstance(effect, RefuseClient):
+            refused.append(effect.reason)
+
+    world.effect_hooks.append(note)
 
     # The notice of the eviction is lost, or it would come first.
     world.client_filter = lambda effect: not (isinstance(effect, RefuseClient) and effect.number is None)
@@ -481,10 +560,11 @@ def test_a_lost_reply_is_an_error_for_its_client_and_the_service_goes_on() -> No
     world.client_cut = {0, 1, 2}
     number = client.number + 1 if client.asked is None else client.number
     world.run_for(0.3)
-    slots = {node.replica.core.execution.sessions.slot_of(1) for node in world.nodes if node.replica}
-    assert len(slots) == 1
-    for node in world.nodes:
-        node.replies.slots.pop(slots.pop() if len(slots) > 1 else next(iter(slots)), None)
+    slots = [node.replica.core.execution.sessions.slot_of(1) for node in world.nodes if node.replica is not None]
+    for node, slot in zip(world.nodes, slots, strict=True):
+        assert slot == slots[0]
+        assert slot is not None
+        node.replies.slots.pop(slot, None)
     world.client_cut.clear()
     world.run_until(lambda: any(asked.refused for asked in client.history), 5.0)
     assert [asked.request.number for asked in client.history if asked.refused is Reason.REPLY_LOST] == [number]
@@ -508,15 +588,13 @@ def test_backpressure_of_the_component_stops_execution_and_not_the_protocol() ->
 
 def test_a_failover_is_a_matter_of_the_timeouts() -> None:
     """From the primary's death to the next answer: the silence, its jitter, and a few round trips."""
-    times = []
     for seed in range(1, 6):
         world = cluster(seed=seed, warm=20, requests=100)
         world.primary().crash()
-        died, answers = world.now, world.answers
-        assert world.run_until(lambda world=world, answers=answers: world.answers > answers + 1, 10.0)
-        times.append(world.now - died)
-    config = world.config(0)
-    assert max(times) < config.view_change * (1 + config.jitter) + 0.8
+        died = world.now
+        answered(world, 2)
+        config = world.config(0)
+        assert world.now - died < config.view_change * (1 + config.jitter) + 0.8
 
 
 def test_what_is_said_to_a_replica_out_of_turn_changes_nothing() -> None:

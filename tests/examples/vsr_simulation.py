@@ -16,9 +16,10 @@ from collections import Counter
 
 from client_replies.messages.faults import InvariantBroken
 
+from examples.cluster.vsr.effects import AnswerClient, Effect
 from tests.examples.vsr_world import Node, Violation, Weather, World
 
-FAULTS_UNTIL = 4.0
+FAULTS_UNTIL = 3.5
 
 
 def build(seed: int) -> World:
@@ -39,7 +40,7 @@ def build(seed: int) -> World:
         seed,
         replicas=chance.choice((3, 3, 5)),
         clients=clients,
-        requests=chance.choice((30, 60)),
+        requests=chance.choice((30, 50)),
         weather=weather,
         pending_max=chance.choice((4, 64)),
         clients_max=chance.choice((clients - 1, clients, 8)),
@@ -48,6 +49,7 @@ def build(seed: int) -> World:
         log_max=3 * interval + pipeline,
         chunk_size=chance.choice((300, 5000)),
         view_change=0.25,
+        think=0.1,
     )
 
 
@@ -60,6 +62,8 @@ class Chaos:
         self.injured: set[int] = set()  # replicas that rotted or lost their disk and may not be whole again
         self.minority = (len(world.nodes) - 1) // 2
         self.pace = self.random.choice((0.1, 0.25, 0.5))
+        for node in world.nodes:
+            node.slow_disk = self.random.choice((1.0, 1.0, 5.0, 20.0))
 
     def start(self) -> None:
         """Begin."""
@@ -70,7 +74,8 @@ class Chaos:
         if self.world.now > FAULTS_UNTIL:
             return
         actions = (self.crash, self.crash, self.crash_primary, self.partition, self.join, self.damage, self.slow_disk)
-        self.random.choice((*actions, self.repeat_old, self.mute))()
+        ambushes = (self.power_loss, self.ambush, self.two_primaries, self.two_primaries)
+        self.random.choice((*actions, self.repeat_old, self.mute, *ambushes))()
         self.world.after(self.random.expovariate(1 / self.pace), self.strike)
 
     def crash(self) -> None:
@@ -83,18 +88,59 @@ class Chaos:
         if living:
             self._crash(self.random.choice(living))
 
-    def _crash(self, node: Node) -> None:
+    def _crash(self, node: Node, pauses: tuple[float, ...] = (0.02, 0.2, 1.0)) -> None:
         if node.replica is not None:
             node.crash()
             self.world.happened["crashes"] += 1
-            self._restart_later(node)
+            self._restart_later(node, pauses)
 
-    def _restart_later(self, node: Node) -> None:
+    def _restart_later(self, node: Node, pauses: tuple[float, ...]) -> None:
         def restart() -> None:
             if node.replica is None:
                 node.start()
 
-        self.world.after(self.random.choice((0.02, 0.2, 1.0)) * self.random.uniform(0.5, 1.5), restart)
+        self.world.after(self.random.choice(pauses) * self.random.uniform(0.5, 1.5), restart)
+
+    def power_loss(self) -> None:
+        """All die at once, and one of them starts again much later."""
+        self._crash_all(self.random.choice(self.world.nodes))
+
+    def _crash_all(self, last: Node) -> None:
+        for node in self.world.nodes:
+            if node.replica is not None:
+                node.crash()
+                self._restart_later(node, (1.2,) if node is last else (0.02, 0.05))
+        self.world.happened["power_losses"] += 1
+
+    def ambush(self) -> None:
+        """All die in the moment in which one has told a client that something is committed; that one stays away."""
+
+        def strike(node: Node, effect: Effect) -> None:
+            if isinstance(effect, AnswerClient):
+                self.world.effect_hooks.remove(strike)
+                self.world.after(0.0, lambda: self._crash_all(node))
+
+        if not self.world.effect_hooks:
+            self.world.effect_hooks.append(strike)
+
+    def two_primaries(self) -> None:
+        """Cut off the primary; when the next one has told a client something, that one dies, and the first returns."""
+        living = [node for node in self.world.nodes if node.replica is not None and node.replica.core.is_primary]
+        if self.world.effect_hooks or not living:
+            return
+        old = self.random.choice(living)
+        assert old.replica is not None
+        view = old.replica.core.view
+        self.world.partition({old.index}, {node.index for node in self.world.nodes if node is not old})
+
+        def strike(node: Node, effect: Effect) -> None:
+            if isinstance(effect, AnswerClient) and effect.view > view:
+                self.world.effect_hooks.remove(strike)
+                self.world.after(0.0, lambda: self._crash(node, (1.2,)))
+                self.join()
+
+        self.world.effect_hooks.append(strike)
+        self.world.happened["two_primaries"] += 1
 
     def partition(self) -> None:
         """Some do not hear some."""
@@ -119,7 +165,7 @@ class Chaos:
     def slow_disk(self) -> None:
         """A disk becomes slow, or quick again."""
         node = self.random.choice(self.world.nodes)
-        node.slow_disk = self.random.choice((1.0, 10.0, 50.0))
+        node.slow_disk = self.random.choice((1.0, 10.0, 50.0, 200.0))
 
     def repeat_old(self) -> None:
         """Clients repeat what was answered long ago."""
@@ -144,7 +190,7 @@ class Chaos:
                 if stored.op > stored.base:
                     node.store.rot(self.random.randrange(max(stored.base, stored.op - 12) + 1, stored.op + 1))
                     self.world.happened["entries_rotten"] += 1
-        self._restart_later(node)
+        self._restart_later(node, (0.02, 0.2, 1.0))
 
     def _is_whole(self, node: Node) -> bool:
         return node.replica is not None and node.replica.is_whole and not node.replica.core.log.rotten()

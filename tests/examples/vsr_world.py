@@ -139,7 +139,7 @@ class Replies:
         self.pending[slot] = reply
         self.lost.discard(slot)
         node = self.world.nodes[self.index]
-        self.world.after(self.world.disk_delay(), node.while_alive(lambda: self._kept(slot, reply)))
+        self.world.after(self.world.disk_delay() * node.slow_disk, node.while_alive(lambda: self._kept(slot, reply)))
 
     def _kept(self, slot: int, reply: bytes) -> None:
         if self.pending.get(slot) == reply:  # else a newer one has taken its place in the queue
@@ -181,7 +181,8 @@ class Replies:
         if not awaited:
             self.checkpointing = None
             node = self.world.nodes[self.index]
-            self.world.after(self.world.disk_delay(), node.while_alive(lambda: self._checkpointed(op, sessions)))
+            delay = self.world.disk_delay() * node.slow_disk
+            self.world.after(delay, node.while_alive(lambda: self._checkpointed(op, sessions)))
 
     def _checkpointed(self, op: int, sessions: bytes) -> None:
         self.op, self.sessions = op, sessions
@@ -280,6 +281,8 @@ class Node:
 
     def crash(self) -> None:
         """Die now: what was not durable is lost."""
+        if self.replica is not None:
+            self.world.happened.update(self.replica.core.counters)
         self.replica = None
         self.life += 1
         self.store.crash()
@@ -319,11 +322,10 @@ class Node:
     def run(self, effects: list[Effect]) -> None:
         """Carry out effects."""
         for effect in effects:
+            if self.replica is not None:
+                self.world.on_effect(self, effect)
             if self.replica is None:
-                return  # a scenario's trigger killed it between two effects
-            self.world.on_effect(self, effect)
-            if self.replica is None:
-                return
+                return  # a hook killed it between two effects
             self._run(effect)
         self.world.check(self)
 
@@ -444,9 +446,9 @@ class Client:
     def _answered(self, effect: AnswerClient) -> None:
         header = Reply.unpack(effect.reply).header
         self.view = max(self.view, effect.view)
-        for asked in (*self.history, *([self.asked] if self.asked else [])):
-            if asked.request.checksum == header.request_checksum and asked.reply and asked.request.number:
-                require(asked.reply == effect.reply, f"client {self.client}: another reply to a request")
+        for had in self.history:
+            if had.request.checksum == header.request_checksum and had.reply and had.request.number:
+                require(had.reply == effect.reply, f"client {self.client}: another reply to a request")
         asked = self.asked
         if asked is None or header.request_checksum != asked.request.checksum:
             return
@@ -486,7 +488,7 @@ class Client:
         self.history.append(asked)
         self.asked = None
         self.world.answers += 1
-        self.world.after(self.world.random.uniform(0.0, 0.03), self.act)
+        self.world.after(self.world.random.uniform(0.0, self.world.think), self.act)
 
     def _end_session(self) -> None:
         self.session = 0
@@ -508,6 +510,7 @@ class World:
         weather: Weather | None = None,
         pending_max: int = 64,
         close_chance: float = 0.02,
+        think: float = 0.03,
         **config: int | float,
     ) -> None:
         self.seed = seed
@@ -516,6 +519,7 @@ class World:
         self.weather = weather or Weather()
         self.pending_max = pending_max
         self.close_chance = close_chance
+        self.think = think
         self.replies_may_be_lost = False
         self.options: dict[str, int | float] = {
             "clients_max": 8,
@@ -719,6 +723,7 @@ class World:
         self.client_cut.clear()
         self.message_filter = None
         self.client_filter = None
+        self.effect_hooks.clear()
         for node in self.nodes:
             node.slow_disk = 1.0
             if node.replica is None:

@@ -20,7 +20,7 @@ from .messages import Entries, GetEntries, LogEntry
 
 def begin(core: Core, *, view: int, op: int, commit: int, known: dict[int, bytes], source: int) -> None:
     """Take over the log up to `op`, which `source` has; the checksum of `op` is known, and some of those before it."""
-    invariant(core.commit <= commit <= op or core.commit <= op, "a view's log holds all that is committed")
+    invariant(max(core.commit, commit) <= op, "a view's log holds all that is committed")
     before = core.adoption
     if before is not None and (before.view, before.op, before.known[before.op]) == (view, op, known[op]):
         return
