@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from thespian.actors import ActorSystem, ActorSystemException
+from thespian.actors import ActorAddress, ActorExitRequest, ActorSystem, ActorSystemException
 from thespian.system import systemBase, utilis
 
 from client_replies.actors.lifetime import adopt_process, starting_owned
@@ -110,6 +110,16 @@ class OwnedSystem(ActorSystem):
     admin_pid: int | None = None
     admin_port: int | None = None
     keeper: "_Keeper | None" = None
+    primaries: list[ActorAddress] | None = None  # where actors live in this process: those that nobody else ends
+
+    def createActor(
+        self, actorClass: Any, targetActorRequirements: Any = None, globalName: Any = None, sourceHash: Any = None
+    ) -> ActorAddress:
+        """Create a top-level actor, as Thespian does."""
+        address = super().createActor(actorClass, targetActorRequirements, globalName, sourceHash)
+        if self.primaries is not None:
+            self.primaries.append(address)
+        return address
 
 
 def start_system(
@@ -128,7 +138,9 @@ def start_system(
     """
     if base == SIMPLE_BASE:
         # False: the default would reconfigure the logging of the process.
-        return OwnedSystem(base, dict(capabilities or {}), logDefs=False, transientUnique=True)
+        simple = OwnedSystem(base, dict(capabilities or {}), logDefs=False, transientUnique=True)
+        simple.primaries = []
+        return simple
     secured_key, secured_addresses = secured_with() or (secrets.token_bytes(KEY_SIZE), (LOOPBACK,))
     secure_transport(
         key=secured_key if key is None else key, addresses=secured_addresses if addresses is None else addresses
@@ -151,6 +163,9 @@ def stop_system(system: ActorSystem, timeout_s: float = STOP_TIMEOUT_S) -> None:
         return
     with _interrupt_held_back(), _shutdown_bounded(timeout_s):
         try:
+            # Thespian's shutdown of this base tells no actor: files and locks would stay with this process.
+            for address in getattr(system, "primaries", None) or ():
+                system.tell(address, ActorExitRequest())
             system.shutdown()
         except (ActorSystemException, OSError) as error:
             _log.warning("shutdown_failed", error=repr(error))

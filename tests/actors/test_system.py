@@ -26,6 +26,7 @@ from thespian.actors import (
     ChildActorExited,
 )
 
+from client_replies.actors import ClientRepliesActor
 from client_replies.actors import system as system_module
 from client_replies.actors.system import (
     AdminPortInUse,
@@ -37,6 +38,7 @@ from client_replies.actors.system import (
     start_system,
     stop_system,
 )
+from client_replies.messages import OpenReplies, RepliesConfig, RepliesOpened
 
 from tests.processes import is_living, listening, living_descendants, wait_until
 
@@ -175,6 +177,15 @@ def test_a_system_runs_and_none_of_its_processes_is_left(asys: OwnedSystem) -> N
     pids = processes_of(asys)
     assert (parent_pid == os.getpid()) == (pids == [])
     assert pids == [] or {parent_pid, leaf_pid} < set(pids)
+
+
+def test_stopping_a_system_of_one_process_ends_its_actors(tmp_path: Path) -> None:
+    """The file is closed and its lock is free, though nobody closed it: the process lives on and may open it again."""
+    config = RepliesConfig(path=str(tmp_path / "file"), cluster=1, replica=0)
+    for owner in (1, 2):
+        with running_system("simpleSystemBase") as system:
+            opened = system.ask(system.createActor(ClientRepliesActor), OpenReplies(owner=owner, config=config), 10)
+            assert isinstance(opened, RepliesOpened)
 
 
 def test_stopping_twice_is_stopping_once(asys: OwnedSystem) -> None:
