@@ -261,7 +261,7 @@ def _damaged(data: bytes, change: Callable[[bytes, int], bytes]) -> Iterator[byt
 
 def test_every_byte_and_every_length_of_a_snapshot_counts() -> None:
     """Each byte inverted and each truncation is seen."""
-    snapshot = Snapshot(op=9, parent=bytes(range(16)), sessions=b"sessions", machine=b"machine")
+    snapshot = Snapshot(op=9, timestamp=7, parent=bytes(range(16)), sessions=b"sessions", machine=b"machine")
     data = snapshot.encode()
     assert Snapshot.decode(data) == snapshot
     for bad in _damaged(data, lambda data, at: data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]):

@@ -684,6 +684,7 @@ class World:
 
     def _reference(self, entry: LogEntry) -> None:
         """Execute the history once more, by itself."""
+        require(entry.timestamp > self.reference.timestamp, f"time goes back at op {entry.op}")
         applied = self.reference.apply(entry)
         if not isinstance(applied, Applied):
             return

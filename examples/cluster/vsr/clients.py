@@ -26,8 +26,8 @@ def enter_view(core: Core) -> None:
     core.clients.view_op = core.log.op
     core.clients.waiting.clear()
     core.clients.pipeline = {entry.request.client: entry.op for entry in core.log.after(core.executed)}
-    for entry in core.log.after(core.log.base):
-        core.clients.timestamp = max(core.clients.timestamp, entry.timestamp)
+    times = (entry.timestamp for entry in core.log.after(core.executed))
+    core.clients.timestamp = max(times, default=core.execution.timestamp)
 
 
 def on_request(core: Core, request: Request) -> None:

@@ -16,7 +16,7 @@ from client_replies.messages.reply_header import checksum128
 
 from .messages import LogEntry
 
-_SNAPSHOT = struct.Struct("<8s16s16sQII")
+_SNAPSHOT = struct.Struct("<8s16s16sQQII")
 _MAGIC = b"vsrstate"
 
 
@@ -42,17 +42,21 @@ class DurableState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The replicated state as of `op`: the session table and the state machine, encoded. `parent` is op's checksum."""
+    """The replicated state as of `op`: the session table and the state machine, encoded.
+
+    `parent` is the checksum of op's entry and `timestamp` its time: the log goes on from there.
+    """
 
     op: int
     parent: bytes = field(repr=False)
     sessions: bytes = field(repr=False)
     machine: bytes = field(repr=False)
+    timestamp: int = 0
 
     def encode(self) -> bytes:
         """The snapshot as bytes, the same on every replica."""
         body = self.sessions + self.machine
-        fields = (self.parent, self.op, len(self.sessions), len(self.machine))
+        fields = (self.parent, self.op, self.timestamp, len(self.sessions), len(self.machine))
         checked = _SNAPSHOT.pack(_MAGIC, bytes(16), *fields)[24:] + body
         return _MAGIC + checksum128(checked) + checked
 
@@ -61,13 +65,14 @@ class Snapshot:
         """The snapshot that was encoded. Raises `SnapshotInvalid`."""
         if len(data) < _SNAPSHOT.size:
             raise SnapshotInvalid(f"{len(data)} bytes")
-        magic, checksum, parent, op, sessions_size, machine_size = _SNAPSHOT.unpack_from(data)
+        magic, checksum, parent, op, timestamp, sessions_size, machine_size = _SNAPSHOT.unpack_from(data)
         if magic != _MAGIC or len(data) != _SNAPSHOT.size + sessions_size + machine_size:
             raise SnapshotInvalid(f"{len(data)} bytes with magic {magic!r}")
         if checksum128(memoryview(data)[24:]) != checksum:
             raise SnapshotInvalid(f"op {op} without its checksum")
         middle = _SNAPSHOT.size + sessions_size
-        return cls(op=op, parent=parent, sessions=data[_SNAPSHOT.size : middle], machine=data[middle:])
+        sessions, machine = data[_SNAPSHOT.size : middle], data[middle:]
+        return cls(op=op, timestamp=timestamp, parent=parent, sessions=sessions, machine=machine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

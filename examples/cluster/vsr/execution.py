@@ -80,6 +80,7 @@ class Execution:
         self.cluster = cluster
         self.clients_max = clients_max
         self.machine = machine
+        self.timestamp = 0  # of the last entry applied
         self.sessions = ClientSessions(clients_max, cluster)
 
     def check(self, request: Request) -> RequestStatus | RegistrationStatus:
@@ -90,6 +91,7 @@ class Execution:
 
     def apply(self, entry: LogEntry) -> Applied | Skipped:
         """Execute the next committed entry, or skip it."""
+        self.timestamp = entry.timestamp
         status = self.check(entry.request)
         if isinstance(status, DuplicateRequest):
             return Skipped(None)
@@ -132,12 +134,14 @@ class Execution:
 
     def snapshot(self, op: int, parent: bytes) -> Snapshot:
         """The state as of `op`, the last entry applied."""
-        return Snapshot(op=op, parent=parent, sessions=self.sessions.encode(), machine=self.machine.encode())
+        sessions, machine = self.sessions.encode(), self.machine.encode()
+        return Snapshot(op=op, timestamp=self.timestamp, parent=parent, sessions=sessions, machine=machine)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take on the state of a snapshot."""
         self.sessions = ClientSessions.decode(snapshot.sessions, clients_max=self.clients_max, cluster=self.cluster)
         self.machine.restore(snapshot.machine)
+        self.timestamp = snapshot.timestamp
 
 
 def is_whole(header: bytes) -> bool:
