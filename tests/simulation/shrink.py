@@ -14,6 +14,8 @@ from typing import Any
 from .plan import Plan
 from .runner import RunResult, run_plan
 
+Change = Callable[[Plan], Plan]
+
 
 def shrink(plan: Plan, *, report: Callable[[str], None]) -> RunResult | None:
     """The result of the smallest plan found, or None if the plan passes."""
@@ -24,38 +26,47 @@ def shrink(plan: Plan, *, report: Callable[[str], None]) -> RunResult | None:
     progress = True
     while progress:
         progress = False
-        for what, smaller in _smaller(best.plan):
+        for what, change in _changes(plan):
+            smaller = change(best.plan)
+            if smaller == best.plan:
+                continue
             result = run_plan(smaller)
             if not result.passed and result.invariant == best.invariant:
                 best, progress = result, True
                 report(f"{best.events} events with {what}")
-                break
     return best
 
 
-def _smaller(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    for requests in (plan.requests // 4, plan.requests // 2, plan.requests * 3 // 4, plan.requests - 1):
-        if 0 < requests < plan.requests:
-            yield f"{requests} requests", plan.changed(requests=requests)
-    for clients in (plan.clients // 2, plan.clients - 1):
-        if 0 < clients < plan.clients:
-            yield f"{clients} clients", plan.changed(clients=clients)
-    plain = Plan(seed=plan.seed)
+def _changes(plan: Plan) -> Iterator[tuple[str, Change]]:
+    """Every way to make a plan smaller, each to be applied to the smallest that is known by then."""
+    for share in (4, 2):
+        yield f"1/{share} of the requests", _share_of_requests(share)
+    yield "half of the clients", lambda best: best.changed(clients=max(1, best.clients // 2))
+    plain = Plan(seed=plan.seed, primary_rate=0.0)
     for field in fields(plan):
         value, usual = getattr(plan, field.name), getattr(plain, field.name)
         if field.name in ("seed", "harsh", "requests", "clients") or value == usual:
             continue
         if field.name in ("network", "disk"):
-            yield from _smaller_rules(plan, field.name, value, usual)
+            yield from _changes_of_rules(field.name, value, usual)
         else:
-            yield f"{field.name} = {usual}", plan.changed(**{field.name: usual})
-    if plan.primary_rate:
-        yield "primary_rate = 0.0", plan.changed(primary_rate=0.0)
+            yield f"{field.name} = {usual}", _setting(field.name, usual)
 
 
-def _smaller_rules(plan: Plan, name: str, rules: Any, usual: Any) -> Iterator[tuple[str, Plan]]:
+def _share_of_requests(share: int) -> Change:
+    return lambda best: best.changed(requests=max(1, best.requests // share))
+
+
+def _setting(name: str, usual: Any) -> Change:
+    return lambda best: best.changed(**{name: usual})
+
+
+def _changes_of_rules(name: str, rules: Any, usual: Any) -> Iterator[tuple[str, Change]]:
     for field in fields(rules):
         plain = getattr(usual, field.name)
         if getattr(rules, field.name) != plain:
-            changed = replace(rules, **{field.name: plain})
-            yield f"{name}.{field.name} = {plain}", plan.changed(**{name: changed})
+            yield f"{name}.{field.name} = {plain}", _setting_rule(name, field.name, plain)
+
+
+def _setting_rule(name: str, rule: str, usual: Any) -> Change:
+    return lambda best: best.changed(**{name: replace(getattr(best, name), **{rule: usual})})
