@@ -51,6 +51,9 @@ def read_transfers(file: Path) -> tuple[Transfer, ...]:
 
 
 def _text(file: Path) -> str:
+    if file.exists() and not file.is_file():
+        # A pipe can be read once; the members and the verdict each read the file for themselves.
+        raise TransferFileError(file, 0, "a directory, pipe or device", "a regular file")
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,9 +74,17 @@ def test_a_malformed_file_is_refused_with_line_and_reason(tmp_path: Path, data: 
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """A missing file, a directory: the operating system's own words."""
-    for path in (tmp_path / "missing.csv", tmp_path):
-        with pytest.raises(TransferFileError):
+    """A missing file, in the operating system's own words."""
+    with pytest.raises(TransferFileError, match="No such file"):
+        read_transfers(tmp_path / "missing.csv")
+
+
+def test_what_cannot_be_read_again_is_refused(tmp_path: Path) -> None:
+    """A directory has no rows, and a pipe gives them once: members and verdict each read the file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe):
+        with pytest.raises(TransferFileError, match="expected a regular file"):
             read_transfers(path)
 
 
