@@ -181,14 +181,14 @@ class SimSystem:
 
     def _end(self, process: Process, *, notices: int) -> None:
         process.alive = False
-        process.inbox.clear()
+        inbox, process.inbox = process.inbox, []
         process.backlog.clear()
         process.watched = ()
         for release in process.on_death:
             release()
         process.on_death.clear()
         if process.stopped:
-            self._free_senders(process)
+            self._free_senders(process, inbox)  # What it held up is lost, and holds up nobody any more.
         parent = process.parent
         if parent is not None and parent.alive:
             for _ in range(notices):
@@ -215,11 +215,9 @@ class SimSystem:
                 self.at(self.chance.micros(0.0, 0.001), self._deliver, process, message, source, sender)
             self._watch(process)
 
-    def _free_senders(
-        self, process: Process, inbox: list[tuple[object, ActorAddress, Process | None]] | None = None
-    ) -> None:
+    def _free_senders(self, process: Process, inbox: list[tuple[object, ActorAddress, Process | None]]) -> None:
         process.stopped = False
-        for _message, _source, sender in inbox or ():
+        for _message, _source, sender in inbox:
             if sender is not None:
                 sender.unsent -= 1
                 self._drain_backlog(sender)

@@ -188,6 +188,20 @@ def test_transmits_to_a_stopped_process_time_out_without_a_word() -> None:
     assert other.instance.seen == []
 
 
+def test_a_stopped_process_that_is_killed_frees_its_senders() -> None:
+    """What it had not taken is lost, and nothing waits for it."""
+    system = system_of()
+    one, other = two(system)
+    third = system.create(Noting, None, name="third", host=HOST)
+    system.stop(other)
+    send(system, one, other, *range(TRANSMITS_MAX))
+    system.run(100_000)
+    send(system, one, third, "late")
+    system.kill(other)
+    system.run(200_000)
+    assert third.instance.seen == ["late"]
+
+
 def test_a_watch_that_is_not_returned_is_gone() -> None:
     """The actor is never told of the descriptor again."""
     system = system_of()
