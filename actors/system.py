@@ -32,6 +32,7 @@ from thespian.system import systemBase, utilis
 
 from client_replies.actors.lifetime import adopt_process, starting_owned
 from client_replies.actors.logs import configure_logging, get_logger, thespian_log_defs
+from client_replies.actors.pace import quicken_transport
 from client_replies.actors.wire import (
     LOOPBACK,
     AddressNotUsable,
@@ -59,6 +60,7 @@ __all__ = [
     "configure_logging",
     "get_logger",
     "processes_of",
+    "quicken_transport",
     "refused_frames",
     "running_system",
     "secure_transport",
@@ -145,6 +147,7 @@ def start_system(
     secure_transport(
         key=secured_key if key is None else key, addresses=secured_addresses if addresses is None else addresses
     )
+    quicken_transport()
     definitions = dict(log_defs) if log_defs is not None else thespian_log_defs()
     _quieten_thespian()
     with _interrupt_held_back() as interrupted:
