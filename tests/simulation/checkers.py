@@ -597,7 +597,9 @@ class Checkers:
         self._watched[index].opening = _sequence_of(file.data)
 
     def _storage_opened(self, index: int, parts: Any, message: StorageOpened) -> None:
-        watched = self._watched[index]
+        watched, component = self._watched[index], self.world.components[index]
+        if component is None or component.instance._opening is None:
+            return  # An OpenStorage that came twice is answered as it was then.
         if message.formatted:
             watched.sequence_done = 0
             return
