@@ -10,15 +10,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .journal import Plant
 from .run import CLIENTS_MAX, Options, Terminated, run
 from .run_directory import DirectoryUnusable
-from .service import Plant
 from .transfers import TransferFileError, read_transfers
 
 SHIPPED = Path(__file__).with_name("transfers.csv")
-REPLICAS_MIN, REPLICAS_MAX = 2, 5
+REPLICAS = (3, 5)  # of more than these a quorum costs more and survives no more
 SEED_MAX = 2**63
 DAMAGES_MAX = 1000
+KILLS_MAX = 20
 USAGE_STATUS = 2
 
 
@@ -29,6 +30,12 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _replicas(text: str) -> int:
+    if text not in map(str, REPLICAS):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {' or '.join(map(str, REPLICAS))}")
+    return int(text)
 
 
 def _probability(text: str) -> float:
@@ -62,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--transfers", type=Path, default=SHIPPED, metavar="FILE", help="CSV with the columns from,to,amount"
     )
     command.add_argument("--clients", type=_whole(1, CLIENTS_MAX), default=8, metavar="N", help="client sessions (8)")
-    command.add_argument(
-        "--replicas", type=_whole(REPLICAS_MIN, REPLICAS_MAX), default=3, metavar="N", help="replicas (3)"
-    )
+    command.add_argument("--replicas", type=_replicas, default=3, metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument(
         "--seed", type=_whole(0, SEED_MAX), default=1, metavar="N", help="decides what the network does (1)"
     )
@@ -75,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--damage", type=_whole(0, DAMAGES_MAX), default=5, metavar="N", help="reply slots to damage (5)"
+    )
+    command.add_argument(
+        "--kill", type=_whole(0, KILLS_MAX), default=2, metavar="N", help="times the primary is killed (2)"
     )
     command.add_argument(
         "--plant",
@@ -106,6 +114,7 @@ def main(arguments: list[str]) -> int:
             drop_replies=parsed.drop_replies,
             duplicate_requests=parsed.duplicate_requests,
             damages=parsed.damage,
+            kills=parsed.kill,
             plant=parsed.plant,
             json=parsed.json,
             keep=parsed.keep,

@@ -19,15 +19,17 @@ from thespian.actors import ActorAddress
 from client_replies.actors.component import ComponentActor, Handler
 from client_replies.actors.environment import Environment
 
-from .control import GetProgress, Joined, MemberFailed, Progress, StartClient, client_id
+from .control import GetProgress, Join, Joined, MemberFailed, Progress, StartClient, client_id
 from .evidence import AnswerSeen, EvidenceWriter
 from .ledger import Outcome, Result, Transfer
-from .network import Network, cluster_faults
-from .protocol import OPERATION_TRANSFER, Answer, Envelope, Refused, Request
+from .network import Envelope, Network, cluster_faults
+from .protocol import OPERATION_TRANSFER, Answer, Redirected, Refused, Request
+from .replica import replica_name
 from .session_client import AnswerKind, SessionClient, SessionEnded
 from .transfers import read_transfers
 
 TICK = 0.01  # seconds
+SILENCE_MAX = 0.6  # seconds without an answer until another replica is asked
 
 
 @dataclass(slots=True)
@@ -51,10 +53,14 @@ class ClientActor(ComponentActor):
         self._failure = ""
         self._work: dict[int, _Work] = {}
         self._total = 0
+        self._primary = 0  # whom we ask
+        self._view = 0  # the latest that a reply or a redirection came from
+        self._view_replied = 0
+        self._heard_at = 0.0
 
     def handlers(self) -> dict[type, Handler]:
         """See `ComponentActor`."""
-        return {StartClient: self.start, Envelope: self.envelope, GetProgress: self.progress}
+        return {StartClient: self.start, Envelope: self.envelope, GetProgress: self.progress, Join: self.join}
 
     def start(self, message: StartClient, sender: ActorAddress) -> None:
         """Register the sessions and begin."""
@@ -65,6 +71,8 @@ class ClientActor(ComponentActor):
     def _begin(self, message: StartClient) -> None:
         self._start = message
         self._members = dict(message.members)
+        self._replicas = message.replicas
+        self._heard_at = self.environment.monotonic()
         self._record = EvidenceWriter(Path(message.record))
         self._network = Network(
             message.name,
@@ -86,19 +94,52 @@ class ClientActor(ComponentActor):
         self.start_ticks(TICK)
         self._flush()
 
+    def join(self, message: Join, sender: ActorAddress) -> None:
+        """A replica is another process now."""
+        if self._start is not None:
+            for name, address in message.members:
+                if name in self._members and self._members[name] != address:
+                    self._network.restarted(name)
+            self._members = dict(message.members)
+
     def envelope(self, message: Envelope, sender: ActorAddress) -> None:
         """Take answers, and go on with what they made possible."""
         if self._start is None:
             return
         for item in self._network.receive(message):
-            work = self._work.get(item.client) if isinstance(item, Answer | Refused) else None
+            work = self._work.get(item.client) if isinstance(item, Answer | Refused | Redirected) else None
             if work is None:
                 self.counters["items_misdirected"] += 1
+            elif isinstance(item, Redirected):
+                self._redirected(work, item)
             elif isinstance(item, Answer):
+                self._heard(item.view)
                 self._take_answer(work, item)
             elif isinstance(item, Refused):
                 self._take_refusal(work, item)
         self._flush()
+
+    def _heard(self, view: int) -> None:
+        """A reply came: whoever is in an earlier view has no say any more."""
+        self._heard_at = self.environment.monotonic()
+        self._view_replied = max(self._view_replied, view)
+        if self._follow(view, view % self._replicas):
+            self._repeat_all()
+
+    def _follow(self, view: int, replica: int) -> bool:
+        if view < self._view or replica == self._primary:
+            return False
+        self._view, self._primary = view, replica
+        self._heard_at = self.environment.monotonic()
+        return True
+
+    def _redirected(self, work: _Work, redirected: Redirected) -> None:
+        if self._follow(redirected.view, redirected.replica):
+            self._repeat_all()
+
+    def _repeat_all(self) -> None:
+        for work in self._work.values():
+            work.session.repeat(self.environment.monotonic())
 
     def _take_answer(self, work: _Work, answer: Answer) -> None:
         now = self.environment.monotonic()
@@ -131,6 +172,9 @@ class ClientActor(ComponentActor):
             work.rows_asked[number] = transfer.row
 
     def _take_refusal(self, work: _Work, refused: Refused) -> None:
+        if refused.view < self._view_replied:
+            self.counters["refusals_of_earlier_views"] += 1
+            return
         try:
             work.session.refuse(refused)
         except SessionEnded as ended:
@@ -139,6 +183,12 @@ class ClientActor(ComponentActor):
     def tick(self) -> None:
         """Repeat what has had no answer."""
         now = self.environment.monotonic()
+        waiting = any(work.session.is_waiting for work in self._work.values())
+        if not waiting:
+            self._heard_at = now
+        elif now - self._heard_at > SILENCE_MAX:
+            self._heard_at = now
+            self._primary = (self._primary + 1) % self._replicas
         for work in self._work.values():
             work.session.tick(now)
         self._network.flush(now, answer_all=True)
@@ -170,7 +220,7 @@ class ClientActor(ComponentActor):
 
     def _send_request(self, request: Request) -> None:
         if self._start is not None:
-            self._network.post(self._start.primary, request, self.environment.monotonic())
+            self._network.post(replica_name(self._primary), request, self.environment.monotonic())
 
     def _send_envelope(self, peer: str, envelope: Envelope) -> None:
         address = self._members.get(peer)

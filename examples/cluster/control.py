@@ -13,33 +13,42 @@ from thespian.actors import ActorAddress
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
 
-from .service import Plant
+from .damage import MomentsPlan
+from .journal import Plant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartReplica(Message):
-    """Become replica `config.replica` of `replicas`, with everything in `directory`."""
+    """Become replica `config.replica` of `replicas`, with log and replies in `directory`.
+
+    `fresh`: the cluster is new, and so is this replica; else a directory without a log is a disk that was lost.
+    `evidence` is where journal and events go, or nothing. `epoch` is the wall clock when the monotonic one was zero.
+    """
 
     name: str
     replicas: int
     config: RepliesConfig
     directory: str
-    checkpoint_interval: int
-    seed: int
-    epoch: int
-    drop_replies: float
-    duplicate_requests: float
-    damages: int
-    replies_expected: int
-    plant: Plant | None
+    fresh: bool
+    evidence: str = ""
+    checkpoint_interval: int = 500
+    view_change: float = 1.0
+    seed: int = 0
+    epoch: float = 0.0
+    drop_replies: float = 0.0
+    duplicate_requests: float = 0.0
+    weather: bool = False
+    moments: MomentsPlan | None = None
+    plant: Plant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStarted(Message):
-    """The data file is open; `replies` is the replica's ClientRepliesActor."""
+    """Log and replies are open; `replies` is the replica's ClientRepliesActor, `pid` the replica's process."""
 
     name: str
     replies: ActorAddress
+    pid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +79,7 @@ class StartClient(Message):
     """Send transfers of the file: session `i` of `sessions_all` sends rows `i`, `i + sessions_all`, and so on."""
 
     name: str
-    primary: str
+    replicas: int
     cluster: int
     transfers: str
     record: str
@@ -99,11 +108,12 @@ class Progress(Message):
     total: int
     counters: Mapping[str, int] = field(repr=False)
     finished: bool = False
+    status: Mapping[str, int | str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish(Message):
-    """Execute up to `op` and have every slot durable; with `close`, also take a last checkpoint and close."""
+    """Execute up to `op` and have every slot durable; with `close`, also close and say what there is."""
 
     request: int
     op: int
@@ -118,6 +128,25 @@ class FinishState(Message):
     name: str
     done: bool
     waiting_for: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hurt(Message):
+    """To a replica: from now on, lose the next `drop_answers` answers and all answers to the clients in `block`,
+    and neither hear nor reach the members in `cut`. Said again with nothing, all is well."""
+
+    request: int
+    drop_answers: int = 0
+    block: tuple[int, ...] = ()
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HurtDone(Message):
+    """The replica behaves as told."""
+
+    request: int
+    name: str
 
 
 def client_id(session: int) -> int:

@@ -1,10 +1,10 @@
-"""Damage to reply slots of the primary's real file, at the moments when it matters.
+"""Damage to reply slots of the primary's real file, and its own violent end, at the moments when they matter.
 
 A damaged slot matters only if its reply is asked for again, which happens when the reply was lost on its way. So the
 plan picks replies that the network dropped; from then on everything to that session is withheld, until the slot is
 durable and then damaged; the next retry finds the damage, and only the peers still have the reply.
 
-Guarantees: the plan's moments are spread over the run and depend on the replies' order alone; if the network drops
+Guarantees: the plan's moments are spread over the run and depend on the order of ops alone; if the network drops
 nothing around a moment, the plan drops a reply itself. The saboteur is a process of its own that knows the file's name.
 
 Gives up: to damage what nobody asks for again; the scrubber's tests do that.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 from thespian.actors import ActorAddress
 
@@ -23,25 +24,47 @@ from client_replies.messages.message import U64_MAX, Message, check_int, check_t
 from client_replies.messages.reply_header import HEADER_SIZE
 
 
-class DamagePlan:
-    """Which of the replies of a run, numbered from 1 as they are first sent, get their slots damaged."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentsPlan:
+    """How many slots to damage and how often to kill the primary, spread over so many ops; and where that is noted."""
 
-    def __init__(self, damages: int, replies: int) -> None:
-        self._left = damages
-        self._spacing = max(1, replies // (damages + 1))
-        self._next = self._spacing
+    directory: str
+    ops: int
+    damages: int
+    kills: int
 
-    def must_drop(self, number: int) -> bool:
-        """True if the network has dropped nothing since the moment came: this reply is to be lost."""
-        return self._left > 0 and number >= self._next + self._spacing // 2
 
-    def takes(self, number: int) -> bool:
-        """True if reply `number`, which was dropped, is one of the chosen."""
-        if self._left == 0 or number < self._next:
-            return False
-        self._left -= 1
-        self._next += self._spacing
-        return True
+class Moments:
+    """The moments of one kind, each for whoever is primary then: claimed once, by a file that survives its maker."""
+
+    def __init__(self, directory: str, kind: str, count: int, ops: int) -> None:
+        self._directory = Path(directory)
+        self._kind = kind
+        self._count = count
+        self._spacing = max(1, ops // (count + 1))
+
+    @property
+    def claimed(self) -> int:
+        """How many are over."""
+        return len(list(self._directory.glob(f"{self._kind}-*")))
+
+    def is_due(self, op: int) -> bool:
+        """True if the next moment has come."""
+        claimed = self.claimed if self._count else 0
+        return claimed < self._count and op >= (claimed + 1) * self._spacing
+
+    def is_overdue(self, op: int) -> bool:
+        """True if nothing has made use of the moment for long: it is not to be waited for any longer."""
+        return self.is_due(op) and op >= (self.claimed + 1) * self._spacing + self._spacing // 2
+
+    def claim(self) -> int:
+        """Make the next moment ours; its number from 1, or 0 if another was quicker."""
+        number = self.claimed + 1
+        try:
+            (self._directory / f"{self._kind}-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            return 0
+        return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

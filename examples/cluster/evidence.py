@@ -1,7 +1,7 @@
 """What the members write down while they work, as JSON lines; the verdict is computed from this and nothing else.
 
 Guarantees: a line is written by who saw it, when it happened: a replica's journal when an operation changes its ledger,
-a client's record when an answer comes in, the damage log when a slot is damaged, needed or repaired.
+a client's record when an answer comes in, a replica's events when it takes over, or a slot is damaged or repaired.
 
 Gives up: durability. Lines are buffered and flushed with every batch; a run that was interrupted has no verdict.
 """
@@ -11,19 +11,35 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from .service import Execution
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One line of the journal: an operation changed the state machine. `reply` is the checksum of the whole reply."""
+
+    op: int
+    client: int
+    session: int
+    request: int
+    operation: int
+    row: int
+    sequence: int
+    outcome: int
+    reply: bytes
 
 
 class EvidenceWriter:
-    """Appends JSON lines to one file."""
+    """Appends JSON lines to one file, after those of an earlier life."""
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8")
-        self._dirty = False
+        self._file: TextIO = path.open("a", encoding="utf-8")
+        # Who was killed may have left half a line.
+        self._dirty = self._file.tell() > 0
+        if self._dirty:
+            self._file.write("\n")
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one line."""
@@ -56,6 +72,25 @@ def journal_line(execution: Execution) -> dict[str, object]:
     }
 
 
+def restored_line(op: int) -> dict[str, object]:
+    """The line for a replica whose state is that after `op`: what it executed after that, it executes again."""
+    return {"restored": op}
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What a replica executed.
+
+    `lines` by op, as its state has it now; `undone`: executed before a restart, and not executed again since; `unlike`:
+    ops that were executed again otherwise; `gaps`: ops that it has by a state sync, from after the first to the second.
+    """
+
+    lines: tuple[Execution, ...]
+    undone: tuple[int, ...] = ()
+    unlike: tuple[int, ...] = ()
+    gaps: tuple[tuple[int, int], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerSeen:
     """One answer that a client got: `kind` is the name of an `AnswerKind`."""
@@ -82,16 +117,22 @@ class AnswerSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class DamageSeen:
-    """One line of the damage log: what happened (`damaged`, `needed`, `repaired`, `lost`) to the reply in `slot`."""
+class Seen:
+    """One line of a replica's events: what happened when, in which view, and to which reply if it is about one.
+
+    `damaged`, `needed`, `repaired`, `lost`: the reply in `slot`. `unsent`: the reply was committed and not sent when
+    the replica was killed. `primary`: the replica begins the view; `answering`: and has executed a request in it.
+    """
 
     event: str
-    slot: int
-    header: str
+    time: float
+    view: int
+    slot: int = -1
+    header: str = ""
 
     def line(self) -> dict[str, object]:
         """The line for this event."""
-        return {"event": self.event, "slot": self.slot, "header": self.header}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +158,33 @@ class Final:
         )
 
 
-def read_journal(path: Path) -> tuple[Execution, ...]:
+def read_journal(path: Path) -> Journal:
     """A replica's journal."""
-    return tuple(
-        Execution(
-            op=line["op"],
-            client=line["client"],
-            session=line["session"],
-            request=line["request"],
-            operation=line["operation"],
-            row=line["row"],
-            sequence=line["sequence"],
-            outcome=line["outcome"],
-            reply=bytes.fromhex(line["reply"]),
-        )
-        for line in _lines(path)
-    )
+    lines: list[Execution] = []
+    undone: dict[int, list[Execution]] = {}
+    unlike: set[int] = set()
+    gaps: list[tuple[int, int]] = []
+    last = 0
+    for line in _lines(path):
+        if "restored" in line:
+            op = line["restored"]
+            for before in (one for one in lines if one.op > op):
+                undone.setdefault(before.op, []).append(before)
+            lines = [one for one in lines if one.op <= op]
+            if op > last:
+                gaps.append((last, op))
+            last = op
+            continue
+        execution = Execution(**{**line, "reply": bytes.fromhex(line["reply"])})
+        earlier = undone.get(execution.op)
+        if earlier:
+            if earlier.pop(0) != execution:
+                unlike.add(execution.op)
+            if not earlier:
+                del undone[execution.op]
+        last = execution.op
+        lines.append(execution)
+    return Journal(tuple(lines), tuple(sorted(undone)), tuple(sorted(unlike)), tuple(gaps))
 
 
 def read_answers(path: Path) -> tuple[AnswerSeen, ...]:
@@ -140,9 +192,9 @@ def read_answers(path: Path) -> tuple[AnswerSeen, ...]:
     return tuple(AnswerSeen(**{**line, "data": base64.b64decode(line["data"])}) for line in _lines(path))
 
 
-def read_damage(path: Path) -> tuple[DamageSeen, ...]:
-    """The damage log."""
-    return tuple(DamageSeen(**line) for line in _lines(path))
+def read_events(path: Path) -> tuple[Seen, ...]:
+    """A replica's events."""
+    return tuple(Seen(**line) for line in _lines(path))
 
 
 def read_final(path: Path) -> Final:
@@ -152,5 +204,11 @@ def read_final(path: Path) -> Final:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """All lines but empty ones and the half ones that a killed process left."""
+    found = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

@@ -137,6 +137,13 @@ class Ledger:
             return Result(self.sequence, 0, Outcome.MALFORMED)
         return self.transfer(transfer)
 
+    def balance(self, name: str) -> Result:
+        """Look at an account: nothing changes, and the sequence does not go on."""
+        account = self._accounts.get(name)
+        if account is None:
+            return Result(self.sequence, 0, Outcome.UNKNOWN_ACCOUNT)
+        return Result(self.sequence, 0, Outcome.DONE, account.balance, 0, tuple(account.statement))
+
     def transfer(self, transfer: Transfer) -> Result:
         """Execute one transfer, or refuse it."""
         self.sequence += 1

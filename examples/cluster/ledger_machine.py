@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from .ledger import EQUITY, STATEMENT_LINES_MAX, Ledger, StatementLine, _Account
-from .protocol import OPERATION_TRANSFER
+from .ledger import EQUITY, STATEMENT_LINES_MAX, Ledger, Result, StatementLine, _Account
+from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
 
 
 class LedgerMachine:
@@ -21,7 +21,13 @@ class LedgerMachine:
 
     def execute(self, operation: int, body: bytes, timestamp: int) -> bytes:
         """Execute an operation; give the result's bytes."""
-        return self.ledger.execute(body if operation == OPERATION_TRANSFER else b"").encode()
+        return self.result(operation, body).encode()
+
+    def result(self, operation: int, body: bytes) -> Result:
+        """Execute an operation."""
+        if operation == OPERATION_BALANCE:
+            return self.ledger.balance(body.decode(errors="replace"))
+        return self.ledger.execute(body if operation == OPERATION_TRANSFER else b"")
 
     def encode(self) -> bytes:
         """Give the whole ledger as bytes."""

@@ -18,12 +18,45 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .protocol import Answer, Envelope, GetPrepares, Item, PrepareOk, Prepares, Request
+from client_replies.messages.message import U64_MAX, Message, MessageInvalid, check_int, check_type, shown
+
+from .protocol import Answer, Redirected, Refused, Request
+from .vsr.messages import VsrMessage
 
 WINDOW = 2
 QUEUE_MAX = 1024
 ITEMS_IN_ENVELOPE_MAX = 128
 ENVELOPE_TIMEOUT = 1.0  # seconds
+
+Item = Request | Answer | Refused | Redirected | VsrMessage
+BETWEEN_REPLICAS: tuple[type[Message], ...] = VsrMessage.__args__
+ITEM_TYPES: tuple[type[Message], ...] = (Request, Answer, Refused, Redirected, *BETWEEN_REPLICAS)
+ITEMS_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope(Message):
+    """What `sender` had to say since its last envelope; `taken` is the highest number it has had from the receiver.
+
+    An envelope without items only says what was taken. It is the only message that travels between two members.
+    """
+
+    sender: str
+    number: int
+    taken: int
+    items: tuple[Item, ...] = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the envelope; of what is in it, the replication protocol checks its own messages."""
+        check_type("sender", self.sender, str)
+        check_int("number", self.number, 0, U64_MAX)
+        check_int("taken", self.taken, 0, U64_MAX)
+        if type(self.items) is not tuple or len(self.items) > ITEMS_MAX:
+            raise MessageInvalid("items", shown(self.items), f"a tuple of at most {ITEMS_MAX} items")
+        for item in self.items:
+            check_type("items", item, *ITEM_TYPES)
+            if not isinstance(item, BETWEEN_REPLICAS):
+                item.validate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +142,7 @@ class Network:
         self._links: dict[tuple[str, str], FaultyLink] = {}
         self._peers: dict[str, _Peer] = {}
         self._wheel = TimerWheel()
+        self.cut: frozenset[str] = frozenset()  # peers that this member neither hears nor reaches
 
     def post(self, peer: str, item: Item, now: float, *, lose: bool = False) -> bool:
         """Send the item, as far as the network lets it. False if it is lost; `lose` makes sure of that."""
@@ -119,7 +153,7 @@ class Network:
             link = self._links[peer, kind] = FaultyLink(self._seed, self.name, peer, kind, faults)
         delays = link.decide()
         self.counters[f"{kind}_sent"] += 1
-        if lose or not delays:
+        if lose or not delays or peer in self.cut:
             self.counters[f"{kind}_dropped"] += 1
             return False
         self.counters[f"{kind}_duplicated"] += len(delays) - 1
@@ -133,6 +167,9 @@ class Network:
 
     def receive(self, envelope: Envelope) -> tuple[Item, ...]:
         """The items of an envelope that has arrived."""
+        if envelope.sender in self.cut:
+            self.counters["envelopes_cut"] += 1
+            return ()
         peer = self._peer(envelope.sender)
         peer.answered = max(peer.answered, min(envelope.taken, peer.sent))
         if envelope.items:
@@ -140,6 +177,13 @@ class Network:
             peer.taken = max(peer.taken, envelope.number)
             peer.unanswered += 1
         return envelope.items
+
+    def restarted(self, name: str) -> None:
+        """The peer is another process now: what was on its way to the old one is lost."""
+        peer = self._peer(name)
+        peer.answered = peer.sent
+        peer.taken = peer.unanswered = 0
+        peer.queue.clear()
 
     def flush(self, now: float, *, answer_all: bool = False) -> None:
         """Send what may be sent. What was received is answered on the way, or when the peer cannot send any more.
@@ -186,7 +230,5 @@ def cluster_faults(drop_replies: float, duplicate_requests: float) -> dict[str, 
     return {
         Answer.__name__: Faults(drop=drop_replies, delay=0.02, delay_max=0.03),
         Request.__name__: Faults(drop=0.01, duplicate=duplicate_requests, delay=0.05, delay_max=0.05),
-        Prepares.__name__: between_replicas,
-        PrepareOk.__name__: between_replicas,
-        GetPrepares.__name__: between_replicas,
+        **{kind.__name__: between_replicas for kind in BETWEEN_REPLICAS},
     }

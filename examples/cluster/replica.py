@@ -1,53 +1,45 @@
-"""One replica as an actor: it puts the protocol, the service and the component together, and decides nothing itself.
+"""One replica as an actor: it puts the protocol, the log, the service and the component together, and decides nothing.
 
-    requests -> replication (order) -> service (execute) -> RepliesPort (keep the reply) and network (answer)
+    clients -> gateway or network -> vsr (order) -> ledger (execute) -> RepliesPort (keep the reply) -> answer
 
-Guarantees: an entry is executed only while the port takes writes, so a slow disk slows the primary down instead of
-filling its memory. An answer is sent as soon as its entry is executed: it is committed, and if it is lost, or the
-replica dies now, the others have it. A repeated request is answered from the component, never from memory of its own.
+Guarantees: what the protocol wants done is done in its order, and what it waits for is told when it is durable and not
+before. An entry is executed only while the port takes writes, so a slow disk slows the replica down instead of filling
+its memory. A repeated request is answered from the component, never from memory of its own. What was executed is in the
+journal before any of it leaves.
 
-Gives up: restarts. The log is in memory, so a replica that dies is gone for the rest of the run.
+Gives up: going on without its log or its component. It ends its process then, by SIGKILL like any other crash: who
+supervises it starts it again, from what is durable. What is not of one life is removed, and comes back from the others.
 
-Owns: its replication log, service and port; its ClientRepliesActor; its journal and, if primary, the damage log.
+Owns: the protocol's state machine, the log store, the port; its ClientRepliesActor; its journal and events.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import os
+import random
+import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from thespian.actors import ActorAddress
 
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.component import ComponentActor, Handler
 from client_replies.actors.environment import Environment
-from client_replies.actors.replies_port import (
-    PORT_MESSAGES,
-    PortFailed,
-    RepliesPort,
-    ReplyHad,
-    ReplyNotHad,
-    SlotsAreDurable,
-)
+from client_replies.actors.replies_port import PORT_MESSAGES, PortFailed, RepliesPort
 from client_replies.messages.config import OpenMode
-from client_replies.messages.replies import (
-    CheckpointDone,
-    NotRead,
-    RepliesClosed,
-    RepliesOpened,
-    ReplyLost,
-    ReplyRepaired,
-    StorageFailed,
-)
-from client_replies.messages.reply_header import HEADER_SIZE, packed_size
-from client_replies.storage.layout import Layout
+from client_replies.messages.faults import FaultKind
+from client_replies.messages.message import MessageInvalid
+from client_replies.messages.replies import RepliesOpened
 
+from . import frames
 from .control import (
     Finish,
     FinishState,
     GetProgress,
+    Hurt,
+    HurtDone,
     Join,
     Joined,
     MemberFailed,
@@ -55,49 +47,42 @@ from .control import (
     ReplicaStarted,
     StartReplica,
 )
-from .damage import DamagePlan, DamageSlot, SlotDamaged
-from .evidence import DamageSeen, EvidenceWriter, Final, journal_line
-from .network import Network, cluster_faults
-from .protocol import Answer, Envelope, GetPrepares, Item, PrepareOk, Prepares, Refusal, Refused, Request
-from .replication import Outgoing, Replication
-from .service import Admit, Applied, Plant, Refuse, Repeat, Service, wrong_reply
+from .damage import SlotDamaged
+from .evidence import Final
+from .forwarding import ForwardRequests, GatewayPort, request_of
+from .frames import PRIMARY_UNKNOWN
+from .journal import Journal
+from .log_store import LogStoreError, SqliteLogStore, StoreDamaged, StoreIdentity, StoreMissing, StoreOfOther
+from .log_writer import LogWriter
+from .network import Envelope, Network, cluster_faults
+from .protocol import Answer, Redirected, Refusal, Refused, Request
+from .replica_events import Events
+from .replica_replies import Replies
+from .vsr.config import VsrConfig
+from .vsr.core import Status
+from .vsr.durable import StoredLog
+from .vsr.effects import (
+    AnswerClient,
+    Effect,
+    RedirectClient,
+    RefuseClient,
+    SendMessage,
+    WriteLog,
+)
+from .vsr.messages import VsrMessage
+from .vsr.replica import Replica, RestartImpossible
 
-TICK = 0.01  # seconds
-# Replies are handed to the component in batches: nobody waits for them, and a batch costs as much as a reply.
-KEEP_INTERVAL = 0.03  # seconds
-REQUESTS_MAX = 1024  # requests that wait for room in the pipeline; beyond it clients retry
-DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again
-SABOTEUR = "saboteur"
+TICK = 0.02  # seconds
 DATA_FILE = "replies.data"
+LOG_FILE = "log.sqlite"
 JOURNAL_FILE = "journal.jsonl"
-DAMAGE_FILE = "damage.jsonl"
+EVENTS_FILE = "events.jsonl"
 FINAL_FILE = "final.json"
 
 
 def replica_name(replica: int) -> str:
     """The name by which the members know a replica."""
     return f"replica-{replica}"
-
-
-@dataclass(slots=True)
-class _Withheld:
-    """A session that gets no answer until its slot is damaged."""
-
-    slot: int
-    header: bytes
-    wait: int
-    order: DamageSlot | None = None
-    ordered_at: float = 0.0
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A client that waits for a stored reply."""
-
-    client: int
-    slot: int
-    header: bytes
-    withheld: bool = False  # began before the slot was damaged: its answer must not make the damage needless
 
 
 class ReplicaActor(ComponentActor):
@@ -109,20 +94,17 @@ class ReplicaActor(ComponentActor):
         super().__init__(capabilities, requirements)
         self._start: StartReplica | None = None
         self._failure = ""
-        self._replies: ActorAddress | None = None
+        self._replies_actor: ActorAddress | None = None
         self._replies_told: ActorAddress | None = None  # the address as others can use it
         self._members: dict[str, ActorAddress] = {}
-        self._routes: dict[int, str] = {}
-        self._requests: deque[Request] = deque()
-        self._ordered: dict[int, Request] = {}  # by client: ordered, or about to be, and not executed
-        self._asked: dict[int, _Asked] = {}  # reads in flight, by number
-        self._awaited: dict[bytes, _Asked] = {}  # damaged replies that a client waits for, by header
-        self._withheld: dict[int, _Withheld] = {}
-        self._damaged: set[bytes] = set()  # headers of damaged replies that nobody has asked for yet
-        self._answers_first = 0
-        self._kept_at = 0.0
+        self._joined: Join | None = None
+        self._routes: dict[int, str] = {}  # by client: the member that it is at, or "" for a gateway
+        self._opening: tuple[RepliesOpened, StoredLog] | None = None
+        self._vsr: Replica | None = None
+        self._ready = True
+        self._drop_answers = 0
+        self._block: frozenset[int] = frozenset()
         self._finish: Finish | None = None
-        self._finish_wait = 0
         self._finish_stage = ""
 
     def handlers(self) -> dict[type, Handler]:
@@ -131,42 +113,36 @@ class ReplicaActor(ComponentActor):
             StartReplica: self.start,
             Join: self.join,
             Envelope: self.envelope,
+            ForwardRequests: self.forwarded,
             GetProgress: self.progress,
             Finish: self.finish,
+            Hurt: self.hurt,
             SlotDamaged: self.slot_damaged,
             **dict.fromkeys(PORT_MESSAGES, self.port_message),
         }
 
-    # The script's requests.
+    # Starting.
 
     def start(self, message: StartReplica, sender: ActorAddress) -> None:
         """Begin, or say how the beginning ended."""
         if self._start is None:
             self._begin(message)
-        self._answer_start(sender)
+        if self._failure:
+            self.send(sender, MemberFailed(name=message.name, reason=self._failure))
+        elif self._opening is not None and self._replies_told is not None:
+            self.send(sender, ReplicaStarted(name=message.name, replies=self._replies_told, pid=os.getpid()))
 
     def _begin(self, message: StartReplica) -> None:
-        directory = Path(message.directory)
         self._start = message
-        self._network = Network(
-            message.name,
-            message.seed,
-            cluster_faults(message.drop_replies, message.duplicate_requests),
-            self._send_envelope,
-        )
-        self._replication = Replication(message.config.replica, message.replicas, self._post_to_replica)
-        self._journal = EvidenceWriter(directory / JOURNAL_FILE)
-        self._damage_log = EvidenceWriter(directory / DAMAGE_FILE)
-        self._service = Service(
-            cluster=message.config.cluster,
-            clients_max=message.config.clients_max,
-            record=lambda execution: self._journal.write(journal_line(execution)),
-            plant=message.plant,
-        )
-        self._damage_plan = DamagePlan(message.damages, message.replies_expected)
-        self._damages = 0
-        self._layout = Layout.of(message.config)
-        self._replies = self.create_child(ClientRepliesActor)
+        # First of all: a child inherits what is open when it is made.
+        self._replies_actor = self.create_child(ClientRepliesActor)
+        Path(message.directory).mkdir(exist_ok=True)
+        weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
+        # A life of its own has its own weather: else each would lose the same messages at its start.
+        self._network = Network(message.name, random.getrandbits(62), weather, self._send_envelope)
+        self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
+        evidence = Path(message.evidence) if message.evidence else None
+        self._journal = Journal(evidence / JOURNAL_FILE if evidence else None, message.plant)
         self._port = RepliesPort(
             owner=self.environment.unique(),
             send=self._send_to_replies,
@@ -174,317 +150,274 @@ class ReplicaActor(ComponentActor):
             now=self.environment.monotonic,
             open_memory=self.environment.open_memory,
         )
-        self._port.open(message.config, OpenMode.FORMAT)
+        self._replies = Replies(self._port, self._input)
+        self._events = Events(message, evidence / EVENTS_FILE if evidence else None, self._port, self._order_damage)
+        self._port.open(message.config, OpenMode.OPEN_OR_FORMAT)
         self.start_ticks(TICK)
 
-    def _answer_start(self, sender: ActorAddress) -> None:
-        if self._start is None:
+    def _opened(self, opened: RepliesOpened) -> None:
+        """The component is open: open the log."""
+        message = self._start
+        if message is None or self._opening is not None:
             return
-        if self._failure:
-            self.send(sender, MemberFailed(name=self._start.name, reason=self._failure))
-        elif self._replies_told is not None:
-            self.send(sender, ReplicaStarted(name=self._start.name, replies=self._replies_told))
+        try:
+            store = self._open_store(message, opened)
+            self._opening = opened, store.load()
+        except StoreDamaged as error:
+            self._give_disk_up(message, str(error))
+        except StoreOfOther as error:
+            self._failure = f"{error}; give another directory, or remove this one"
+        except LogStoreError as error:
+            self._die(str(error))
+        else:
+            self._log = LogWriter(store, self.executor(), self._written, self._die)
+
+    def _take_part(self, message: StartReplica, opened: RepliesOpened, stored: StoredLog) -> None:
+        """The others can be reached: the protocol begins, from what is durable."""
+        config = message.config
+        try:
+            self._vsr = Replica(
+                VsrConfig(
+                    cluster=config.cluster,
+                    replica=config.replica,
+                    replicas=message.replicas,
+                    clients_max=config.clients_max,
+                    checkpoint_interval=message.checkpoint_interval,
+                    log_max=4 * message.checkpoint_interval + 64,
+                    heartbeat=message.view_change / 10,
+                    resend=message.view_change / 4,
+                    view_change=message.view_change,
+                ),
+                self._journal.machine,
+                stored,
+                replies_op=opened.op,
+                faulty=opened.faulty,
+                now=self._now(),
+                random=random.SystemRandom(),
+                observe=self._journal.observe,
+            )
+        except RestartImpossible as error:
+            self._give_disk_up(message, str(error))
+        self._carry_out(self._vsr.take_effects())
+
+    def _open_store(self, message: StartReplica, opened: RepliesOpened) -> SqliteLogStore:
+        path = str(Path(message.directory) / LOG_FILE)
+        identity = StoreIdentity(message.config.cluster, message.config.replica)
+        try:
+            return SqliteLogStore.open(path, identity)
+        except StoreMissing:
+            if opened.op:
+                self._give_disk_up(message, "replies without a log")
+            # What a new replica promises is nothing; what one promised that lost its log, nobody knows.
+            return SqliteLogStore.format(path, identity, voting=message.fresh)
+
+    def _give_disk_up(self, message: StartReplica, reason: str) -> NoReturn:
+        """What is here is not of one life: go on as a replica that lost its disk."""
+        for file in Path(message.directory).iterdir():
+            file.unlink()
+        self._die(reason)
+
+    def _die(self, reason: str) -> NoReturn:
+        self.log.critical("replica_ends", reason=reason)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise SystemExit(1)  # not reached
 
     def join(self, message: Join, sender: ActorAddress) -> None:
-        """Learn who else is there."""
-        if self._start is None or self._failure:
+        """Learn who else is there, and who is another process than before."""
+        if self._start is None or self._opening is None:
             return
-        self._members = dict(message.members)
-        own = self._start.config.replica
-        self._port.set_peers(tuple(peer for peer in message.replies if peer[0] != own))
+        if message != self._joined:
+            for name, address in message.members:
+                if name in self._members and self._members[name] != address:
+                    self._network.restarted(name)
+            self._members = dict(message.members)
+            own = self._start.config.replica
+            if self._joined is None or message.replies != self._joined.replies:
+                self._port.set_peers(tuple(peer for peer in message.replies if peer[0] != own))
+            self._joined = message
+            if self._vsr is None:
+                self._take_part(self._start, *self._opening)
+                self._advance()
         self.send(sender, Joined(name=self._start.name))
-
-    def progress(self, message: GetProgress, sender: ActorAddress) -> None:
-        """Say how far this replica is."""
-        if self._start is None:
-            return
-        if self._failure:
-            self.send(sender, MemberFailed(name=self._start.name, reason=self._failure))
-            return
-        answer = Progress(
-            request=message.request,
-            name=self._start.name,
-            done=self._replication.executed,
-            total=self._replication.commit,
-            counters=self._counts(),
-        )
-        self.send(sender, answer)
-
-    def _counts(self) -> dict[str, int]:
-        return {
-            **self._network.counters,
-            **{key: value for key, value in self.counters.items() if value},
-            "prepares_resent": self._replication.resends,
-            "gaps_asked": self._replication.gaps_asked,
-            "entries_skipped": self._service.skipped,
-            "damages": self._damages,
-        }
 
     # What comes in.
 
+    def _now(self) -> float:
+        epoch = self._start.epoch if self._start is not None else 0.0
+        return epoch + self.environment.monotonic()
+
     def envelope(self, message: Envelope, sender: ActorAddress) -> None:
         """Take what another member said."""
-        if self._start is None or self._failure:
+        if self._vsr is None:
             return
         for item in self._network.receive(message):
-            self._take(item, message.sender)
+            if isinstance(item, Request):
+                self._request(item, message.sender)
+            elif isinstance(item, VsrMessage):
+                self._carry_out(self._vsr.receive(item, self._now()))
         self._advance()
 
-    def _take(self, item: Item, source: str) -> None:
-        if isinstance(item, Request):
-            self._take_request(item, source)
-        elif isinstance(item, Prepares | PrepareOk | GetPrepares):
-            self._replication.receive(item, self.environment.monotonic())
+    def forwarded(self, message: ForwardRequests, sender: ActorAddress) -> None:
+        """Take what clients said at a gateway."""
+        if self._vsr is None:
+            return
+        for frame in self._gateways.take(message, sender, self.environment.monotonic()):
+            try:
+                request = request_of(frame)
+            except MessageInvalid:
+                self.counters["requests_invalid"] += 1
+                continue
+            self._request(request, "")
+        self._advance()
+
+    def _request(self, request: Request, route: str) -> None:
+        self._routes[request.client] = route
+        if self._vsr is not None:
+            self._carry_out(self._vsr.request(request, self._now()))
 
     def port_message(self, message: object, sender: ActorAddress) -> None:
         """Take what the component or the pool said."""
-        if self._start is None or self._failure:
+        if self._start is None:
             return
         if isinstance(message, RepliesOpened):
             self._replies_told = sender
         self._port.receive(message)
         self._advance()
 
+    def _written(self, number: int) -> None:
+        self._input("log_written", number)
+        self._advance()
+
+    def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
+        """The slot is damaged: let its client ask."""
+        if self._vsr is not None:
+            self._events.slot_damaged(message.number)
+
     def tick(self) -> None:
         """Let time pass."""
-        if self._start is None or self._failure:
+        if self._start is None:
             return
-        now = self.environment.monotonic()
         self._port.tick()
-        self._replication.tick(now)
-        for withheld in self._withheld.values():
-            if withheld.order is not None and now - withheld.ordered_at > DAMAGE_TIMEOUT:
-                self._order_damage(withheld)
-        if now - self._kept_at >= KEEP_INTERVAL and self._port.ready:
-            self._kept_at = now
-            self._port.committed(self._replication.executed)
+        if self._vsr is not None:
+            self._events.tick(self.environment.monotonic())
+            self._replies.tick(self.environment.monotonic())
+            self._input("tick")
         self._advance(answer_all=True)
 
     def child_exited(self, child: ActorAddress) -> None:
         """Without its component a replica is none."""
-        if child == self._replies and not self.exiting:
-            self._fail("its ClientRepliesActor died")
+        if child == self._replies_actor and not self.exiting:
+            self._die("its ClientRepliesActor died")
 
-    def _fail(self, reason: str) -> None:
-        self._failure = self._failure or reason
-        self.log.critical("replica_failed", reason=reason)
+    # What the protocol wants.
 
-    # Requests of clients: only the primary looks at them.
+    def _input(self, name: str, *args: object) -> None:
+        if self._vsr is not None and self._finish_stage != "closed":
+            self._carry_out(getattr(self._vsr, name)(*args, self._now()))
 
-    def _take_request(self, request: Request, source: str) -> None:
-        if not self._replication.is_primary:
-            self.counters["requests_misdirected"] += 1
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, SendMessage):
+                self._network.post(replica_name(effect.replica), effect.message, self.environment.monotonic())
+            elif isinstance(effect, WriteLog):
+                self._log.add(effect)
+            elif isinstance(effect, AnswerClient):
+                self._answer(effect)
+            elif isinstance(effect, RefuseClient):
+                self._refuse(effect)
+            elif isinstance(effect, RedirectClient):
+                self._redirect(effect)
+            else:
+                self._replies.carry_out(effect, self._journal, self._events)
+
+    def _answer(self, effect: AnswerClient) -> None:
+        verdict = self._events.on_answer(effect)
+        route = self._routes.get(effect.client)
+        if route is None:
             return
-        self._routes[request.client] = source
-        if request.client in self._ordered:
-            self.counters["requests_in_progress"] += 1
+        lose = verdict.lose or effect.client in self._block
+        if self._drop_answers and not lose:
+            self._drop_answers -= 1
+            lose = True
+        if lose:
+            self.counters["answers_dropped"] += 1
+        if route == "":
+            if not lose:
+                self._gateways.reply(verdict.reply, view=effect.view, repeated=effect.repeated)
             return
-        decision = self._service.decide(request)
-        if isinstance(decision, Admit):
-            if len(self._requests) < REQUESTS_MAX:
-                self._ordered[request.client] = request
-                self._requests.append(request)
-        elif isinstance(decision, Repeat):
-            self._repeat(request.client, decision)
-        elif isinstance(decision, Refuse):
-            self._post_to_client(
-                request.client,
-                Refused(
-                    client=request.client,
-                    session=request.session,
-                    number=request.number,
-                    refusal=decision.refusal,
-                ),
+        answer = Answer(client=effect.client, reply=verdict.reply, view=effect.view)
+        sent = self._network.post(route, answer, self.environment.monotonic(), lose=lose)
+        self._events.answered(effect, sent)
+
+    def _refuse(self, effect: RefuseClient) -> None:
+        route = self._routes.get(effect.client)
+        if effect.client in self._block:
+            return
+        if route == "":
+            self._gateways.refuse(
+                frames.Reason[effect.reason.name],
+                client=effect.client,
+                session=effect.session,
+                request=effect.number,
+                view=effect.view,
             )
-        else:
-            self.counters["requests_ignored"] += 1
-
-    def _repeat(self, client: int, decision: Repeat) -> None:
-        """Answer with the original reply: from the session table if that is all of it, else from the component."""
-        self.counters["requests_repeated"] += 1
-        if packed_size(decision.header) == HEADER_SIZE:
-            self._post_answer(client, decision.header)
-            return
-        if self._finish is not None and self._finish.close:
-            return  # Nobody waits any more: every client was done before the end began.
-        if any(asked.header == decision.header and not asked.withheld for asked in self._asked.values()):
-            return  # The answer is on its way already, and one is enough.
-        self._note_needed(decision.slot, decision.header)
-        asked = _Asked(client, decision.slot, decision.header)
-        self._asked[self._port.read(decision.slot, decision.header)] = asked
-
-    def _reply_had(self, event: ReplyHad) -> None:
-        asked = self._asked.pop(event.read, None)
-        if asked is None:
-            return
-        self.counters["replies_read"] += 1
-        reply = event.reply
-        if self._start is not None and self._start.plant is Plant.WRONG_REPLY:
-            reply = wrong_reply(reply)
-        self._post_answer(asked.client, reply, lose=asked.withheld)
-
-    def _reply_not_had(self, event: ReplyNotHad) -> None:
-        asked = self._asked.pop(event.read, None)
-        if asked is None:
-            return
-        if event.reason is NotRead.CORRUPT:
-            self._note_needed(event.slot, event.header)
-            self._awaited[event.header] = asked
-        elif event.reason is NotRead.LOST:
-            self._refuse_lost(asked)
-        # Unexpected: the client has moved on. Busy or closed: it asks again.
-
-    def _refuse_lost(self, asked: _Asked) -> None:
-        request = self._service.sessions.header(asked.client)
-        if request is not None and request.pack() == asked.header:
+        elif route is not None:
             refused = Refused(
-                client=asked.client, session=request.session, number=request.request, refusal=Refusal.REPLY_LOST
+                client=effect.client,
+                session=effect.session,
+                number=effect.number or 0,
+                refusal=Refusal[effect.reason.name],
+                view=effect.view,
             )
-            self._post_to_client(asked.client, refused)
+            self._network.post(route, refused, self.environment.monotonic())
+
+    def _redirect(self, effect: RedirectClient) -> None:
+        route = self._routes.get(effect.client)
+        if route == "":
+            self._gateways.redirect(client=effect.client, view=effect.view, primary=effect.replica)
+        elif route is not None:
+            redirected = Redirected(client=effect.client, view=effect.view, replica=effect.replica)
+            self._network.post(route, redirected, self.environment.monotonic())
 
     # What has become possible.
 
     def _advance(self, *, answer_all: bool = False) -> None:
-        for event in self._port.take_events():
-            self._port_event(event)
-        if self._failure:
+        while events := self._port.take_events():
+            for event in events:
+                if isinstance(event, RepliesOpened):
+                    self._opened(event)
+                elif (
+                    isinstance(event, PortFailed)
+                    and self._opening is None
+                    and event.fault.kind is not FaultKind.FILE_LOCKED
+                ):
+                    self._failure = f"the replies cannot be opened: {event.fault}"
+                elif isinstance(event, PortFailed):
+                    self._die(str(event.fault))
+                else:
+                    self._replies.port_event(event, self._events, self._die)
+        vsr = self._vsr
+        if vsr is None:
             return
+        if self._port.ready != self._ready:
+            self._ready = self._port.ready
+            self._input("replies_are_ready", self._ready)
         now = self.environment.monotonic()
-        while self._requests and self._replication.room:
-            self._replication.propose(self._requests.popleft(), self._timestamp(now))
-        self._execute()
         self._advance_finish()
-        self._replication.flush(now)
-        self._network.flush(now, answer_all=answer_all)
+        self._replies.flush(now)
         self._journal.flush()
-        self._damage_log.flush()
-
-    def _timestamp(self, now: float) -> int:
-        epoch = self._start.epoch if self._start is not None else 0
-        return epoch + int(now * 1e9)
-
-    def _execute(self) -> None:
-        if self._start is None:
-            return
-        executed = False
-        while self._port.ready and (entry := self._replication.take_committed()) is not None:
-            executed = True
-            self._ordered.pop(entry.request.client, None)
-            applied = self._service.apply(entry)
-            if applied is not None:
-                self._keep(applied, entry.op)
-            if entry.op % self._start.checkpoint_interval == 0:
-                self._port.committed(entry.op)
-                self._port.checkpoint(entry.op, self._service.sessions.encode())
-        if executed and not self._port.ready:
-            self._port.committed(self._replication.executed)
-
-    def _keep(self, applied: Applied, op: int) -> None:
-        reply = applied.reply.pack()
-        if applied.evicted_client is not None:
-            self._routes.pop(applied.evicted_client, None)
-            self._withheld.pop(applied.evicted_client, None)
-        for slot in applied.removed:
-            self._port.remove(slot, op)
-        if applied.reply.header.size_body:
-            self._port.write(applied.slot, reply)
-        if self._replication.is_primary:
-            self._answer_first(applied, reply)
-
-    def _answer_first(self, applied: Applied, reply: bytes) -> None:
-        """Send a reply for the first time. If it is lost at a chosen moment, its slot is going to be damaged."""
-        client = applied.reply.header.client
-        if not applied.reply.header.size_body:
-            self._post_answer(client, reply)
-            return
-        self._answers_first += 1
-        number = self._answers_first
-        sent = self._post_answer(client, reply, lose=self._damage_plan.must_drop(number))
-        if not sent and self._damage_plan.takes(number):
-            wait = self._port.await_durable((applied.slot,))
-            self._withheld[client] = _Withheld(applied.slot, reply[:HEADER_SIZE], wait)
-
-    def _port_event(self, event: object) -> None:
-        if isinstance(event, ReplyHad):
-            self._reply_had(event)
-        elif isinstance(event, ReplyNotHad):
-            self._reply_not_had(event)
-        elif isinstance(event, SlotsAreDurable):
-            self._slots_durable(event)
-        elif isinstance(event, ReplyRepaired):
-            self._note_damage("repaired", event.slot, event.header)
-            asked = self._awaited.pop(event.header, None)
-            if asked is not None:
-                self._repeat(asked.client, Repeat(asked.slot, asked.header))
-        elif isinstance(event, ReplyLost):
-            self._note_damage("lost", event.slot, event.header)
-            asked = self._awaited.pop(event.header, None)
-            if asked is not None:
-                self._refuse_lost(asked)
-        elif isinstance(event, CheckpointDone):
-            self.counters["checkpoints"] += 1
-        elif isinstance(event, RepliesClosed):
-            self._closed()
-        elif isinstance(event, PortFailed | StorageFailed):
-            self._fail(str(event.fault))
-
-    # Damage.
-
-    def _slots_durable(self, event: SlotsAreDurable) -> None:
-        if event.wait == self._finish_wait:
-            self._finish_stage = "durable"
-        for client, withheld in self._withheld.items():
-            if withheld.wait == event.wait and withheld.order is None and self._start is not None:
-                self._damages += 1
-                withheld.order = DamageSlot(
-                    number=self._damages,
-                    path=self._start.config.path,
-                    offset=self._layout.slot_offset(withheld.slot),
-                    size=packed_size(withheld.header),
-                    seed=self._start.seed,
-                )
-                self.log.info("slot_to_be_damaged", slot=withheld.slot, client=client)
-                self._order_damage(withheld)
-
-    def _order_damage(self, withheld: _Withheld) -> None:
-        withheld.ordered_at = self.environment.monotonic()
-        if withheld.order is not None and SABOTEUR in self._members:
-            self.send(self._members[SABOTEUR], withheld.order)
-
-    def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
-        """The slot is damaged: let its client ask."""
-        for client, withheld in list(self._withheld.items()):
-            if withheld.order is not None and withheld.order.number == message.number:
-                del self._withheld[client]
-                for asked in self._asked.values():
-                    asked.withheld |= asked.header == withheld.header
-                self._damaged.add(withheld.header)
-                self._note_damage("damaged", withheld.slot, withheld.header)
-        self._advance()
-
-    def _note_needed(self, slot: int, header: bytes) -> None:
-        if header in self._damaged:
-            self._damaged.remove(header)
-            self._note_damage("needed", slot, header)
-
-    def _note_damage(self, event: str, slot: int, header: bytes) -> None:
-        self.counters[f"slots_{event}"] += 1
-        self._damage_log.write(DamageSeen(event, slot, header[:16].hex()).line())
+        self._events.view(vsr.core.view, vsr.core.is_primary)
+        self._events.flush(vsr.core.executed)
+        self._log.flush()
+        self._network.flush(now, answer_all=answer_all)
+        knows = vsr.core.status is Status.NORMAL
+        self._gateways.flush(now, view=vsr.core.view, primary=vsr.core.primary if knows else PRIMARY_UNKNOWN)
 
     # What goes out.
 
-    def _post_answer(self, client: int, reply: bytes, *, lose: bool = False) -> bool:
-        withheld = client in self._withheld
-        return self._post_to_client(client, Answer(client=client, reply=reply), lose=lose or withheld)
-
-    def _post_to_client(self, client: int, item: Item, *, lose: bool = False) -> bool:
-        route = self._routes.get(client)
-        if route is None:
-            return False
-        return self._network.post(route, item, self.environment.monotonic(), lose=lose)
-
-    def _post_to_replica(self, replica: int, item: Outgoing) -> None:
-        self._network.post(replica_name(replica), item, self.environment.monotonic())
+    def _order_damage(self, saboteur: str, order: object) -> None:
+        if saboteur in self._members:
+            self.send(self._members[saboteur], order)
 
     def _send_envelope(self, peer: str, envelope: Envelope) -> None:
         address = self._members.get(peer)
@@ -492,49 +425,82 @@ class ReplicaActor(ComponentActor):
             self.send(address, envelope)
 
     def _send_to_replies(self, message: object) -> None:
-        if self._replies is not None:
-            self.send(self._replies, message)
+        if self._replies_actor is not None:
+            self.send(self._replies_actor, message)
 
-    # The end.
+    # What the script asks.
+
+    def progress(self, message: GetProgress, sender: ActorAddress) -> None:
+        """Say how far this replica is."""
+        if self._start is None or self._vsr is None:
+            return
+        status = self._vsr.status()
+        answer = Progress(
+            request=message.request,
+            name=self._start.name,
+            done=self._vsr.core.executed,
+            total=self._vsr.core.commit,
+            counters=self._counts(),
+            status={key: value for key, value in status.items() if key not in self._vsr.core.counters},
+        )
+        self.send(sender, answer)
+
+    def _counts(self) -> dict[str, int]:
+        protocol = self._vsr.core.counters if self._vsr is not None else {}
+        return {**protocol, **self._network.counters, **self._events.counters, **(+self.counters)}
+
+    def hurt(self, message: Hurt, sender: ActorAddress) -> None:
+        """Behave badly, as told."""
+        if self._start is None or self._vsr is None:
+            return
+        self._drop_answers = message.drop_answers
+        self._block = frozenset(message.block)
+        self._network.cut = frozenset(message.cut)
+        self.send(sender, HurtDone(request=message.request, name=self._start.name))
 
     def finish(self, message: Finish, sender: ActorAddress) -> None:
         """Go on towards the end, and say how far it is."""
-        if self._start is None:
-            return
-        if self._failure:
-            self.send(sender, MemberFailed(name=self._start.name, reason=self._failure))
+        if self._start is None or self._vsr is None:
             return
         if self._finish is None or (message.close and not self._finish.close):
             self._finish = message
         self._advance()
         done = self._finish_stage == "closed" or (not message.close and self._finish_stage == "durable")
-        waiting = f"stage {self._finish_stage or 'executing'}, op {self._replication.executed} of {message.op}"
+        waiting = f"stage {self._finish_stage or 'executing'}, op {self._vsr.core.executed} of {message.op}"
         state = FinishState(request=message.request, name=self._start.name, done=done, waiting_for=waiting)
         self.send(sender, state)
 
     def _advance_finish(self) -> None:
-        if self._finish is None or self._replication.executed < self._finish.op:
+        vsr, finish = self._vsr, self._finish
+        if vsr is None or finish is None or vsr.core.executed < finish.op:
             return
         if self._finish_stage == "":
-            self._port.committed(self._replication.executed)
             self._finish_stage = "waiting for slots to be durable"
-            self._finish_wait = self._port.await_durable(tuple(self._service.sessions.expectations()))
-        elif self._finish_stage == "durable" and self._finish.close:
+            self._port.committed(vsr.core.executed)
+            slots = tuple(vsr.core.execution.sessions.expectations())
+            self._replies.await_all(slots, lambda: self._finish_is("durable"))
+        elif self._finish_stage == "durable" and finish.close:
             self._finish_stage = "closing"
-            self._port.committed(self._replication.executed)
-            self._port.checkpoint(self._replication.executed, self._service.sessions.encode())
+            self._port.committed(vsr.core.executed)
+            self._replies.closed = self._closed
             self._port.close()
+
+    def _finish_is(self, stage: str) -> None:
+        self._finish_stage = stage
 
     def _closed(self) -> None:
         self._finish_stage = "closed"
+        vsr, start = self._vsr, self._start
+        if vsr is None or start is None:
+            return
         self._journal.close()
-        self._damage_log.close()
-        if self._start is not None:
-            final = Final(
-                op=self._replication.executed,
-                balances=self._service.ledger.balances(),
-                digest=self._service.ledger.digest().hex(),
-                slots=tuple(self._service.sessions.expectations()),
-                counters=self._counts(),
-            )
-            (Path(self._start.directory) / FINAL_FILE).write_text(final.text(), encoding="utf-8")
+        self._events.close()
+        ledger = self._journal.machine.ledger
+        final = Final(
+            op=vsr.core.executed,
+            balances=ledger.balances(),
+            digest=ledger.digest().hex(),
+            slots=tuple(vsr.core.execution.sessions.expectations()),
+            counters=self._counts(),
+        )
+        (Path(start.evidence or start.directory) / FINAL_FILE).write_text(final.text(), encoding="utf-8")

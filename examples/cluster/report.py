@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from .evidence import AnswerSeen
+from .evidence import AnswerSeen, Seen
+from .network import BETWEEN_REPLICAS
 from .verdict import Check
 
 PROGRESS_INTERVAL = 1.0
@@ -35,10 +36,19 @@ class Figures:
     latency_max: float
     outcomes: Mapping[str, int]
     network: Mapping[str, int]
+    cluster: Mapping[str, int]
+    failovers: tuple[float, ...]
 
 
-def figures(seconds: float, answers: Sequence[AnswerSeen], counters: Mapping[str, int]) -> Figures:
+def figures(
+    seconds: float,
+    answers: Sequence[AnswerSeen],
+    events: Sequence[Sequence[Seen]],
+    counters: Mapping[str, int],
+) -> Figures:
     """Compute a run's figures."""
+    seen = sorted((event for one in events for event in one), key=lambda event: event.time)
+    count = Counter(event.event for event in seen)
     latencies = sorted(answer.latency * 1000 for answer in answers if answer.kind == "FIRST" and answer.request)
     prefix = "results_"
     return Figures(
@@ -57,19 +67,36 @@ def figures(seconds: float, answers: Sequence[AnswerSeen], counters: Mapping[str
             "requests_lost": counters.get("Request_dropped", 0),
             "requests_doubled": counters.get("Request_duplicated", 0),
             "messages_delayed": sum(count for name, count in counters.items() if name.endswith("_delayed")),
-            "replica_messages_lost": sum(
-                counters.get(f"{kind}_dropped", 0) for kind in ("Prepares", "PrepareOk", "GetPrepares")
-            ),
+            "replica_messages_lost": sum(counters.get(f"{kind.__name__}_dropped", 0) for kind in BETWEEN_REPLICAS),
             "client_retries": counters.get("retries", 0),
             "requests_repeated": counters.get("requests_repeated", 0),
             "replies_read_back": counters.get("replies_read", 0),
             "prepares_resent": counters.get("prepares_resent", 0),
-            "gaps_asked": counters.get("gaps_asked", 0),
-            "slots_damaged": counters.get("slots_damaged", 0),
-            "slots_needed": counters.get("slots_needed", 0),
-            "slots_repaired": counters.get("slots_repaired", 0),
+            "slots_damaged": count["damaged"],
+            "slots_needed": count["needed"],
+            "slots_repaired": count["repaired"],
         },
+        cluster={
+            "primaries_killed": len({event.view for event in seen if event.event == "unsent"}),
+            "replies_unsent": count["unsent"],
+            "view_changes": max(0, len({event.view for event in seen if event.event == "primary"} - {0})),
+            "restarts": counters.get("restarts", 0),
+            "state_syncs": counters.get("syncs_finished", 0),
+            "log_entries_repaired": counters.get("entries_repaired", 0),
+        },
+        failovers=failovers(seen),
     )
+
+
+def failovers(seen: Sequence[Seen]) -> tuple[float, ...]:
+    """Milliseconds from each violent end of a primary to the first execution of a request by its successor."""
+    ends = {event.view: event.time for event in seen if event.event == "unsent"}
+    times = []
+    for view, ended in sorted(ends.items()):
+        after = [event.time for event in seen if event.event == "answering" and event.view > view]
+        if after:
+            times.append(round((min(after) - ended) * 1000, 1))
+    return tuple(times)
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -136,8 +163,11 @@ def report_text(checks: Sequence[Check], numbers: Figures, terminal: bool) -> st
         f"  results      {outcomes}",
         f"  clients      {network['replies_lost']} replies lost, {network['requests_lost']} requests lost, "
         f"{network['requests_doubled']} doubled, {network['client_retries']} retries",
-        f"  replicas     {network['replica_messages_lost']} messages lost, {network['prepares_resent']} resends, "
-        f"{network['gaps_asked']} gaps asked for",
+        f"  replicas     {network['replica_messages_lost']} messages lost, {network['prepares_resent']} resends",
+        f"  failures     {numbers.cluster['primaries_killed']} primaries killed with "
+        f"{numbers.cluster['replies_unsent']} replies committed and unsent, "
+        f"{numbers.cluster['view_changes']} view changes, {numbers.cluster['restarts']} restarts",
+        f"  failover     {', '.join(f'{time:.0f} ms' for time in numbers.failovers) or 'none'}",
         f"  repeated     {network['requests_repeated']} requests, {network['replies_read_back']} answered from disk "
         "or memory of the component",
         f"  damage       {network['slots_damaged']} slots damaged, {network['slots_needed']} needed, "
@@ -171,6 +201,8 @@ def report_json(checks: Sequence[Check], numbers: Figures) -> str:
             },
             "outcomes": dict(numbers.outcomes),
             "network": dict(numbers.network),
+            "cluster": dict(numbers.cluster),
+            "failover_ms": list(numbers.failovers),
         },
         indent=2,
     )

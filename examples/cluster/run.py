@@ -19,11 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from thespian.actors import ActorAddress
-
-from client_replies.actors.system import OwnedSystem, configure_logging, running_system
+from client_replies.actors.system import configure_logging, running_system
 from client_replies.messages.config import RepliesConfig
-from client_replies.messages.message import Message
 from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import Layout, sectors_size
 
@@ -32,20 +29,19 @@ from .control import (
     Finish,
     FinishState,
     GetProgress,
-    Join,
-    MemberFailed,
     Progress,
-    ReplicaStarted,
     StartClient,
     StartReplica,
 )
-from .damage import SaboteurActor
-from .evidence import read_answers, read_damage, read_final, read_journal
+from .damage import MomentsPlan, SaboteurActor
+from .evidence import read_answers, read_events, read_final, read_journal
+from .journal import Plant
 from .ledger import Transfer
-from .replica import DAMAGE_FILE, DATA_FILE, FINAL_FILE, JOURNAL_FILE, SABOTEUR, ReplicaActor, replica_name
+from .members import Members, MembersFailed
+from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
+from .replica_events import SABOTEUR
 from .report import Figures, ProgressLine, figures, report_json, report_text
 from .run_directory import run_directory
-from .service import Plant
 from .verdict import Check, Evidence, judge, read_rows
 
 CLIENTS_MAX = 64
@@ -55,17 +51,15 @@ CHECKPOINT_INTERVAL = 500  # ops
 # Few actors with many sessions: an actor has twenty transmits outstanding over all its peers, and the primary talks to
 # these, to its backups and to its component.
 CLIENT_ACTORS_MAX = 2
-PRIMARY = 0
 
-START_TIMEOUT = 20.0  # seconds
+EVIDENCE_DIRECTORY = "evidence"
+MOMENTS_DIRECTORY = "moments"
+VIEW_CHANGE = 0.8  # seconds of silence after which the replicas change the view
+
+START_TIMEOUT = 30.0  # seconds
 STALL_TIMEOUT = 30.0
 FINISH_TIMEOUT = 30.0
-RESEND_INTERVAL = 1.0
 POLL_INTERVAL = 0.25
-
-
-class RunFailed(Exception):
-    """The run could not be finished; there is nothing to judge."""
 
 
 class Terminated(BaseException):
@@ -85,6 +79,7 @@ class Options:
     drop_replies: float
     duplicate_requests: float
     damages: int
+    kills: int
     plant: Plant | None
     json: bool
     keep: bool
@@ -103,51 +98,6 @@ class Outcome:
         return all(check.holds for check in self.checks)
 
 
-class Members:
-    """The actors of one run, and how the script talks to them."""
-
-    def __init__(self, system: OwnedSystem) -> None:
-        self.addresses: dict[str, ActorAddress] = {}
-        self._system = system
-        self._request = 0
-
-    def create(self, name: str, actor: type) -> None:
-        """Create a member."""
-        self.addresses[name] = self._system.createActor(actor)
-
-    def exchange(self, names: Sequence[str], make: Callable[[str, int], Message], timeout: float) -> dict[str, Message]:
-        """Ask each of them, again while there is no answer; the answers by name. Raises `RunFailed`.
-
-        Lost messages are normal, and so are late answers to earlier requests.
-        """
-        self._request += 1
-        answers: dict[str, Message] = {}
-        deadline = time.monotonic() + timeout
-        ask_at = 0.0
-        while missing := [name for name in names if name not in answers]:
-            now = time.monotonic()
-            if now > deadline:
-                raise RunFailed(f"no answer from {', '.join(missing)} within {timeout:.0f} s")
-            if now >= ask_at:
-                ask_at = now + RESEND_INTERVAL
-                for name in missing:
-                    self._system.tell(self.addresses[name], make(name, self._request))
-            self._collect(answers, missing)
-        return answers
-
-    def _collect(self, answers: dict[str, Message], missing: Sequence[str]) -> None:
-        answer = self._system.listen(0.1)
-        if isinstance(answer, MemberFailed):
-            raise RunFailed(f"{answer.name} failed: {answer.reason}")
-        name = str(getattr(answer, "name", ""))
-        if (
-            isinstance(answer, Message)
-            and name in missing
-            and getattr(answer, "request", None) in (None, self._request)
-        ):
-            answers[name] = answer
-
-
 class Run:
     """One run in its directory."""
 
@@ -162,7 +112,7 @@ class Run:
         self._transfers = directory / "transfers.csv"
 
     def run(self) -> Outcome:
-        """Start, work, finish, judge. Raises `RunFailed`."""
+        """Start, work, finish, judge. Raises `MembersFailed`."""
         # A copy, so that members and verdict read the very same file whatever happens to the user's.
         shutil.copyfile(self._options.transfers_file, self._transfers)
         configure_logging(str(self._directory / "log.jsonl"))
@@ -174,7 +124,7 @@ class Run:
                 f"sending {len(self._options.transfers)} transfers through {self._options.clients} sessions"
             )
             seconds = self._work(members)
-            self._progress.say("waiting for all replicas, taking a last checkpoint, closing")
+            self._progress.say("waiting for all replicas, closing")
             counters = self._finish(members)
         return self._judge(seconds, counters)
 
@@ -197,29 +147,23 @@ class Run:
 
     def _start(self, members: Members) -> None:
         options = self._options
-        for replica, name in enumerate(self._replicas):
-            (self._directory / replica_name(replica)).mkdir()
-            members.create(name, ReplicaActor)
+        members.say = self._progress.say
+        (self._directory / MOMENTS_DIRECTORY).mkdir()
+        epoch = time.time() - time.monotonic()
+        for replica in range(options.replicas):
+            self._evidence(replica).mkdir(parents=True)
+            members.create_replica(self._start_replica(replica, epoch))
         members.create(SABOTEUR, SaboteurActor)
         for name in self._sessions:
             members.create(name, ClientActor)
-        epoch = time.time_ns()
-        started = members.exchange(
-            self._replicas, lambda name, request: self._start_replica(self._replicas.index(name), epoch), START_TIMEOUT
-        )
-        replies = tuple(
-            (self._replicas.index(name), answer.replies)
-            for name, answer in started.items()
-            if isinstance(answer, ReplicaStarted)
-        )
-        everyone = tuple(members.addresses.items())
-        members.exchange(self._replicas, lambda name, request: Join(members=everyone, replies=replies), START_TIMEOUT)
+            members.tell_of_replicas(name)
+        members.start_replicas()
         members.exchange(
             list(self._sessions),
             lambda name, request: StartClient(
                 name=name,
-                primary=replica_name(PRIMARY),
-                cluster=self._config(PRIMARY).cluster,
+                replicas=options.replicas,
+                cluster=self._config(0).cluster,
                 transfers=str(self._transfers),
                 record=str(self._record(name)),
                 sessions=self._sessions[name],
@@ -227,30 +171,42 @@ class Run:
                 seed=options.seed,
                 drop_replies=options.drop_replies,
                 duplicate_requests=options.duplicate_requests,
-                members=everyone,
+                members=tuple(members.addresses.items()),
             ),
             START_TIMEOUT,
         )
 
-    def _start_replica(self, replica: int, epoch: int) -> StartReplica:
+    def _start_replica(self, replica: int, epoch: float) -> StartReplica:
         options = self._options
         # The second execution happens where the clients do not see it; the wrong reply where they do.
-        planted_on = {Plant.EXECUTE_TWICE: options.replicas - 1, Plant.WRONG_REPLY: PRIMARY}
-        plant = options.plant if options.plant is not None and planted_on[options.plant] == replica else None
+        planted = options.plant is not Plant.EXECUTE_TWICE or replica == options.replicas - 1
+        ops = len(options.transfers) + options.clients
         return StartReplica(
             name=replica_name(replica),
             replicas=options.replicas,
             config=self._config(replica),
             directory=str(self._directory / replica_name(replica)),
+            fresh=True,
+            evidence=str(self._evidence(replica)),
             checkpoint_interval=CHECKPOINT_INTERVAL,
+            view_change=VIEW_CHANGE,
             seed=options.seed,
             epoch=epoch,
             drop_replies=options.drop_replies,
             duplicate_requests=options.duplicate_requests,
-            damages=options.damages if replica == PRIMARY else 0,
-            replies_expected=len(options.transfers),
-            plant=plant,
+            weather=True,
+            moments=MomentsPlan(
+                directory=str(self._directory / MOMENTS_DIRECTORY),
+                ops=ops,
+                damages=options.damages,
+                kills=options.kills,
+            ),
+            plant=options.plant if planted else None,
         )
+
+    def _evidence(self, replica: int) -> Path:
+        """Where a replica's journal is: not with its log and replies, which may get lost."""
+        return self._directory / EVIDENCE_DIRECTORY / replica_name(replica)
 
     def _record(self, client: str) -> Path:
         return self._directory / f"{client}.jsonl"
@@ -270,8 +226,8 @@ class Run:
             if finished:
                 return now - begun
             if now - moved_at > STALL_TIMEOUT:
-                raise RunFailed(f"nothing has moved for {STALL_TIMEOUT:.0f} s, at {done} transfers")
-            time.sleep(POLL_INTERVAL)
+                raise MembersFailed(f"nothing has moved for {STALL_TIMEOUT:.0f} s, at {done} transfers")
+            members.wait(_after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
 
     def _ask_progress(self, members: Members) -> tuple[Counter[str], int, bool]:
         names = [*self._sessions, *self._replicas]
@@ -290,14 +246,13 @@ class Run:
 
     def _finish(self, members: Members) -> Counter[str]:
         """Bring all replicas to the same op with all slots durable, then close them. The counters at the end."""
-        (primary,) = members.exchange(
-            [replica_name(PRIMARY)], lambda name, request: GetProgress(request=request), START_TIMEOUT
-        ).values()
-        op = primary.total if isinstance(primary, Progress) else 0
+        answers = members.exchange(self._replicas, lambda name, request: GetProgress(request=request), START_TIMEOUT)
+        op = max(answer.total for answer in answers.values() if isinstance(answer, Progress))
         # All are asked to settle before any is asked to close: one that still repairs needs its peers.
         for close in (False, True):
             self._finish_step(members, op, close)
         counters, _done, _finished = self._ask_progress(members)
+        counters["restarts"] = members.restarts
         return counters
 
     def _finish_step(self, members: Members, op: int, close: bool) -> None:
@@ -310,30 +265,32 @@ class Run:
             states = {name: answer for name, answer in answers.items() if isinstance(answer, FinishState)}
             waiting = [name for name, state in states.items() if not state.done]
             if waiting and time.monotonic() > deadline:
-                raise RunFailed("; ".join(f"{name} is at {states[name].waiting_for}" for name in waiting))
+                raise MembersFailed("; ".join(f"{name} is at {states[name].waiting_for}" for name in waiting))
             if waiting:
-                time.sleep(0.05)
+                members.wait(_after(0.05), STALL_TIMEOUT, "a pause")
 
     # Judging.
 
     def _judge(self, seconds: float, counters: Mapping[str, int]) -> Outcome:
         directories = [self._directory / name for name in self._replicas]
-        finals = tuple(read_final(directory / FINAL_FILE) for directory in directories)
+        evidence = [self._evidence(replica) for replica in range(self._options.replicas)]
+        finals = tuple(read_final(directory / FINAL_FILE) for directory in evidence)
         answers = tuple(answer for name in self._sessions for answer in read_answers(self._record(name)))
-        evidence = Evidence(
+        found = Evidence(
             rows=read_rows(self._transfers),
             sessions=self._options.clients,
             damages_wanted=self._options.damages,
-            journals=tuple(read_journal(directory / JOURNAL_FILE) for directory in directories),
+            kills_wanted=self._options.kills,
+            journals=tuple(read_journal(directory / JOURNAL_FILE) for directory in evidence),
             finals=finals,
             slots=tuple(
                 read_slots(directory / DATA_FILE, final.slots)
                 for directory, final in zip(directories, finals, strict=True)
             ),
             answers=answers,
-            damage=read_damage(directories[PRIMARY] / DAMAGE_FILE),
+            events=tuple(read_events(directory / EVENTS_FILE) for directory in evidence),
         )
-        return Outcome(judge(evidence), figures(seconds, answers, counters))
+        return Outcome(judge(found), figures(seconds, answers, found.events, counters))
 
 
 def read_slots(file: Path, slots: Sequence[int]) -> dict[int, bytes]:
@@ -348,6 +305,11 @@ def read_slots(file: Path, slots: Sequence[int]) -> dict[int, bytes]:
     return found
 
 
+def _after(seconds: float) -> Callable[[], bool]:
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() >= until
+
+
 def run(options: Options) -> int:
     """Run, report, and give the exit status."""
     progress = ProgressLine(sys.stderr if options.json else sys.stdout)
@@ -357,7 +319,7 @@ def run(options: Options) -> int:
             outcome = Run(options, directory, progress).run()
             if options.keep:
                 progress.say(f"evidence is kept in {directory}")
-    except RunFailed as failure:
+    except MembersFailed as failure:
         print(f"the run failed: {failure} (run it with --keep to look at its log)", file=sys.stderr)
         return 1
     finally:

@@ -132,6 +132,11 @@ class SessionClient:
             self._schedule(now)
             self._send(self._asked)
 
+    def repeat(self, now: float) -> None:
+        """Repeat the request now: there is somebody else to ask."""
+        if self._asked is not None:
+            self._retry_at = now
+
     def receive(self, answer: Answer, now: float) -> Received:
         """Take an answer; the first to the awaited request ends the wait."""
         try:

@@ -121,7 +121,7 @@ def _repeat(core: Core, client: int, status: DuplicateRequest) -> None:
     """Answer with the original reply: from the session table if that is all of it, else from the component."""
     core.count("requests_repeated")
     if is_whole(status.header):
-        core.emit(AnswerClient(client, core.view, status.header))
+        core.emit(AnswerClient(client, core.view, status.header, repeated=True))
     elif status.header not in core.clients.reads and len(core.clients.reads) < core.config.reads_max:
         core.clients.reads[status.header] = client
         core.emit(ReadReply(status.slot, status.header))
@@ -131,7 +131,7 @@ def reply_read(core: Core, header: bytes, reply: bytes) -> None:
     """The component had the reply, verified."""
     client = core.clients.reads.pop(header, None)
     if client is not None and core.is_primary:
-        core.emit(AnswerClient(client, core.view, reply))
+        core.emit(AnswerClient(client, core.view, reply, repeated=True))
 
 
 def reply_not_read(core: Core, header: bytes, lost: bool) -> None:

@@ -19,9 +19,12 @@ from ..protocol import Request
 from .config import VsrConfig
 from .durable import DurableState, LogWrite, Snapshot
 from .effects import Effect, SendMessage, WriteLog
-from .execution import Execution
+from .execution import Applied, Execution, Skipped
 from .log import Log
 from .messages import DoViewChange, LogEntry, RecoveryResponse, VsrMessage
+
+# Told of each entry that was applied, in order; for records, and without a say.
+Observer = Callable[[LogEntry, Applied | Skipped], None]
 
 
 class Random(Protocol):
@@ -145,8 +148,17 @@ class RecoveryState:
 class Core:
     """See the module."""
 
-    def __init__(self, config: VsrConfig, execution: Execution, log: Log, state: DurableState, random: Random) -> None:
+    def __init__(
+        self,
+        config: VsrConfig,
+        execution: Execution,
+        log: Log,
+        state: DurableState,
+        random: Random,
+        observe: Observer | None = None,
+    ) -> None:
         self.config = config
+        self.observe = observe or _unobserved
         self.replica = config.replica
         self.execution = execution
         self.log = log
@@ -233,3 +245,7 @@ class Core:
     def count(self, event: str) -> None:
         """Count a rare event by name."""
         self.counters[event] = self.counters.get(event, 0) + 1
+
+
+def _unobserved(entry: LogEntry, applied: Applied | Skipped) -> None:
+    """Nobody looks on."""

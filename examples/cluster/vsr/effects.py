@@ -42,11 +42,15 @@ class WriteLog:
 
 @dataclass(frozen=True, slots=True)
 class AnswerClient:
-    """The original reply, header and body. `view` travels beside it. A client that is not connected is forgotten."""
+    """The original reply, header and body. `view` travels beside it. A client that is not connected is forgotten.
+
+    `repeated`: the request was executed before, and this is what was stored.
+    """
 
     client: int
     view: int
     reply: bytes = field(repr=False)
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,7 @@ def execute(core: Core) -> None:
 
 def _apply(core: Core, entry: LogEntry) -> None:
     applied = core.execution.apply(entry)
+    core.observe(entry, applied)
     if isinstance(applied, Skipped):
         core.count("entries_skipped")
     elif applied.keep:

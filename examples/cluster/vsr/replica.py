@@ -20,7 +20,7 @@ from client_replies.messages.message import Message, MessageInvalid
 from ..protocol import Request
 from . import adoption, checkpoint, clients, normal, recovery, repair, sync, view_change
 from .config import VsrConfig
-from .core import Core, Random, Status
+from .core import Core, Observer, Random, Status
 from .durable import Snapshot, StoredLog
 from .effects import Effect
 from .execution import Execution, StateMachine
@@ -77,10 +77,11 @@ class Replica:
         faulty: Iterable[int],
         now: float,
         random: Random,
+        observe: Observer | None = None,
     ) -> None:
         """Start from what the store held and what the component's opening said: its checkpoint's op, its bad slots."""
         execution = Execution(config.cluster, config.clients_max, machine)
-        self.core = Core(config, execution, Log(stored), stored.state, random)
+        self.core = Core(config, execution, Log(stored), stored.state, random, observe)
         self.core.now = now
         self._restore(stored, replies_op, tuple(faulty))
         self._enter(stored.formatted)
