@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .config import CLIENTS_MAX
 from .journal import Plant
-from .run import CLIENTS_MAX, Options, Terminated, run
+from .run import Options, Terminated, run
 from .run_directory import DirectoryUnusable
 from .transfers import TransferFileError, read_transfers
 

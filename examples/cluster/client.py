@@ -1,7 +1,7 @@
 """Client sessions as an actor: each sends its share of the transfers, one at a time, and records every answer it gets.
 
 Guarantees: every answer that arrives is recorded with its bytes, also those that nobody waits for any more: the verdict
-compares them. Gives up: a session that the service refuses ends the run.
+compares them. Gives up: a session that the service refuses ends the run; a reply that every replica lost is noted.
 
 Owns: its sessions and its record.
 """
@@ -176,9 +176,16 @@ class ClientActor(ComponentActor):
             self.counters["refusals_of_earlier_views"] += 1
             return
         try:
-            work.session.refuse(refused)
+            lost = work.session.refuse(refused)
         except SessionEnded as ended:
             self._failure = self._failure or str(ended)
+            return
+        if lost:
+            self.counters["replies_lost_everywhere"] += 1
+            row = work.rows_asked.get(refused.number, 0)
+            self._record.write(AnswerSeen(work.session.client, refused.number, row, "LOST", 0, 0.0, b"").line())
+            work.done += 1
+            self._ask_next(work, self.environment.monotonic())
 
     def tick(self) -> None:
         """Repeat what has had no answer."""

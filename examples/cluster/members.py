@@ -56,6 +56,7 @@ class Members:
         self.addresses: dict[str, ActorAddress] = {}
         self.replicas: dict[str, _Replica] = {}
         self.restarts = 0
+        self.on_started: Callable[[str], None] = lambda name: None
         self.say: Callable[[str], None] = lambda text: None
         self._system = system
         self._request = 0
@@ -151,6 +152,7 @@ class Members:
         # From now on an empty directory is a lost disk.
         replica.start = replace(replica.start, fresh=False)
         self._tell_everybody()
+        self.on_started(started.name)
 
     def _tell_everybody(self) -> None:
         replies = tuple(

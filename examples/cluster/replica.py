@@ -98,6 +98,8 @@ class ReplicaActor(ComponentActor):
         self._replies_told: ActorAddress | None = None  # the address as others can use it
         self._members: dict[str, ActorAddress] = {}
         self._joined: Join | None = None
+        self._peers_known: tuple[tuple[int, ActorAddress], ...] = ()
+        self._restart_op = 0  # where the log ended when this life began
         self._routes: dict[int, str] = {}  # by client: the member that it is at, or "" for a gateway
         self._opening: tuple[RepliesOpened, StoredLog] | None = None
         self._vsr: Replica | None = None
@@ -198,6 +200,7 @@ class ReplicaActor(ComponentActor):
             )
         except RestartImpossible as error:
             self._give_disk_up(message, str(error))
+        self._restart_op = stored.op
         self._carry_out(self._vsr.take_effects())
 
     def _open_store(self, message: StartReplica, opened: RepliesOpened) -> SqliteLogStore:
@@ -231,14 +234,23 @@ class ReplicaActor(ComponentActor):
                 if name in self._members and self._members[name] != address:
                     self._network.restarted(name)
             self._members = dict(message.members)
-            own = self._start.config.replica
-            if self._joined is None or message.replies != self._joined.replies:
-                self._port.set_peers(tuple(peer for peer in message.replies if peer[0] != own))
             self._joined = message
             if self._vsr is None:
                 self._take_part(self._start, *self._opening)
                 self._advance()
         self.send(sender, Joined(name=self._start.name))
+
+    def _meet_peers(self, vsr: Replica) -> None:
+        """Let the component repair, once what the log still had is executed.
+
+        Before that it expects the replies of a checkpoint, which the others may have replaced long ago.
+        """
+        start, joined = self._start, self._joined
+        if start is None or joined is None or joined.replies == self._peers_known:
+            return
+        if vsr.core.executed >= min(self._restart_op, vsr.core.log.op):
+            self._peers_known = joined.replies
+            self._port.set_peers(tuple(peer for peer in joined.replies if peer[0] != start.config.replica))
 
     # What comes in.
 
@@ -403,10 +415,12 @@ class ReplicaActor(ComponentActor):
             self._ready = self._port.ready
             self._input("replies_are_ready", self._ready)
         now = self.environment.monotonic()
+        if self._finish_stage not in ("closing", "closed"):
+            self._meet_peers(vsr)
         self._advance_finish()
         self._replies.flush(now)
         self._journal.flush()
-        self._events.view(vsr.core.view, vsr.core.is_primary)
+        self._events.view(vsr.core.view, vsr.core.is_primary, syncing=vsr.core.sync_op > 0)
         self._events.flush(vsr.core.executed)
         self._log.flush()
         self._network.flush(now, answer_all=answer_all)

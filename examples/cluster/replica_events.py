@@ -71,6 +71,7 @@ class Events:
         self._broken: set[bytes] = set()  # headers of damaged replies that are not repaired
         self._fresh: list[bytes] = []  # headers of first answers that have not left
         self._view = 0
+        self._syncing = False
         self._primary_of = self._answering = -1
 
     def _write(self, event: str, slot: int = -1, header: bytes = b"") -> None:
@@ -80,6 +81,9 @@ class Events:
 
     def slot(self, event: str, slot: int, header: bytes) -> None:
         """Something happened to the reply in a slot."""
+        if event == "lost" and self._syncing:
+            # The others have gone on from the snapshot that this replica took over, and so will it.
+            event = "superseded"
         self.counters[f"slots_{event}"] += 1
         self._write(event, slot, header)
         if event == "damaged":
@@ -87,8 +91,9 @@ class Events:
         elif event in ("repaired", "lost"):
             self._broken.discard(header)
 
-    def view(self, view: int, is_primary: bool) -> None:
+    def view(self, view: int, is_primary: bool, syncing: bool) -> None:
         """Where the replica is now."""
+        self._syncing = syncing
         self._view = view
         if is_primary and self._primary_of != view:
             self._primary_of = view

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from client_replies.actors.system import configure_logging, running_system
-from client_replies.messages.config import RepliesConfig
 from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import Layout, sectors_size
 
 from .client import ClientActor
+from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import (
     Finish,
     FinishState,
@@ -44,17 +44,13 @@ from .report import Figures, ProgressLine, figures, report_json, report_text
 from .run_directory import run_directory
 from .verdict import Check, Evidence, judge, read_rows
 
-CLIENTS_MAX = 64
-MESSAGE_SIZE_MAX = 16 * 1024
-INLINE_SIZE_MAX = 4 * 1024  # so that a part of the replies travels in shared memory
-CHECKPOINT_INTERVAL = 500  # ops
+CLUSTER_PREFIX = 0xC1057E2
 # Few actors with many sessions: an actor has twenty transmits outstanding over all its peers, and the primary talks to
 # these, to its backups and to its component.
 CLIENT_ACTORS_MAX = 2
 
 EVIDENCE_DIRECTORY = "evidence"
 MOMENTS_DIRECTORY = "moments"
-VIEW_CHANGE = 0.8  # seconds of silence after which the replicas change the view
 
 START_TIMEOUT = 30.0  # seconds
 STALL_TIMEOUT = 30.0
@@ -105,6 +101,7 @@ class Run:
         self._options = options
         self._directory = directory
         self._progress = progress
+        self._cluster = CLUSTER_PREFIX << 64 | options.seed
         self._replicas = [replica_name(replica) for replica in range(options.replicas)]
         sessions = range(options.clients)
         actors = min(CLIENT_ACTORS_MAX, options.clients)
@@ -130,21 +127,6 @@ class Run:
 
     # Starting.
 
-    def _config(self, replica: int) -> RepliesConfig:
-        return RepliesConfig(
-            path=str(self._directory / replica_name(replica) / DATA_FILE),
-            cluster=0xC1057E2 << 64 | self._options.seed,
-            replica=replica,
-            clients_max=CLIENTS_MAX,
-            message_size_max=MESSAGE_SIZE_MAX,
-            inline_size_max=INLINE_SIZE_MAX,
-            buffers_max=32,
-            repair_timeout=0.1,
-            tick=0.02,
-            # Off, so that what is repaired here is repaired because it was needed.
-            scrub_bytes_per_second=0,
-        )
-
     def _start(self, members: Members) -> None:
         options = self._options
         members.say = self._progress.say
@@ -163,7 +145,7 @@ class Run:
             lambda name, request: StartClient(
                 name=name,
                 replicas=options.replicas,
-                cluster=self._config(0).cluster,
+                cluster=self._cluster,
                 transfers=str(self._transfers),
                 record=str(self._record(name)),
                 sessions=self._sessions[name],
@@ -184,7 +166,7 @@ class Run:
         return StartReplica(
             name=replica_name(replica),
             replicas=options.replicas,
-            config=self._config(replica),
+            config=replies_config(self._directory / replica_name(replica) / DATA_FILE, self._cluster, replica),
             directory=str(self._directory / replica_name(replica)),
             fresh=True,
             evidence=str(self._evidence(replica)),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import OPERATION_REGISTER, HeaderInvalid
 
-from .protocol import Answer, Refused, Request
+from .protocol import Answer, Refusal, Refused, Request
 
 RETRY_FIRST = 0.12  # seconds; more where replies have lately taken long, or every request would be repeated
 RETRY_ROUND_TRIPS = 3.0
@@ -172,8 +172,15 @@ class SessionClient:
             return f"a reply of session {header.session}"
         return ""
 
-    def refuse(self, refused: Refused) -> None:
-        """Take a refusal. Raises `SessionEnded` if it is about what is asked now; a late one is no news."""
+    def refuse(self, refused: Refused) -> bool:
+        """Take a refusal; True if it ends the wait: the request was executed, and its reply is lost.
+
+        Raises `SessionEnded` if the session is over. A refusal of anything but what is asked now is no news.
+        """
         asked = self._asked
-        if asked is not None and (refused.session, refused.number) == (asked.session, asked.number):
+        if asked is None or (refused.session, refused.number) != (asked.session, asked.number):
+            return False
+        if refused.refusal is not Refusal.REPLY_LOST:
             raise SessionEnded(refused)
+        self._asked = None
+        return True

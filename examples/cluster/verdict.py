@@ -51,13 +51,13 @@ class Evidence:
     def executed(self, replica: int) -> tuple[Execution, ...]:
         """What a replica's state rests on: what it executed, and in its gaps what others did."""
         journal = self.journals[replica]
+        own = {line.op for line in journal.lines}
         synced = [
             line
             for line in (self.history if journal.gaps else ())
-            if any(low < line.op <= high for low, high in journal.gaps)
+            if line.op not in own and any(low < line.op <= high for low, high in journal.gaps)
         ]
-        own = {line.op for line in journal.lines}
-        return tuple(sorted((*journal.lines, *(line for line in synced if line.op not in own)), key=_op))
+        return tuple(sorted((*journal.lines, *synced), key=_op)) if synced else journal.lines
 
 
 def _op(line: Execution) -> int:
@@ -118,10 +118,7 @@ def executed_in_one_order(evidence: Evidence) -> str:
                 raise CheckBroken(f"replica {replica} differs from the others at op {theirs.op}")
         if len(executed) != len(first):
             raise CheckBroken(f"replica {replica} executed {len(executed)} operations, all together {len(first)}")
-        ops = [line.op for line in executed]
         again += bool(journal.gaps)
-        if ops != sorted(set(ops)):
-            raise CheckBroken(f"replica {replica} did not execute in the order of ops")
     return f"{len(first)} operations" + (f", {again} replicas with a state sync" if again else "")
 
 
@@ -151,6 +148,8 @@ def answers_identical(evidence: Evidence) -> str:
     for answer in evidence.answers:
         key = (answer.client, answer.request)
         name = f"request {answer.request} of client {answer.client:x} (row {answer.row})"
+        if answer.kind == "LOST":
+            continue  # nothing was answered, which another check is about
         if answer.kind == "INVALID":
             raise CheckBroken(f"an answer to {name} was not a whole reply to it")
         if bytes_of.setdefault(key, answer.data) != answer.data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from client_replies.actors.system import OwnedSystem
 from client_replies.messages.reply import Reply, verify_reply
 from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid
 
-from examples.cluster.damage import DamagePlan, DamageSlot, SaboteurActor, SlotDamaged, damage_slot
+from examples.cluster.damage import DamageSlot, Moments, SaboteurActor, SlotDamaged, damage_slot
 
 OFFSET, SLOT_SIZE = 8192, 16384
 
@@ -46,19 +45,18 @@ def test_whatever_the_saboteur_does_breaks_the_reply_and_nothing_else(tmp_path: 
     assert len(kinds) == 3
 
 
-@pytest.mark.parametrize(("damages", "replies"), [(5, 2400), (5, 299), (5, 7), (1, 1), (0, 100), (20, 100)])
-def test_the_plan_finds_its_moments_whatever_the_network_drops(damages: int, replies: int) -> None:
-    """Spread over the run; where the network drops nothing, the plan does."""
-    for drop in (0.0, 0.1, 0.9):
-        chance = random.Random(3)
-        plan = DamagePlan(damages, replies)
-        taken = []
-        for number in range(1, replies + 1):
-            if (chance.random() < drop or plan.must_drop(number)) and plan.takes(number):
-                taken.append(number)
-        assert len(taken) == damages
-        if replies > 100 and damages:
-            assert max(taken) - min(taken) > replies // 2
+def test_moments_are_spread_and_claimed_once(tmp_path: Path) -> None:
+    """Whoever is primary then claims the next one; another that was slower does not get it."""
+    first, second = (Moments(str(tmp_path), "kill", 3, 400) for _ in range(2))
+    assert not first.is_due(99)
+    assert first.is_due(100)
+    assert not first.is_overdue(149)
+    assert first.is_overdue(150)
+    assert first.claim() == 1
+    assert not second.is_due(199)
+    assert [(one.is_due(250), one.claim()) for one in (second, first)] == [(True, 2), (False, 3)]
+    assert not first.is_due(10_000)
+    assert not Moments(str(tmp_path), "damage", 0, 400).is_due(10_000)
 
 
 def test_the_saboteur_damages_once_and_says_so_each_time(tmp_path: Path, asys: OwnedSystem) -> None:

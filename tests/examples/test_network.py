@@ -9,18 +9,19 @@ from examples.cluster.network import (
     ITEMS_IN_ENVELOPE_MAX,
     QUEUE_MAX,
     WINDOW,
+    Envelope,
     Faults,
     FaultyLink,
     Network,
     TimerWheel,
     cluster_faults,
 )
-from examples.cluster.protocol import Envelope, GetPrepares, PrepareOk
+from examples.cluster.vsr.messages import GetEntries, PrepareOk
 
 
 def item(op: int) -> PrepareOk:
     """Something to send."""
-    return PrepareOk(view=0, replica=1, op=op, executed=0)
+    return PrepareOk(view=0, replica=1, op=op, voting=True)
 
 
 def network(sent: list[tuple[str, Envelope]], faults: Faults | None = None, seed: int = 1) -> Network:
@@ -195,4 +196,23 @@ def test_the_cluster_has_weather_for_every_kind_that_may_be_lost() -> None:
     faults = cluster_faults(0.1, 0.05)
     assert faults["Answer"].drop == 0.1
     assert faults["Request"].duplicate == 0.05
-    assert GetPrepares.__name__ in faults
+    assert GetEntries.__name__ in faults
+
+
+def test_a_peer_that_is_cut_off_is_neither_heard_nor_reached() -> None:
+    """And what waited for a peer that started again is not for the new one."""
+    sent: list[tuple[str, Envelope]] = []
+    net = network(sent)
+    net.cut = frozenset({"b"})
+    assert not net.post("b", item(1), 0.0)
+    assert net.receive(Envelope(sender="b", number=1, taken=0, items=(item(1),))) == ()
+    net.cut = frozenset()
+    for op in range(WINDOW + 1):
+        net.post("b", item(op), 0.0)
+        net.flush(0.0)
+    net.restarted("b")
+    net.flush(0.0)
+    assert len(sent) == WINDOW
+    net.post("b", item(9), 0.0)
+    net.flush(0.0)
+    assert [envelope.items for _peer, envelope in sent[WINDOW:]] == [(item(9),)]

@@ -63,7 +63,7 @@ def finish(place: Path, transfers: Path, *arguments: str) -> tuple[int, str, str
 
 
 def test_a_run_through_bad_weather_and_damage_ends_with_everything_in_place(place: Path, transfers: Path) -> None:
-    """Lost replies, doubled requests, damaged slots; and the run's directory is gone at the end."""
+    """Lost replies, doubled requests, damaged slots, two killed primaries; the run's directory is gone at the end."""
     status, out, err = finish(place, transfers, "--json", "--damage", "5", "--duplicate-requests", "0.2")
     assert status == 0, out + err
     result = json.loads(out)
@@ -72,6 +72,12 @@ def test_a_run_through_bad_weather_and_damage_ends_with_everything_in_place(plac
     assert all(check["holds"] for check in result["checks"])
     network = result["network"]
     assert network["slots_damaged"] == network["slots_needed"] == network["slots_repaired"] == 5
+    cluster = result["cluster"]
+    assert cluster["primaries_killed"] == 2
+    assert cluster["restarts"] >= 2
+    assert cluster["view_changes"] >= 2
+    assert cluster["replies_unsent"] >= 2
+    assert len(result["failover_ms"]) == 2
     for counter in ("replies_lost", "requests_doubled", "client_retries", "requests_repeated"):
         assert network[counter] > 0, counter
     assert "transfers" in err
@@ -80,10 +86,23 @@ def test_a_run_through_bad_weather_and_damage_ends_with_everything_in_place(plac
 
 def test_a_run_in_fair_weather_reports_as_text(place: Path, transfers: Path) -> None:
     """Five replicas, one client, another seed, nothing damaged."""
-    arguments = ("--replicas", "5", "--clients", "1", "--seed", "7", "--damage", "0", "--drop-replies", "0")
+    arguments = (
+        "--replicas",
+        "5",
+        "--clients",
+        "1",
+        "--seed",
+        "7",
+        "--damage",
+        "0",
+        "--drop-replies",
+        "0",
+        "--kill",
+        "0",
+    )
     status, out, err = finish(place, transfers, *arguments)
     assert status == 0, out + err
-    assert "verdict: all 9 hold" in out
+    assert "verdict: all 10 hold" in out
     assert "requests/s" in out
     assert "\x1b" not in out
 
@@ -110,7 +129,7 @@ def test_a_planted_fault_turns_the_verdict_red(place: Path, transfers: Path, pla
     [
         (("--clients", "0"), "found '0', expected a whole number from 1 to 64"),
         (("--clients", "many"), "found 'many', expected a whole number"),
-        (("--replicas", "1"), "found '1', expected a whole number from 2 to 5"),
+        (("--replicas", "1"), "found '1', expected 3 or 5"),
         (("--seed", "-1"), "expected"),
         (("--drop-replies", "1.5"), "found '1.5', expected a probability from 0 to 0.9"),
         (("--duplicate-requests", "x"), "found 'x', expected a probability"),

@@ -185,3 +185,19 @@ def test_a_refusal_ends_what_it_is_about_and_nothing_else() -> None:
     session.refuse(Refused(client=CLIENT, session=SESSION, number=9, refusal=Refusal.NO_SESSION))
     with pytest.raises(SessionEnded, match="evicted"):
         session.refuse(Refused(client=CLIENT, session=SESSION, number=1, refusal=Refusal.NO_SESSION))
+
+
+def test_a_lost_reply_ends_the_request_and_not_the_session() -> None:
+    """It was executed, once: the session goes on with its next number."""
+    bench = Bench()
+    session = bench.registered()
+    session.request(2, b"x", 0.0)
+    lost = Refused(client=CLIENT, session=SESSION, number=1, refusal=Refusal.REPLY_LOST)
+    assert session.refuse(lost)
+    assert not session.is_waiting
+    assert not session.refuse(lost)
+    assert session.request(2, b"y", 0.0) == 2
+    bench.sent.clear()
+    session.repeat(0.01)
+    session.tick(0.01)
+    assert [request.number for request in bench.sent] == [2]

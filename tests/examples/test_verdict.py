@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,20 +18,25 @@ from client_replies.storage.layout import sectors_size
 from examples.cluster.control import client_id
 from examples.cluster.evidence import (
     AnswerSeen,
-    DamageSeen,
     EvidenceWriter,
     Final,
+    Journal,
+    Seen,
     journal_line,
     read_answers,
-    read_damage,
+    read_events,
     read_final,
     read_journal,
+    restored_line,
 )
+from examples.cluster.evidence import Execution as Line
+from examples.cluster.journal import Journal as ReplicaJournal
 from examples.cluster.ledger import Transfer
-from examples.cluster.protocol import OPERATION_TRANSFER, Entry, Request
+from examples.cluster.protocol import OPERATION_TRANSFER, Request
 from examples.cluster.report import ProgressLine, figures, percentile, report_json, report_text
-from examples.cluster.service import Execution, Service
 from examples.cluster.verdict import CHECKS, Check, Evidence, judge, read_rows
+from examples.cluster.vsr.execution import Applied, Execution
+from examples.cluster.vsr.messages import LogEntry
 
 CLUSTER = 7
 SESSIONS = 2
@@ -46,34 +52,40 @@ ROWS = (
 
 
 def good_evidence() -> Evidence:
-    """What three replicas and two clients would leave behind: one damage, one repeated answer."""
+    """What three replicas and two clients would leave behind: one damage, one killed primary, one repeated answer."""
     journals, finals, slots, answers = [], [], [], []
     for _replica in range(3):
-        journal: list[Execution] = []
-        service = Service(cluster=CLUSTER, clients_max=4, record=journal.append)
-        held, seen = executed(service)
-        journals.append(tuple(journal))
-        digest = service.ledger.digest().hex()
-        finals.append(Final(len(journal), service.ledger.balances(), digest, tuple(held), {}))
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "journal")
+            journal = ReplicaJournal(path)
+            held, seen = executed(journal)
+            journal.close()
+            journals.append(read_journal(path))
+        ledger = journal.machine.ledger
+        finals.append(Final(len(seen), ledger.balances(), ledger.digest().hex(), tuple(held), {}))
         slots.append(held)
         answers = seen
-    header = answers[3].data[:16].hex()
+    header, unsent = answers[3].data[:16].hex(), answers[5].data[:16].hex()
     answers[3] = replace(answers[3], tries=3)
     again = replace(answers[3], kind="REPEATED", tries=0)
+    damage = tuple(Seen(event, 5.0, 0, 0, header) for event in ("damaged", "needed", "repaired"))
+    takeover = (Seen("primary", 7.0, 1), Seen("answering", 7.5, 1))
     return Evidence(
         rows=ROWS,
         sessions=SESSIONS,
         damages_wanted=1,
+        kills_wanted=1,
         journals=tuple(journals),
         finals=tuple(finals),
         slots=tuple(slots),
         answers=(*answers, again),
-        damage=tuple(DamageSeen(event, 0, header) for event in ("damaged", "needed", "repaired")),
+        events=((*damage, Seen("unsent", 6.0, 0, -1, unsent)), takeover, ()),
     )
 
 
-def executed(service: Service) -> tuple[dict[int, bytes], list[AnswerSeen]]:
+def executed(journal: ReplicaJournal) -> tuple[dict[int, bytes], list[AnswerSeen]]:
     """Run the rows through the service; the slots and the answers at the end."""
+    service = Execution(CLUSTER, 4, journal.machine)
     slots: dict[int, bytes] = {}
     answers: list[AnswerSeen] = []
     sessions: dict[int, int] = {}
@@ -93,8 +105,10 @@ def executed(service: Service) -> tuple[dict[int, bytes], list[AnswerSeen]]:
             operation=OPERATION_TRANSFER if number else 1,
             body=body,
         )
-        applied = service.apply(Entry(op=op, view=0, replica=0, timestamp=op, request=request))
-        assert applied is not None
+        entry = LogEntry.build(op=op, view=0, replica=0, timestamp=op, parent=bytes(16), request=request)
+        applied = service.apply(entry)
+        assert isinstance(applied, Applied)
+        journal.observe(entry, applied)
         sessions[client] = applied.reply.header.session
         packed = applied.reply.pack()
         if number:
@@ -113,15 +127,20 @@ def test_good_evidence_holds() -> None:
     """Every check says what it looked at."""
     checks = judge(good_evidence())
     assert [check.name for check in checks if not check.holds] == []
-    assert len(checks) == 9
+    assert len(checks) == 10
     assert all(check.detail for check in checks)
 
 
-def with_journal(evidence: Evidence, replica: int, change: Callable[[list[Execution]], object]) -> Evidence:
+def with_journal(evidence: Evidence, replica: int, change: Callable[[list[Line]], object]) -> Evidence:
     """The evidence with one replica's journal changed."""
-    journals = [list(journal) for journal in evidence.journals]
+    journals = [list(journal.lines) for journal in evidence.journals]
     change(journals[replica])
-    return replace(evidence, journals=tuple(tuple(journal) for journal in journals))
+    return replace(evidence, journals=tuple(Journal(tuple(journal)) for journal in journals))
+
+
+def with_events(*events: Seen) -> Evidence:
+    """The evidence with these events of the first replica, and none of others."""
+    return replace(GOOD, events=(events, (), ()))
 
 
 def with_answer(evidence: Evidence, index: int, **changes: object) -> Evidence:
@@ -145,10 +164,10 @@ def flipped(data: bytes, position: int) -> bytes:
     return bytes(changed)
 
 
-def set_line(index: int, **changes: Any) -> Callable[[list[Execution]], object]:
+def set_line(index: int, **changes: Any) -> Callable[[list[Line]], object]:
     """A change of one line of a journal."""
 
-    def change(journal: list[Execution]) -> None:
+    def change(journal: list[Line]) -> None:
         journal[index] = replace(journal[index], **changes)
 
     return change
@@ -157,7 +176,7 @@ def set_line(index: int, **changes: Any) -> Callable[[list[Execution]], object]:
 def swap_rows(evidence: Evidence) -> Evidence:
     """On every replica alike, a session's two rows were executed in the wrong order."""
     for replica in range(3):
-        rows = {2: evidence.journals[replica][4].row, 4: evidence.journals[replica][2].row}
+        rows = {2: evidence.journals[replica].lines[4].row, 4: evidence.journals[replica].lines[2].row}
         for index, row in rows.items():
             evidence = with_journal(evidence, replica, set_line(index, row=row))
     return evidence
@@ -180,6 +199,7 @@ def with_all_slots(evidence: Evidence, change: Callable[[dict[int, bytes]], obje
 
 
 GOOD = good_evidence()
+DAMAGE = GOOD.events[0][:3]
 FLIP_LAST = flipped(GOOD.answers[-1].data, 300)
 BALANCES = dict(GOOD.finals[1].balances)
 
@@ -192,13 +212,17 @@ BALANCES = dict(GOOD.finals[1].balances)
         ("executed_once", with_journal(GOOD, 1, lambda j: j.pop(3)), "6 of 7 rows; row 2 is wrong"),
         ("executed_once", with_journal(GOOD, 1, set_line(8, row=99)), "row 7 is wrong"),
         ("executed_once", with_journal(GOOD, 1, set_line(8, sequence=99)), "counted other executions"),
-        ("executed_in_one_order", with_journal(GOOD, 1, lambda j: j.reverse()), "differs from replica 0 at op 9"),
-        ("executed_in_one_order", with_journal(GOOD, 1, set_line(5, reply=bytes(16))), "differs from replica 0"),
-        ("executed_in_one_order", with_journal(GOOD, 2, lambda j: j.pop()), "executed 8 operations, replica 0 9"),
+        ("executed_in_one_order", with_journal(GOOD, 1, lambda j: j.reverse()), "differs from the others at op 9"),
         (
             "executed_in_one_order",
-            replace(GOOD, journals=tuple(tuple(reversed(journal)) for journal in GOOD.journals)),
-            "in the order of ops",
+            with_journal(GOOD, 1, set_line(5, reply=bytes(16))),
+            "differs from the others at op 6",
+        ),
+        ("executed_in_one_order", with_journal(GOOD, 2, lambda j: j.pop()), "executed 8 operations, all together 9"),
+        (
+            "executed_in_one_order",
+            replace(GOOD, journals=(replace(GOOD.journals[0], unlike=(4,)), *GOOD.journals[1:])),
+            "replica 0 executed op 4 otherwise after a restart",
         ),
         ("clients_kept_their_order", swap_rows(GOOD), "session 0 did not have its rows executed in order"),
         ("clients_kept_their_order", replace(GOOD, sessions=1), "session 0"),
@@ -213,15 +237,17 @@ BALANCES = dict(GOOD.finals[1].balances)
         ),
         ("answers_identical", with_answer(GOOD, 9, kind="INVALID"), "was not a whole reply"),
         ("answers_identical", with_answer(GOOD, 9, request=77), "not answered with the reply"),
-        ("damage_repaired", replace(GOOD, damage=()), "0 slots were damaged, 1 were to be"),
-        ("damage_repaired", replace(GOOD, damage=GOOD.damage[:1]), "1 damaged slots were never asked for"),
-        ("damage_repaired", replace(GOOD, damage=GOOD.damage[:2]), "1 of 1 needed slots were not repaired"),
+        ("damage_repaired", with_events(), "0 slots were damaged, 1 were to be"),
+        ("damage_repaired", with_events(*DAMAGE[:1]), "1 damaged slots were neither"),
+        ("damage_repaired", with_events(*DAMAGE[:2]), "1 of 1 needed slots were not repaired"),
         (
             "damage_repaired",
-            replace(GOOD, damage=(*GOOD.damage, DamageSeen("lost", 0, "00"))),
+            with_events(*DAMAGE, Seen("lost", 6.0, 0, 0, "00")),
             "1 replies were lost on every replica",
         ),
         ("damage_repaired", with_answer(GOOD, 3, kind="STALE"), "never reached their clients"),
+        ("unsent_replies_arrived", with_events(*DAMAGE), "0 primaries were killed, 1 were to be"),
+        ("unsent_replies_arrived", with_answer(GOOD, 5, kind="STALE"), "1 of 1 replies that a killed primary"),
         ("ledger_sums_to_zero", with_final(GOOD, 1, balances={"equity": -5, "ada": 6}), "replica 1 sum to 1"),
         ("ledger_agrees_with_replay", with_journal(GOOD, 1, set_line(6, outcome=0)), "executed row 5, the replay"),
         ("ledger_agrees_with_replay", with_journal(GOOD, 1, set_line(4, outcome=2)), "refused row 3, the replay"),
@@ -261,30 +287,55 @@ def test_every_check_was_seen_red() -> None:
 
 def test_evidence_survives_being_written_down(tmp_path: Path) -> None:
     """What the members wrote is what the verdict reads."""
-    journal = EvidenceWriter(tmp_path / "journal")
-    for line in GOOD.journals[0]:
-        journal.write(journal_line(line))
-    journal.flush()
-    assert read_journal(tmp_path / "journal") == GOOD.journals[0]
     record = EvidenceWriter(tmp_path / "record")
     for answer in GOOD.answers:
         record.write(answer.line())
     record.close()
     assert read_answers(tmp_path / "record") == GOOD.answers
-    log = EvidenceWriter(tmp_path / "damage")
-    for seen in GOOD.damage:
+    log = EvidenceWriter(tmp_path / "events")
+    for seen in GOOD.events[0]:
         log.write(seen.line())
     log.close()
-    assert read_damage(tmp_path / "damage") == GOOD.damage
+    assert read_events(tmp_path / "events") == GOOD.events[0]
     (tmp_path / "final").write_text(GOOD.finals[0].text())
     assert read_final(tmp_path / "final") == GOOD.finals[0]
     (tmp_path / "csv").write_text("from,to,amount\n" + "".join(f"{a},{b},{c}\n" for a, b, c in ROWS))
     assert read_rows(tmp_path / "csv") == ROWS
 
 
+def written(path: Path, *lines: Line | int) -> Journal:
+    """A journal of these lines; a number is a restart from there, after half a line."""
+    for line in lines:
+        if isinstance(line, int):
+            with path.open("a") as file:
+                file.write('{"op": 5, "cli')
+        writer = EvidenceWriter(path)
+        writer.write(restored_line(line) if isinstance(line, int) else journal_line(line))
+        writer.close()
+    return read_journal(path)
+
+
+def test_a_journal_goes_back_with_its_replica(tmp_path: Path) -> None:
+    """What is executed again must be the same again; what a state sync brought is a gap, which the others fill."""
+    lines = GOOD.journals[0].lines
+    again = written(tmp_path / "again", *lines[:6], 3, *lines[3:])
+    assert again == GOOD.journals[0]
+    other = replace(lines[4], reply=bytes(16))
+    unlike = written(tmp_path / "unlike", *lines[:6], 3, lines[3], other, *lines[5:])
+    assert unlike.unlike == (5,)
+    short = written(tmp_path / "short", *lines[:6], 3, lines[3])
+    assert short.undone == (5, 6)
+    synced = written(tmp_path / "synced", *lines[:3], 6, *lines[6:])
+    assert synced.gaps == ((3, 6),)
+    evidence = replace(GOOD, journals=(synced, *GOOD.journals[1:]))
+    assert broken_by(evidence) == {}
+    missing = replace(GOOD, journals=(replace(synced, gaps=()), *GOOD.journals[1:]))
+    assert "executed_in_one_order" in broken_by(missing)
+
+
 def test_the_report_says_the_same_in_text_and_in_json() -> None:
     """Each check by name; the figures from the evidence."""
-    numbers = figures(2.0, GOOD.answers, {"results_done": 3, "Answer_dropped": 4})
+    numbers = figures(2.0, GOOD.answers, GOOD.events, {"results_done": 3, "Answer_dropped": 4})
     checks = (Check("one", True, "fine"), Check("two", False, "not fine"))
     text = report_text(checks, numbers, terminal=False)
     assert "ok  one (fine)" in text
@@ -297,6 +348,8 @@ def test_the_report_says_the_same_in_text_and_in_json() -> None:
     assert data["requests"] == len(ROWS)
     assert data["requests_per_second"] == len(ROWS) / 2
     assert data["network"]["replies_lost"] == 4
+    assert data["cluster"]["view_changes"] == data["cluster"]["primaries_killed"] == 1
+    assert data["failover_ms"] == [1500.0]
     assert json.loads(report_json(checks[:1], numbers))["verdict"] is True
 
 
