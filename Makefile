@@ -28,7 +28,7 @@ $(READY): setup.cfg pyproject.toml tools/make_venv.py
 	@"$(PYTHON)" tools/make_venv.py .venv
 	@touch $@
 
-cluster: $(READY) ## run three replicas over a file of transfers, damage them, and judge the result
+cluster: $(READY) ## run three replicas over a file of transfers, damage and kill them, and judge the result
 	@$(RUN) -m examples.cluster run $(ARGS)
 
 test: $(READY) ## run the whole test suite (ARGS="-k name" to choose)

@@ -1,9 +1,9 @@
 """Row 7: a replicated service: committed requests a second and their latency, 3 replicas on this machine.
 
-Ours is examples/cluster without its bad weather: nothing is lost, doubled or delayed. Its log is in memory, so a
-request is answered when a quorum has it in memory; the replies become durable beside that. PySyncObj keeps a journal,
-and runs twice: sending each entry at once, and in batches. Its sessions call its leader in the leader's own process,
-ours are in actors of their own and send messages: what is compared is what a user would run.
+Ours is examples/cluster without its bad weather: nothing is lost, doubled, delayed or killed. A request is answered
+when a quorum has it on disk, synced; the replies become durable beside that. PySyncObj keeps a journal, and runs
+twice: sending each entry at once, and in batches. Its sessions call its leader in the leader's own process, ours are
+in actors of their own and send messages: what is compared is what a user would run.
 
 etcd is measured where its program is on PATH (puts through its JSON gateway, a connection a session). TigerBeetle has
 no client here that speaks for one session; where it is on PATH, its own benchmark is run.
@@ -37,13 +37,14 @@ def measure_ours(params: Mapping[str, Any]) -> dict[str, Any]:
     """A run of the example, judged, in good weather."""
     modules: dict[str, Any] = {
         name: importlib.import_module(f"examples.cluster.{name}")
-        for name in ("client", "replica", "run", "generate_transfers", "transfers")
+        for name in ("client", "config", "replica", "run", "generate_transfers", "transfers")
     }
     for name in ("client", "replica"):
         modules[name].cluster_faults = lambda drop, duplicate: {}
     run = modules["run"]
     sessions = params["sessions"]
-    run.CLIENTS_MAX = max(run.CLIENTS_MAX, sessions)
+    for name in ("config", "run"):
+        modules[name].CLIENTS_MAX = max(modules[name].CLIENTS_MAX, sessions)
     requests = int(params["seconds"] * (REQUESTS_A_SECOND + REQUESTS_A_SESSION_SECOND * sessions))
     file = Path(params["files"], "transfers.csv")
     with file.open("w") as lines:
@@ -61,6 +62,7 @@ def measure_ours(params: Mapping[str, Any]) -> dict[str, Any]:
         drop_replies=0.0,
         duplicate_requests=0.0,
         damages=0,
+        kills=0,
         plant=None,
         json=True,
         keep=False,

@@ -1,6 +1,7 @@
-"""A replicated ledger of three replicas on this machine: run with `python -m examples.cluster run`.
+"""A replicated ledger on this machine: run with `python -m examples.cluster run`.
 
-Read in this order: `ledger` (what is replicated), `replication` (how it is ordered), `service` (how it is executed
-once), `replica` (the actor around them), `session_client` and `client` (who asks), `network` and `damage` (what goes
-wrong), `verdict` (what must hold afterwards), `run` (all of it).
+Read in this order: `ledger` (what is replicated), `vsr` (how it is ordered and executed once), `log_store` (where that
+is durable), `replica` with `replica_replies` and `replica_events` (the actor around them), `members` (who keeps them
+up), `session_client` and `client` (who asks), `network` and `damage` (what goes wrong), `journal` and `evidence` (what
+is written down), `verdict` (what must hold afterwards), `run` (all of it).
 """
