@@ -40,7 +40,8 @@ class Repairing:
         for slot in self._repair.without_peers(faulty):
             self._tell_lost(slot, faulty[slot])
         opened = self._opened
-        room = opened.config.repairs_max - len(self._arrived) - len(opened.slots.repairs)
+        # What is asked for may all arrive before any of it is written.
+        room = opened.config.repairs_max - len(self._arrived) - len(opened.slots.repairs) - self._repair.in_flight
         for request in self._repair.plan(faulty, opened.now(), room):
             message = GetReplies(
                 asker=opened.config.replica,
@@ -71,7 +72,11 @@ class Repairing:
             if slot in self._arrived or slot >= opened.config.clients_max:
                 opened.count("repair_unwanted", peer=message.peer, slot=slot)
             elif self._is_expected(message.peer, slot, reply) and not self._take(slot, reply):
-                self._arrived[slot] = reply
+                if len(self._arrived) < opened.config.repairs_max:
+                    self._arrived[slot] = reply
+                else:
+                    # A late answer, beside those that were asked for since. The slot is asked for again.
+                    opened.count("repair_without_room", peer=message.peer, slot=slot)
 
     def _is_expected(self, peer: int, slot: int, reply: bytes) -> bool:
         opened = self._opened
