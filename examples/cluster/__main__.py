@@ -1,17 +1,22 @@
-"""The command line: `python -m examples.cluster run [options]`. `run --help` lists them."""
+"""The command line: `python -m examples.cluster run`, `start`, `status`, `client` or `hurt`; `--help` explains each."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+from .cluster_directory import ClusterUnusable
+from .commands import COMMANDS, Misused, add_parsers
 from .config import CLIENTS_MAX
 from .journal import Plant
+from .members import MembersFailed
 from .run import Options, Terminated, run
 from .run_directory import DirectoryUnusable
 from .transfers import TransferFileError, read_transfers
@@ -93,43 +98,64 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print the result as JSON, progress on stderr")
     command.add_argument("--keep", action="store_true", help="do not remove the run's directory")
+    add_parsers(commands)
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """Parse, run, and give the exit status: 0 all holds, 1 broken or failed, 2 unusable arguments or file."""
     parsed = _parser().parse_args(arguments)
+    ended = "everything was stopped" + (" and removed" if parsed.command == "run" else "")
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        transfers = read_transfers(parsed.transfers)
-        if parsed.damage > len(transfers):
-            expected = f"at most {len(transfers)}, the number of transfers"
-            print(f"--damage: found {parsed.damage}, expected {expected}", file=sys.stderr)
-            return USAGE_STATUS
-        options = Options(
-            transfers_file=parsed.transfers,
-            transfers=transfers,
-            clients=parsed.clients,
-            replicas=parsed.replicas,
-            seed=parsed.seed,
-            directory=parsed.directory or Path(tempfile.gettempdir()),
-            drop_replies=parsed.drop_replies,
-            duplicate_requests=parsed.duplicate_requests,
-            damages=parsed.damage,
-            kills=parsed.kill,
-            plant=parsed.plant,
-            json=parsed.json,
-            keep=parsed.keep,
-        )
-        return run(options)
-    except (TransferFileError, DirectoryUnusable) as error:
+        if parsed.command == "run":
+            return _run(parsed)
+        return COMMANDS[parsed.command](parsed)
+    except (TransferFileError, DirectoryUnusable, ClusterUnusable, Misused) as error:
         print(error, file=sys.stderr)
         return USAGE_STATUS
+    except MembersFailed as failure:
+        print(f"the cluster failed: {failure}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: that is no error of ours
+        return 1
     except KeyboardInterrupt:
-        print("\ninterrupted: everything was stopped and removed", file=sys.stderr)
+        print(f"\ninterrupted: {ended}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Terminated:
-        print("\nterminated: everything was stopped and removed", file=sys.stderr)
+        print(f"\nterminated: {ended}", file=sys.stderr)
         return 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    transfers = read_transfers(parsed.transfers)
+    if parsed.damage > len(transfers):
+        expected = f"at most {len(transfers)}, the number of transfers"
+        print(f"--damage: found {parsed.damage}, expected {expected}", file=sys.stderr)
+        return USAGE_STATUS
+    options = Options(
+        transfers_file=parsed.transfers,
+        transfers=transfers,
+        clients=parsed.clients,
+        replicas=parsed.replicas,
+        seed=parsed.seed,
+        directory=parsed.directory or Path(tempfile.gettempdir()),
+        drop_replies=parsed.drop_replies,
+        duplicate_requests=parsed.duplicate_requests,
+        damages=parsed.damage,
+        kills=parsed.kill,
+        plant=parsed.plant,
+        json=parsed.json,
+        keep=parsed.keep,
+    )
+    return run(options)
 
 
 if __name__ == "__main__":

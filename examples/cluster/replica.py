@@ -32,6 +32,7 @@ from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.message import MessageInvalid
 from client_replies.messages.replies import RepliesOpened
+from client_replies.messages.reply_header import HEADER_SIZE
 
 from . import frames
 from .control import (
@@ -348,7 +349,7 @@ class ReplicaActor(ComponentActor):
         if route is None:
             return
         lose = verdict.lose or effect.client in self._block
-        if self._drop_answers and not lose:
+        if self._drop_answers and not lose and len(verdict.reply) > HEADER_SIZE:
             self._drop_answers -= 1
             lose = True
         if lose:

@@ -108,6 +108,8 @@ class Events:
         if effect.repeated and self._start.plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
         lose = effect.client in self._withheld
+        # Read before the slot was damaged: were it to arrive, the damage would be needless.
+        lose |= reply[:HEADER_SIZE] in self._damaged
         if not effect.repeated:
             self._fresh.append(reply[:HEADER_SIZE])
             if self._answering != effect.view:

@@ -10,14 +10,12 @@ Owns: the actor system, the run's directory.
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from client_replies.actors.system import configure_logging, running_system
 from client_replies.messages.reply_header import packed_size
@@ -295,7 +293,6 @@ def _after(seconds: float) -> Callable[[], bool]:
 def run(options: Options) -> int:
     """Run, report, and give the exit status."""
     progress = ProgressLine(sys.stderr if options.json else sys.stdout)
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         with run_directory(options.directory, keep=options.keep) as directory:
             outcome = Run(options, directory, progress).run()
@@ -304,14 +301,8 @@ def run(options: Options) -> int:
     except MembersFailed as failure:
         print(f"the run failed: {failure} (run it with --keep to look at its log)", file=sys.stderr)
         return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if options.json:
         print(report_json(outcome.checks, outcome.figures))
     else:
         print(report_text(outcome.checks, outcome.figures, sys.stdout.isatty()))
     return 0 if outcome.holds else 1
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise Terminated

@@ -1,0 +1,346 @@
+"""A cluster that stays up until Ctrl-C: replicas that are started again, a gateway for clients, and a socket for us.
+
+Guarantees: whatever of the cluster dies is started again, from what is on its disk or, without a disk, from the others.
+What is asked over the control socket is answered, also while replicas are down: `status` says which. Everything ends
+with the script, in whatever way that ends; what was answered to a client is on the disks of a majority.
+
+Owns: the actor system, the directory's lock, the control socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from client_replies.actors.system import OwnedSystem, configure_logging, processes_of, running_system
+from client_replies.messages.replies import GetStatus, RepliesStatus
+from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
+from client_replies.storage.layout import Layout
+
+from .cluster_directory import RUNNING_FILE, ClusterUnusable, Control, Shape, answer, opened
+from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
+from .control import GetProgress, Hurt, Progress, StartReplica
+from .damage import DamageSlot, damage_slot
+from .gateway import (
+    GatewayActor,
+    GatewayFailed,
+    GatewayStarted,
+    GatewayStatus,
+    GetGatewayStatus,
+    SetReplica,
+    StartGateway,
+)
+from .members import START_TIMEOUT, Members, MembersFailed, is_living, kill
+from .replica import DATA_FILE, replica_name
+
+GATEWAY = "gateway"
+HOST = "127.0.0.1"
+ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
+
+
+@dataclass(slots=True)
+class _Hurts:
+    """How a replica was told to behave."""
+
+    drop_answers: int = 0
+    block: set[int] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
+
+
+class Live:
+    """See the module."""
+
+    def __init__(self, directory: Path, shape: Shape, system: OwnedSystem, port: int) -> None:
+        self.members = Members(system)
+        self.address: tuple[str, int] = (HOST, port)
+        self._directory = directory
+        self._shape = shape
+        self._system = system
+        self._names = [replica_name(replica) for replica in range(shape.replicas)]
+        self._hurts = {name: _Hurts() for name in self._names}
+        self._gateway_pid = 0
+        self._kills = 0
+
+    # Starting, and staying up.
+
+    def start(self) -> None:
+        """Start everything. Raises `MembersFailed`."""
+        before = set(processes_of(self._system))
+        self.members.create(GATEWAY, GatewayActor)
+        epoch = time.time() - time.monotonic()
+        (self._gateway_pid,) = set(processes_of(self._system)) - before
+        for replica, name in enumerate(self._names):
+            place = self._directory / name
+            start = StartReplica(
+                name=name,
+                replicas=self._shape.replicas,
+                config=replies_config(place / DATA_FILE, self._shape.cluster, replica),
+                directory=str(place),
+                fresh=not self._shape.formed,
+                checkpoint_interval=CHECKPOINT_INTERVAL,
+                view_change=VIEW_CHANGE,
+                seed=random.getrandbits(32),
+                epoch=epoch,
+            )
+            self.members.create_replica(start)
+        self.members.start_replicas()
+        self.members.on_started = self._replica_started
+        Shape(self._shape.cluster, self._shape.replicas, True).write(self._directory)
+        self._start_gateway()
+        running = {"pid": os.getpid(), "gateway": list(self.address), "cluster": f"{self._shape.cluster:x}"}
+        (self._directory / RUNNING_FILE).write_text(json.dumps(running), encoding="utf-8")
+
+    def _start_gateway(self) -> None:
+        message = StartGateway(
+            cluster=self._shape.cluster,
+            host=self.address[0],
+            port=self.address[1],
+            replicas=tuple(enumerate(self.members.addresses[name] for name in self._names)),
+        )
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            self._system.tell(self.members.addresses[GATEWAY], message)
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until:
+                found = self.members.turn(0.1)
+                if isinstance(found, GatewayFailed):
+                    raise MembersFailed(found.reason)
+                if isinstance(found, GatewayStarted):
+                    self.address = found.host, found.port
+                    return
+        raise MembersFailed("the gateway did not start")
+
+    def _replica_started(self, name: str) -> None:
+        """A replica is another process now."""
+        message = SetReplica(replica=self._names.index(name), address=self.members.addresses[name])
+        self._system.tell(self.members.addresses[GATEWAY], message)
+
+    def turn(self) -> None:
+        """See to everything once."""
+        self.members.turn(0.05)
+        if not is_living(self._gateway_pid):
+            self.members.say("the gateway has ended: starting it again")
+            before = set(processes_of(self._system))
+            self.members.create(GATEWAY, GatewayActor)
+            (self._gateway_pid,) = set(processes_of(self._system)) - before
+            self._start_gateway()
+
+    # Questions.
+
+    def handle(self, question: Mapping[str, Any]) -> dict[str, object]:
+        """Answer a question; what is wrong with it is an answer, too."""
+        try:
+            if question.get("ask") == "status":
+                return self._status()
+            if question.get("ask") == "hurt":
+                return {"done": self._hurt(str(question.get("action")), dict(question))}
+        except (ClusterUnusable, OSError, KeyError, ValueError) as error:
+            return {"error": str(error)}
+        return {"error": "a question that there is not"}
+
+    def _status(self) -> dict[str, object]:
+        replicas = []
+        for name in self._names:
+            known = self.members.replicas[name]
+            line: dict[str, object] = {"name": name, "pid": known.pid, "state": "up" if known.pid else "starting"}
+            progress = self.members.ask(
+                self.members.addresses[name], lambda number: GetProgress(request=number), ANSWER_TIMEOUT
+            )
+            if isinstance(progress, Progress):
+                line.update(progress.status)
+            elif known.pid:
+                line["state"] = "silent"
+            if known.replies is not None and isinstance(progress, Progress):
+                status = self.members.ask(known.replies, lambda number: GetStatus(request=number), ANSWER_TIMEOUT)
+                if isinstance(status, RepliesStatus):
+                    line["slots"] = dict(status.slots)
+                    line["queues"] = dict(status.queues)
+                    line["lost"] = len(status.lost)
+            replicas.append(line)
+        gateway = self.members.ask(
+            self.members.addresses[GATEWAY], lambda number: GetGatewayStatus(request=number), ANSWER_TIMEOUT
+        )
+        door: dict[str, object] = {"address": list(self.address), "pid": self._gateway_pid}
+        if isinstance(gateway, GatewayStatus):
+            door.update(connections=gateway.connections, requests_waiting=gateway.requests_waiting)
+        up = sum(line["state"] == "up" for line in replicas)
+        quorum = self._shape.replicas // 2 + 1
+        return {
+            "cluster": f"{self._shape.cluster:x}",
+            "replicas": replicas,
+            "gateway": door,
+            "quorum": up >= quorum,
+            "restarts": self.members.restarts,
+        }
+
+    # Hurting.
+
+    def _hurt(self, action: str, question: Mapping[str, Any]) -> str:
+        if action == "drop-replies":
+            count = int(question["count"])
+            self._tell_hurts(self._names, drop_answers=count)
+            return f"the next {count} replies are lost"
+        if action == "block":
+            return self._block(int(str(question["client"]), 16))
+        if action == "partition":
+            return self._partition(self._chosen(question["replicas"]))
+        if action == "heal":
+            for hurts in self._hurts.values():
+                hurts.block.clear()
+                hurts.cut.clear()
+            self._tell_hurts(self._names)
+            return "nobody is cut off, and no client is blocked"
+        if action == "corrupt-slot":
+            return self._corrupt(self._chosen(question["replicas"]), question)
+        if action == "kill":
+            return self._kill(str(question["who"]))
+        if action == "lose-disk":
+            return self._lose_disk(self._chosen([question["replica"]])[0])
+        raise ClusterUnusable(f"found {action!r}, expected a way to hurt: hurt --help lists them")
+
+    def _chosen(self, words: object) -> list[str]:
+        """Replicas by number or name, `primary`, `backups` or `all`."""
+        found: list[str] = []
+        for word in words if isinstance(words, list) else [words]:
+            text = str(word).removeprefix("replica-")
+            if text == "all":
+                found += self._names
+            elif text in ("primary", "backups"):
+                primary = self._primary()
+                found += [name for name in self._names if (name == primary) == (text == "primary")]
+            elif text.isdigit() and int(text) < len(self._names):
+                found.append(self._names[int(text)])
+            else:
+                expected = f"a number below {len(self._names)}, primary, backups or all"
+                raise ClusterUnusable(f"replica {text!r}: expected {expected}")
+        return list(dict.fromkeys(found))
+
+    def _primary(self) -> str:
+        views: dict[str, int] = {}
+        for name in self._names:
+            progress = self.members.ask(
+                self.members.addresses[name], lambda number: GetProgress(request=number), ANSWER_TIMEOUT
+            )
+            if isinstance(progress, Progress) and progress.status.get("role") == "primary":
+                views[name] = int(progress.status["view"])
+        if not views:
+            raise ClusterUnusable("there is no primary now: wait for the view change, and look at the status")
+        return max(views, key=lambda name: views[name])
+
+    def _tell_hurts(self, names: list[str], drop_answers: int = 0) -> None:
+        for name in names:
+            hurts = self._hurts[name]
+
+            def make(number: int, hurts: _Hurts = hurts) -> Hurt:
+                block, cut = tuple(hurts.block), tuple(hurts.cut)
+                return Hurt(request=number, drop_answers=drop_answers, block=block, cut=cut)
+
+            self.members.ask(self.members.addresses[name], make, ANSWER_TIMEOUT)
+
+    def _block(self, client: int) -> str:
+        for hurts in self._hurts.values():
+            hurts.block.add(client)
+        self._tell_hurts(self._names)
+        return f"client {client:x} gets no replies until heal"
+
+    def _partition(self, names: list[str]) -> str:
+        rest = [name for name in self._names if name not in names]
+        for name in self._names:
+            self._hurts[name].cut = set(rest if name in names else names)
+        self._tell_hurts(self._names)
+        return f"{', '.join(names)} and {', '.join(rest)} do not hear each other until heal"
+
+    def _corrupt(self, names: list[str], question: Mapping[str, Any]) -> str:
+        layout = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
+        done = []
+        for name in names:
+            path = self._directory / name / DATA_FILE
+            slot = int(question["slot"]) if "slot" in question else self._slot_of(path, question)
+            if not 0 <= slot < CLIENTS_MAX:
+                raise ClusterUnusable(f"slot {slot}: expected one from 0 to {CLIENTS_MAX - 1}")
+            self._kills += 1
+            with path.open("rb") as data:
+                data.seek(layout.slot_offset(slot))
+                size = packed_size(data.read(HEADER_SIZE))
+            if not HEADER_SIZE < size <= MESSAGE_SIZE_MAX:
+                raise ClusterUnusable(f"slot {slot} of {name} holds no reply")
+            order = DamageSlot(
+                number=self._kills,
+                path=str(path),
+                offset=layout.slot_offset(slot),
+                size=size,
+                seed=random.getrandbits(32),
+            )
+            done.append(f"slot {slot} of {name}: {damage_slot(order)}")
+        return "; ".join(done)
+
+    def _slot_of(self, path: Path, question: Mapping[str, Any]) -> int:
+        wanted = int(str(question["client"]), 16)
+        layout = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
+        with path.open("rb") as data:
+            for slot in range(CLIENTS_MAX):
+                data.seek(layout.slot_offset(slot))
+                header = data.read(HEADER_SIZE)
+                if packed_size(header) and packed_client_request(header)[0] == wanted:
+                    return slot
+        raise ClusterUnusable(f"{path.parent.name} holds no reply of client {wanted:x}: see what client prints")
+
+    def _kill(self, who: str) -> str:
+        if who == GATEWAY:
+            pid = self._gateway_pid
+        elif who.isdigit() and int(who) >= len(self._names):
+            pid = int(who)
+            if pid not in processes_of(self._system):
+                raise ClusterUnusable(f"process {pid} is none of this cluster's: status shows them")
+        else:
+            name = self._chosen([who])[0]
+            pid = self.members.pid(name)
+            who = name
+            if not pid:
+                raise ClusterUnusable(f"{name} is not up: it is being started again")
+        kill(pid)
+        return f"kill -9 {pid} ({who})"
+
+    def _lose_disk(self, name: str) -> str:
+        pid = self.members.pid(name)
+        if pid:
+            kill(pid)
+            deadline = time.monotonic() + 5.0
+            while is_living(pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        shutil.rmtree(self._directory / name, ignore_errors=True)
+        return f"{name} was killed, and its directory removed"
+
+
+def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
+    """Start a cluster and keep it up. Raises `ClusterUnusable`, `MembersFailed`, and what interrupts it."""
+    with opened(directory, replicas) as shape:
+        configure_logging(str(directory / "log.jsonl"))
+        with running_system() as system:
+            live = Live(directory, shape, system, port)
+            live.members.say = say
+            live.start()
+            control = Control(directory)
+            try:
+                _announce(live, directory, shape, say)
+                while True:
+                    live.turn()
+                    asked = control.poll()
+                    if asked is not None:
+                        answer(asked[0], live.handle(asked[1]))
+            finally:
+                control.close()
+
+
+def _announce(live: Live, directory: Path, shape: Shape, say: Any) -> None:
+    pids = ", ".join(f"{name} is process {live.members.pid(name)}" for name in live.members.replicas)
+    say(f"a cluster of {shape.replicas} replicas in {directory}: {pids}")
+    say(f"clients come in at {live.address[0]}:{live.address[1]}")
+    say("ready; Ctrl-C ends it, and starting it again goes on where it was")

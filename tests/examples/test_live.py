@@ -1,0 +1,246 @@
+"""A cluster that stays up, as a user at two terminals has it; and the cases that the component exists for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_replies.messages.reply import Reply
+from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
+from client_replies.storage.layout import Layout
+
+from examples.cluster.cluster_client import Answer, ClusterClient, ReplyLost, RequestTimeout, RetryPolicy, Session
+from examples.cluster.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
+from examples.cluster.config import CLIENTS_MAX, MESSAGE_SIZE_MAX
+from examples.cluster.ledger import Outcome, Result, Transfer
+from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER
+from tests.processes import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 60.0
+
+
+class Terminal:
+    """The terminal in which the cluster runs."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.out = place.parent / f"{place.name}.out"
+        with self.out.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "examples.cluster", "start", str(place)], cwd=ROOT, stdout=out, stderr=out
+            )
+        wait_until(lambda: "ready" in self.said() or self.process.poll() is not None, START_TIMEOUT_S, "the start")
+        assert self.process.poll() is None, self.said()
+
+    def said(self) -> str:
+        """What it printed so far."""
+        return self.out.read_text()
+
+    def interrupt(self) -> int:
+        """Ctrl-C; the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30.0)
+
+    def other(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The other terminal: run a command, `DIR` being the second word."""
+        command = [sys.executable, "-m", "examples.cluster", words[0], str(self.place), *words[1:]]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90.0)
+
+    def status(self) -> dict[str, Any]:
+        """How the cluster is."""
+        return ask(self.place, {"ask": "status"})
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """How its replicas are."""
+        return list(self.status()["replicas"])
+
+    def hurt(self, action: str, **how: object) -> str:
+        """Do it harm."""
+        return str(ask(self.place, {"ask": "hurt", "action": action, **how})["done"])
+
+    def primary(self) -> dict[str, Any]:
+        """The replica that is primary."""
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            found[:] = [one for one in self.replicas() if one.get("role") == "primary"]
+            return len(found) == 1
+
+        wait_until(is_there, 30.0, "a primary")
+        return found[0]
+
+    def is_whole(self) -> bool:
+        """True if every replica is up, in the same view, and has executed everything."""
+        replicas = self.replicas()
+        return (
+            all(one["state"] == "up" and one.get("sync") == 0 and one.get("role") != "learner" for one in replicas)
+            and len({(one["view"], one["executed"], one["op"]) for one in replicas}) == 1
+            and not any(one["slots"].get("faulty") for one in replicas)
+        )
+
+    def client(self, timeout: float = 30.0) -> ClusterClient:
+        """The client library, at the gateway."""
+        running = read_running(self.place)
+        host, port = running["gateway"]
+        return ClusterClient([(host, port)], cluster=int(running["cluster"], 16), policy=RetryPolicy(timeout_s=timeout))
+
+
+@pytest.fixture
+def terminal(free_of_new_processes: None, tmp_path: Path) -> Iterator[Terminal]:
+    """A new cluster of three replicas."""
+    terminal = Terminal(tmp_path / "ledger")
+    yield terminal
+    if terminal.process.poll() is None:
+        assert terminal.interrupt() == 128 + signal.SIGINT, terminal.said()
+
+
+def test_two_terminals_kill_the_primary_and_lose_a_disk(terminal: Terminal) -> None:
+    """The README's transcript: send, kill the primary by its process id, send on, lose a directory, watch it return."""
+    done = terminal.other("client", "transfer", "equity", "ada", "100")
+    assert "done; equity has -100, ada has 100" in done.stdout, done.stderr
+    assert "first reply" in done.stdout
+
+    primary = terminal.primary()
+    done = terminal.other("hurt", "kill", str(primary["pid"]))
+    assert f"kill -9 {primary['pid']}" in done.stdout, done.stderr
+    done = terminal.other("client", "transfer", "equity", "ada", "50")
+    assert "done; equity has -150, ada has 150" in done.stdout, done.stderr
+    assert terminal.primary()["name"] != primary["name"]
+    assert f"{primary['name']} has ended: starting it again" in terminal.said()
+
+    wait_until(terminal.is_whole, 30.0, "three whole replicas")
+    done = terminal.other("hurt", "lose-disk", "2")
+    assert "replica-2 was killed, and its directory removed" in done.stdout, done.stderr
+    done = terminal.other("client", "balance", "ada", "--json")
+    assert json.loads(done.stdout)["source_balance"] == 150, done.stderr
+    wait_until(terminal.is_whole, 30.0, "three whole replicas")
+    done = terminal.other("status")
+    assert done.stdout.count(" up ") == 3, done.stdout
+    assert (terminal.place / "replica-2" / "log.sqlite").exists()
+
+    assert terminal.interrupt() == 128 + signal.SIGINT
+    assert "Traceback" not in terminal.said()
+    again = Terminal(terminal.place)
+    done = again.other("client", "balance", "ada")
+    assert "ada has 150" in done.stdout, done.stderr
+    assert again.interrupt() == 128 + signal.SIGINT
+
+
+def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_path: Path) -> None:
+    """In one line, with exit status 2, and nothing is changed."""
+    for words, said in (
+        (("client", "transfer", "ada"), "expected a request such as transfer equity ada 100"),
+        (("client", "transfer", "ada", "ben", "-5"), "found '-5', expected a whole number"),
+        (("client", "balance", "x" * 30), "expected a name of at most 24 bytes, such as ada"),
+        (("hurt", "frighten"), "expected one of the ways to hurt a cluster"),
+        (("hurt", "kill", "1"), ""),
+        (("hurt", "kill", "1234567"), "is none of this cluster's"),
+        (("hurt", "corrupt-slot", "9", "0"), "expected a number below 3, primary, backups or all"),
+        (("hurt", "corrupt-slot", "all", "5"), "slot 5 of replica-0 holds no reply"),
+        (("start",), "this cluster is up already"),
+    ):
+        done = terminal.other(*words)
+        assert done.returncode == (2 if said else 0), (words, done)
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    done = terminal.other("client", "transfer", "nobody", "ada", "1")
+    assert "unknown account" in done.stdout
+    with pytest.raises(ClusterUnusable, match="there is no cluster"):
+        ask(tmp_path, {"ask": "status"})
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "letter").write_text("dear")
+    command = [sys.executable, "-m", "examples.cluster", "start", str(strange)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60.0)
+    assert done.returncode == 2
+    assert "found letter, and no cluster" in done.stderr
+    assert not (strange / CLUSTER_FILE).exists()
+
+
+# The case that the component exists for.
+
+
+def transfer(session: Session, amount: int, timeout: float | None = None) -> Answer:
+    """Move something."""
+    return session.request(OPERATION_TRANSFER, Transfer(0, "equity", "ada", amount).encode(), timeout=timeout)
+
+
+def stored(terminal: Terminal, replica: str, client: int) -> bytes:
+    """The reply of the client's session that is in the replica's file, damaged or not."""
+    layout = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
+    data = (terminal.place / replica / "replies.data").read_bytes()
+    for slot in range(CLIENTS_MAX):
+        at = layout.slot_offset(slot)
+        header = data[at : at + HEADER_SIZE]
+        if packed_size(header) and packed_client_request(header)[0] == client:
+            return data[at : at + packed_size(header)]
+    return b""
+
+
+def committed_and_unanswered(terminal: Terminal, session: Session) -> bytes:
+    """Block the client's replies, and let its request commit; the original reply, from a backup's file."""
+    terminal.hurt("block", client=f"{session.client_id:x}")
+    with pytest.raises(RequestTimeout):
+        transfer(session, 7, timeout=1.5)
+    names = ["replica-0", "replica-1", "replica-2"]
+
+    def is_everywhere() -> bool:
+        found = [stored(terminal, name, session.client_id) for name in names]
+        return all(found) and packed_client_request(found[0])[4] == session.request_number and len(set(found)) == 1
+
+    wait_until(is_everywhere, 10.0, "the reply on all disks")
+    return stored(terminal, "replica-2", session.client_id)
+
+
+def was_original(answer: Answer, original: bytes) -> None:
+    """The answer is the reply that was computed once, byte for byte."""
+    assert answer.repeated
+    assert answer.header.pack() + answer.body == original
+    result = Result.decode(answer.body)
+    assert (result.outcome, result.target_balance) == (Outcome.DONE, 17)
+
+
+def corrupt(terminal: Terminal, session: Session, *replicas: str) -> None:
+    """Corrupt the slot of the session on the disks of these replicas."""
+    terminal.hurt("corrupt-slot", replicas=list(replicas), client=f"{session.client_id:x}")
+
+
+@pytest.mark.parametrize("kill_primary", [False, True])
+def test_a_blocked_and_damaged_reply_comes_from_a_backup(terminal: Terminal, kill_primary: bool) -> None:
+    """Committed, unanswered, its slot corrupted where it is to be read: the retry gets the original all the same."""
+    with terminal.client() as client, client.session() as session:
+        transfer(session, 10)
+        original = committed_and_unanswered(terminal, session)
+        assert Reply.unpack(original).header.client == session.client_id
+        primary = int(terminal.primary()["name"][-1])
+        corrupt(terminal, session, str(primary))
+        if kill_primary:
+            following = (primary + 1) % 3
+            corrupt(terminal, session, str(following))
+            terminal.hurt("kill", who=str(primary))
+            wait_until(lambda: terminal.primary()["name"] == f"replica-{following}", 30.0, "the next primary")
+        terminal.hurt("heal")
+        was_original(session.resume(), original)
+        assert "slot_faulty" in (terminal.place / "log.jsonl").read_text()
+        balance = Result.decode(session.request(OPERATION_BALANCE, b"ada").body)
+        assert balance.source_balance == 17
+
+
+def test_a_reply_that_is_damaged_everywhere_is_an_error_and_the_service_goes_on(terminal: Terminal) -> None:
+    """The client is told that its request was executed and its reply is lost; it was executed once."""
+    with terminal.client() as client, client.session() as session:
+        transfer(session, 10)
+        committed_and_unanswered(terminal, session)
+        corrupt(terminal, session, "all")
+        terminal.hurt("heal")
+        with pytest.raises(ReplyLost):
+            session.resume()
+        assert Result.decode(transfer(session, 3).body).target_balance == 20
