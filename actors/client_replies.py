@@ -423,6 +423,9 @@ class ClientRepliesActor(ComponentActor):
                 self.send(sender, done)
             elif message.number == parts.number and parts.answer is not None:
                 self.send(sender, parts.answer)
+            elif self._stopped is not None:
+                # Its answer will never come, and what was told when the component stopped may have been lost.
+                self.send(sender, StorageFailed(owner=message.owner, fault=self._stopped))
             return None
         fault = self._refusal(parts, message.number)
         if fault is not None:

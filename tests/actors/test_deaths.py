@@ -16,9 +16,11 @@ from client_replies.messages.replies import (
     AwaitDurable,
     NotRead,
     OpenFailed,
+    Payload,
     RequestRefused,
     SlotsDurable,
     StorageFailed,
+    WritesAccepted,
     WritesRefused,
 )
 
@@ -273,3 +275,23 @@ def test_killing_the_whole_system_leaves_nothing(tmp_path: Path) -> None:
     assert again.read(0, book.header(0)) == book.replies[0]
     again.close()
     stop_system(system)
+
+
+def test_a_request_whose_answer_will_never_come_is_told_so_when_it_is_sent_again(
+    asys: OwnedSystem, tmp_path: Path
+) -> None:
+    """The notice of the failure may have been lost, and the batch that waited for credit was taken before it."""
+    config, book = config_for(tmp_path / "file", writes_max=1), Book()
+    formatter = Driver(asys)
+    formatter.open(config)
+    formatter.close()
+    driver = Driver(asys, scripted=True)
+    driver.open(config)
+    driver.script(FailDevice(fault=DISK_FULL))
+    replies: dict[int, Payload] = {1: book.reply(1)}
+    driver.post(replies, op=book.op)
+    assert driver.expect(StorageFailed).fault == DISK_FULL
+    assert not driver.has(WritesAccepted)
+    driver.number -= 1
+    driver.post(replies, op=book.op)
+    assert driver.expect(StorageFailed).fault == DISK_FULL
