@@ -140,8 +140,10 @@ class Members:
             raise MembersFailed(f"{answer.name} failed: {answer.reason}")
         if isinstance(answer, ReplicaStarted):
             self._started(answer)
-        elif isinstance(answer, Joined) and answer.name in self.replicas:
+            return None  # ours, and no answer to what is being asked
+        if isinstance(answer, Joined) and answer.name in self.replicas:
             self.replicas[answer.name].joined = True
+            return None
         return answer if isinstance(answer, Message) else None
 
     def _started(self, started: ReplicaStarted) -> None:

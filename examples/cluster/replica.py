@@ -242,14 +242,15 @@ class ReplicaActor(ComponentActor):
         self.send(sender, Joined(name=self._start.name))
 
     def _meet_peers(self, vsr: Replica) -> None:
-        """Let the component repair, once what the log still had is executed.
+        """Let the component repair, once what the log still had is executed, and the component has heard of it.
 
         Before that it expects the replies of a checkpoint, which the others may have replaced long ago.
         """
         start, joined = self._start, self._joined
         if start is None or joined is None or joined.replies == self._peers_known:
             return
-        if vsr.core.executed >= min(self._restart_op, vsr.core.log.op):
+        caught_up = vsr.core.executed >= min(self._restart_op, vsr.core.log.op)
+        if caught_up and self._replies.is_kept and self._port.pending == 0:
             self._peers_known = joined.replies
             self._port.set_peers(tuple(peer for peer in joined.replies if peer[0] != start.config.replica))
 

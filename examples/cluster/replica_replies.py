@@ -65,6 +65,11 @@ class Replies:
         self._all: tuple[int, Callable[[], None]] | None = None
         self._awaited: dict[bytes, _Awaited] = {}  # by header
 
+    @property
+    def is_kept(self) -> bool:
+        """True if everything that was committed may go out."""
+        return self._kept == self._committed
+
     def carry_out(self, effect: Effect, journal: Journal, events: Events) -> None:
         """Ask the component for what the protocol wants."""
         port = self._port
