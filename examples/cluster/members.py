@@ -28,6 +28,7 @@ from .replica import ReplicaActor
 RESEND_INTERVAL = 1.0  # seconds
 START_TIMEOUT = 30.0
 RESTART_PAUSE = 0.15  # seconds between a replica's end and its next life: what it held is let go of meanwhile
+SEEDS_BETWEEN_LIVES = 2**40
 RESTARTS_MAX = 12  # in `RESTARTS_WITHIN` seconds; then something is wrong that a restart does not mend
 RESTARTS_WITHIN = 20.0
 
@@ -151,8 +152,9 @@ class Members:
         if replica.pid == started.pid:
             return
         replica.pid, replica.replies = started.pid, started.replies
-        # From now on an empty directory is a lost disk.
-        replica.start = replace(replica.start, fresh=False)
+        # From now on an empty directory is a lost disk. The next life has a weather of its own, which the seed decides
+        # too: else each would lose the same messages at its start.
+        replica.start = replace(replica.start, fresh=False, seed=(replica.start.seed + SEEDS_BETWEEN_LIVES) % 2**62)
         self._tell_everybody()
         self.on_started(started.name)
 

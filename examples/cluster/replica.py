@@ -141,8 +141,7 @@ class ReplicaActor(ComponentActor):
         self._replies_actor = self.create_child(ClientRepliesActor)
         Path(message.directory).mkdir(exist_ok=True)
         weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
-        # A life of its own has its own weather: else each would lose the same messages at its start.
-        self._network = Network(message.name, random.getrandbits(62), weather, self._send_envelope)
+        self._network = Network(message.name, message.seed, weather, self._send_envelope)
         self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
         evidence = Path(message.evidence) if message.evidence else None
         self._journal = Journal(evidence / JOURNAL_FILE if evidence else None, message.plant)
