@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.pace import FIRST_PAUSE, OneCallSelector, quicken_transport
+from client_replies.actors.pace import FIRST_PAUSE, OneCallSelector, has_arrived, quicken_transport
+from client_replies.actors.system import OwnedSystem
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -83,3 +85,45 @@ def test_quickening_twice_is_quickening_once() -> None:
     tcp: Any = importlib.import_module("thespian.system.transport.TCPTransport")
     assert tcp.selectors.DefaultSelector is OneCallSelector
     assert transport.backoffDelay() < 2 * FIRST_PAUSE
+
+
+def test_arrived_is_what_a_read_would_give_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Data, and the news of a closed connection; looking takes nothing away."""
+    left, right = pair
+    left.setblocking(False)
+    assert not has_arrived(left)
+    right.send(b"x")
+    assert has_arrived(left)
+    assert left.recv(8) == b"x"
+    assert not has_arrived(left)
+    right.close()
+    assert has_arrived(left)
+    assert left.recv(8) == b""
+
+
+class TurnsCounted(Actor):
+    """Answers a message with how often its process has waited so far."""
+
+    turns = 0
+
+    def receiveMessage(self, message: object, sender: ActorAddress) -> None:
+        """Begin to count, or answer."""
+        if message == "begin":
+            waits = OneCallSelector.select
+
+            def counted(selector: OneCallSelector, timeout: float | None = None) -> list[tuple[Any, int]]:
+                self.turns += 1
+                return waits(selector, timeout)
+
+            OneCallSelector.select = counted  # type: ignore[method-assign, assignment]
+        self.send(sender, self.turns)
+
+
+def test_a_message_and_its_answer_take_few_turns(tcp_system: OwnedSystem) -> None:
+    """Receiving and answering is one turn and the acknowledgement another; step by step they were five."""
+    actor = tcp_system.createActor(TurnsCounted)
+    count = 100
+    first = tcp_system.ask(actor, "begin", 10)
+    for _ in range(count):
+        last = tcp_system.ask(actor, "again", 10)
+    assert last - first < 3.5 * count
