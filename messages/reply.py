@@ -17,7 +17,7 @@ from .reply_header import (
     ReplyHeader,
     checksum128,
     pack_header,
-    packed_cluster_client,
+    packed_cluster,
     packed_size,
     verify_body_checksum,
     verify_header_checksum,
@@ -126,17 +126,24 @@ def seal_reply(
 def verify_reply(data: Buffer, *, cluster: int, size_max: int) -> bytes:
     """Verify the reply at the start of `data` (which may be longer: a buffer) and return its packed header.
 
-    Checks both checksums, the cluster and the size, in that order of cheapness; a header with a good checksum was
-    verified field by field when it was sealed. Raises a `HeaderInvalid`.
+    Checks what `verify_reply_header` does, then the body's checksum. Raises a `HeaderInvalid`.
     """
-    verify_header_checksum(data)
-    view = memoryview(data)
-    header = bytes(view[:HEADER_SIZE])
+    header = verify_reply_header(data, cluster=cluster, size_max=size_max)
+    verify_body_checksum(header, memoryview(data)[HEADER_SIZE : packed_size(header)])
+    return header
+
+
+def verify_reply_header(data: Buffer, *, cluster: int, size_max: int) -> bytes:
+    """Verify the header at the start of `data`, which holds the reply, and return it packed. The body is not looked at.
+
+    Checks the header's checksum, the size and the cluster; a header with a good checksum was verified field by field
+    when it was sealed. Raises a `HeaderInvalid`.
+    """
+    header = bytes(data[:HEADER_SIZE])
+    verify_header_checksum(header)
     size = packed_size(header)
-    if not HEADER_SIZE <= size <= min(size_max, len(data)):
+    if not HEADER_SIZE <= size <= size_max or size > len(data):
         raise HeaderSizeWrong(f"size {size}", f"from {HEADER_SIZE} to {min(size_max, len(data))}")
-    found, _client = packed_cluster_client(header)
-    if found != cluster:
-        raise HeaderClusterWrong(f"cluster {found:x}", f"cluster {cluster:x}")
-    verify_body_checksum(header, view[HEADER_SIZE:size])
+    if packed_cluster(header) != cluster:
+        raise HeaderClusterWrong(f"cluster {packed_cluster(header):x}", f"cluster {cluster:x}")
     return header

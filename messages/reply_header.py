@@ -39,6 +39,9 @@ _RESERVED = bytes(107)
 _IDENTITY = struct.Struct("<16s16s16s16s32xQQQ")
 _SIZE = struct.Struct("<I")
 _SIZE_OFFSET = 136
+_OP = struct.Struct("<Q")
+_OP_OFFSET = 104
+_CLUSTER_AT = slice(2 * CHECKSUM_SIZE, 2 * CHECKSUM_SIZE + 16)
 _REQUEST = struct.Struct("<48x16s16s16xQ8xQ12xI")
 
 Buffer = bytes | bytearray | memoryview
@@ -362,15 +365,14 @@ def verify_header_checksum(data: Buffer) -> None:
     """Raise if `data` is shorter than a header or its first 256 bytes are not what was sealed."""
     if len(data) < HEADER_SIZE:
         raise HeaderTruncated(f"{len(data)} bytes", f"at least {HEADER_SIZE}")
-    view = memoryview(data)
-    found = checksum128(view[CHECKSUM_SIZE:HEADER_SIZE])
-    if found != view[:CHECKSUM_SIZE]:
-        raise HeaderChecksumWrong(bytes(view[:CHECKSUM_SIZE]).hex(), f"{found.hex()}, the checksum of bytes 16 to 255")
+    found = checksum128(data[CHECKSUM_SIZE:HEADER_SIZE])
+    if found != data[:CHECKSUM_SIZE]:
+        raise HeaderChecksumWrong(data[:CHECKSUM_SIZE].hex(), f"{found.hex()}, the checksum of bytes 16 to 255")
 
 
 def verify_body_checksum(header: Buffer, body: Buffer) -> None:
     """Raise if `body` is not the body that the packed `header` was sealed with."""
-    stored = bytes(memoryview(header)[CHECKSUM_SIZE : 2 * CHECKSUM_SIZE])
+    stored = header[CHECKSUM_SIZE : 2 * CHECKSUM_SIZE]
     if checksum128(body) != stored:
         raise BodyChecksumWrong(f"a body with checksum {checksum128(body).hex()}", stored.hex())
 
@@ -383,8 +385,13 @@ def packed_size(header: Buffer) -> int:
 
 def packed_op(header: Buffer) -> int:
     """The op field of a packed header, unverified."""
-    op: int = _IDENTITY.unpack_from(header)[5]
+    op: int = _OP.unpack_from(header, _OP_OFFSET)[0]
     return op
+
+
+def packed_cluster(header: Buffer) -> int:
+    """The cluster of a packed header, unverified."""
+    return int.from_bytes(header[_CLUSTER_AT], "little")
 
 
 def packed_cluster_client(header: Buffer) -> tuple[int, int]:
