@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help cluster test check format bench bench-quick simulate dist wheel-check clean
+.PHONY: help cluster soak test check format bench bench-quick simulate dist wheel-check clean
 
 # The newest supported Python that really runs: a name on PATH may be a shim with nothing behind it.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -30,6 +30,9 @@ $(READY): setup.cfg pyproject.toml tools/make_venv.py
 
 cluster: $(READY) ## run three replicas over a file of transfers, damage and kill them, and judge the result
 	@$(RUN) -m examples.cluster run $(ARGS)
+
+soak: $(READY) ## ten minutes of random harm to a cluster at work, and judge the result (ARGS="--seed 2")
+	@timeout --kill-after=10 600 $(RUN) -m examples.cluster soak $(ARGS)
 
 test: $(READY) ## run the whole test suite (ARGS="-k name" to choose)
 	@$(RUN) -m pytest $(ARGS)

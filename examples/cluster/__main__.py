@@ -1,4 +1,4 @@
-"""The command line: `python -m examples.cluster run`, `start`, `status`, `client` or `hurt`; `--help` explains each."""
+"""The command line: `python -m examples.cluster` `run`, `soak`, `start`, `status`, `client` or `hurt`; try `--help`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .cluster_directory import ClusterUnusable
 from .commands import COMMANDS, Misused, add_parsers
@@ -19,6 +19,7 @@ from .journal import Plant
 from .members import MembersFailed
 from .run import Options, Terminated, run
 from .run_directory import DirectoryUnusable
+from .soak import SoakOptions, soak
 from .transfers import TransferFileError, read_transfers
 
 SHIPPED = Path(__file__).with_name("transfers.csv")
@@ -51,6 +52,16 @@ def _probability(text: str) -> float:
         value = math.nan
     if not 0.0 <= value <= 0.9:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a probability from 0 to 0.9")
+    return value
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.2 <= value <= 1440.0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected minutes from 0.2 to 1440, such as 10")
     return value
 
 
@@ -98,18 +109,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print the result as JSON, progress on stderr")
     command.add_argument("--keep", action="store_true", help="do not remove the run's directory")
+    _add_soak(commands)
     add_parsers(commands)
     return parser
+
+
+def _add_soak(commands: Any) -> None:
+    command = commands.add_parser(
+        "soak",
+        help="do a cluster at work random harm for minutes, and judge the result",
+        description="Kill any process of a replica or the gateway, lose disks, corrupt slots, cut replicas off and "
+        "lose replies, at most a minority of the replicas at a time, while clients send transfers; and judge the "
+        "result. Exit status 0 only if everything holds.",
+    )
+    command.add_argument("--minutes", type=_minutes, default=10.0, metavar="M", help="how long all of it may take (10)")
+    command.add_argument("--rate", type=_whole(1, 1000), default=60, metavar="N", help="transfers a second (60)")
+    command.add_argument("--replicas", type=_replicas, default=3, metavar="N", help="replicas: 3 (the default) or 5")
+    command.add_argument("--seed", type=_whole(0, SEED_MAX), default=1, metavar="N", help="decides about the harm (1)")
+    command.add_argument("--directory", type=Path, metavar="DIR", help="where the soak makes its temporary directory")
+    command.add_argument("--plant", type=_plant, metavar="FAULT", help="as with run")
+    command.add_argument("--keep", action="store_true", help="do not remove the soak's directory")
 
 
 def main(arguments: list[str]) -> int:
     """Parse, run, and give the exit status: 0 all holds, 1 broken or failed, 2 unusable arguments or file."""
     parsed = _parser().parse_args(arguments)
-    ended = "everything was stopped" + (" and removed" if parsed.command == "run" else "")
+    ended = "everything was stopped" + (" and removed" if parsed.command in ("run", "soak") else "")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         if parsed.command == "run":
             return _run(parsed)
+        if parsed.command == "soak":
+            return _soak(parsed)
         return COMMANDS[parsed.command](parsed)
     except (TransferFileError, DirectoryUnusable, ClusterUnusable, Misused) as error:
         print(error, file=sys.stderr)
@@ -156,6 +187,19 @@ def _run(parsed: argparse.Namespace) -> int:
         keep=parsed.keep,
     )
     return run(options)
+
+
+def _soak(parsed: argparse.Namespace) -> int:
+    options = SoakOptions(
+        minutes=parsed.minutes,
+        rate=float(parsed.rate),
+        replicas=parsed.replicas,
+        seed=parsed.seed,
+        directory=parsed.directory or Path(tempfile.gettempdir()),
+        plant=parsed.plant,
+        keep=parsed.keep,
+    )
+    return soak(options)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class ClientActor(ComponentActor):
         self._start = message
         self._members = dict(message.members)
         self._replicas = message.replicas
-        self._heard_at = self.environment.monotonic()
+        self._began = self._heard_at = self.environment.monotonic()
         self._record = EvidenceWriter(Path(message.record))
         self._network = Network(
             message.name,
@@ -166,10 +166,14 @@ class ClientActor(ComponentActor):
             self._ask_next(work, now)
 
     def _ask_next(self, work: _Work, now: float) -> None:
-        if work.rows:
+        if work.rows and now >= self._due(work.rows[0]):
             transfer = work.rows.popleft()
             number = work.session.request(OPERATION_TRANSFER, transfer.encode(), now)
             work.rows_asked[number] = transfer.row
+
+    def _due(self, transfer: Transfer) -> float:
+        rate = self._start.rate if self._start is not None else 0.0
+        return self._began + transfer.row / rate if rate else self._began
 
     def _take_refusal(self, work: _Work, refused: Refused) -> None:
         if refused.view < self._view_replied:
@@ -188,7 +192,7 @@ class ClientActor(ComponentActor):
             self._ask_next(work, self.environment.monotonic())
 
     def tick(self) -> None:
-        """Repeat what has had no answer."""
+        """Repeat what has had no answer, and ask what has become due."""
         now = self.environment.monotonic()
         waiting = any(work.session.is_waiting for work in self._work.values())
         if not waiting:
@@ -198,6 +202,8 @@ class ClientActor(ComponentActor):
             self._primary = (self._primary + 1) % self._replicas
         for work in self._work.values():
             work.session.tick(now)
+            if work.session.is_registered and not work.session.is_waiting:
+                self._ask_next(work, now)
         self._network.flush(now, answer_all=True)
 
     def progress(self, message: GetProgress, sender: ActorAddress) -> None:

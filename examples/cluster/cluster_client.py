@@ -315,6 +315,7 @@ class Session:
         self._busy = threading.Lock()
         self._line = _Line(client)
         self._pending: Frame | None = None
+        self._latest: Frame | None = None  # request, answered or not
         self._over = ""
         self._attempts = 0  # of the pending request, over all calls
 
@@ -357,6 +358,14 @@ class Session:
             if self._pending is None:
                 raise SessionMisused("no request is pending")
             return self._ask(self._pending, timeout)
+
+    def repeat(self, *, timeout: float | None = None) -> Answer:
+        """Ask for the latest reply once more, for a caller that lost it. Raises a `ClusterError`."""
+        with self._alone():
+            if self._latest is None:
+                raise SessionMisused("nothing was asked yet")
+            self._attempts = 0
+            return self._ask(self._latest, timeout)
 
     def close(self, *, timeout: float | None = None) -> None:
         """End the session in the cluster, too. Raises a `ClusterError` if that cannot be confirmed in time."""
@@ -416,6 +425,7 @@ class Session:
             body=body,
             release=self._client.release,
         )
+        self._latest = frame
         self.request_number += 1
         self._attempts = 0
         return frame
@@ -456,6 +466,7 @@ class _Call:
         self._reached = False
         self._violation: FrameInvalid | None = None  # of the last attempt, if it ended with one
         self._refusal: Frame | None = None  # of the last attempt, if it ended with one
+        self._last_refusal = ""  # of any attempt, for people
 
     def run(self, is_over: Callable[[], bool]) -> Answer:
         """Ask until there is an answer, or an end."""
@@ -497,6 +508,7 @@ class _Call:
 
     def _attempt(self) -> Answer | None:
         """Ask once, and wait for what comes until it is time to ask again."""
+        said_before = self._violation, self._refusal
         self._violation = self._refusal = None
         self.attempts += 1
         if self.attempts > 1:
@@ -523,6 +535,9 @@ class _Call:
             self._client._count("connections_lost")
             self._elsewhere(until)
             return None
+        if until >= self._deadline:
+            # Cut short, perhaps after a millisecond: that nothing was said in it is no news.
+            self._violation, self._refusal = said_before
         self._unanswered += 1
         if self._unanswered >= self._policy.attempts_per_address:
             self._elsewhere(until, pause=False)
@@ -546,6 +561,7 @@ class _Call:
         if reason is Reason.WRONG_CLUSTER:
             raise WrongCluster(f"{self._line.name} is not cluster {self._asked.cluster:x}: {refused.text}")
         self._refusal = refused
+        self._last_refusal = f", the last refusal was {reason.name.lower()}"
         if reason is Reason.NOT_PRIMARY:
             self._redirected(refused, until)
         elif reason is Reason.BUSY and refused.request_checksum != bytes(16):
@@ -577,7 +593,7 @@ class _Call:
         time.sleep(max(0.0, until - time.monotonic()))
 
     def _timeout(self) -> ClusterError:
-        """The error for a call whose time is over, by what the last attempt met."""
+        """The error for a call whose time is over, by what the last attempt met that was not cut short."""
         what = f"request {self._asked.request} after {self.attempts} attempts"
         if self._violation is not None:
             error: ClusterError = ProtocolError(f"{what}: {self._violation}")
@@ -588,8 +604,7 @@ class _Call:
             tried = ", ".join(f"{_name(self._client.addresses[a])}: {e}" for a, e in sorted(self._unreachable.items()))
             error = ClusterUnavailable(f"no address could be reached. {tried}. Is the cluster running?")
         else:
-            last = f", the last refused with {Reason(self._refusal.reason).name.lower()}" if self._refusal else ""
-            error = RequestTimeout(f"no answer to {what}{last}. Resume it, or give it more time")
+            error = RequestTimeout(f"no answer to {what}{self._last_refusal}. Resume it, or give it more time")
         return error
 
 

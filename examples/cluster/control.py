@@ -76,7 +76,10 @@ class Joined(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartClient(Message):
-    """Send transfers of the file: session `i` of `sessions_all` sends rows `i`, `i + sessions_all`, and so on."""
+    """Send transfers of the file: session `i` of `sessions_all` sends rows `i`, `i + sessions_all`, and so on.
+
+    With a `rate`, row `n` is sent `n / rate` seconds after the start at the earliest.
+    """
 
     name: str
     replicas: int
@@ -86,6 +89,7 @@ class StartClient(Message):
     sessions: tuple[int, ...]
     sessions_all: int
     seed: int
+    rate: float
     drop_replies: float
     duplicate_requests: float
     members: tuple[tuple[str, ActorAddress], ...]

@@ -21,7 +21,7 @@ from thespian.actors import ActorAddress
 
 from client_replies.actors.component import ComponentActor, Handler
 from client_replies.messages.message import U64_MAX, Message, check_int, check_type
-from client_replies.messages.reply_header import HEADER_SIZE
+from client_replies.messages.reply_header import HEADER_SIZE, packed_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,16 @@ class SlotDamaged(Message):
 
     number: int
     damage: str
+
+
+def damage_of(path: Path, offset: int, size_max: int, seed: int) -> DamageSlot | None:
+    """The order to damage the reply that is in the file at `offset`; None if there is none."""
+    with path.open("rb") as data:
+        data.seek(offset)
+        size = packed_size(data.read(HEADER_SIZE))
+    if not HEADER_SIZE < size <= size_max:
+        return None
+    return DamageSlot(number=1, path=str(path), offset=offset, size=size, seed=seed)
 
 
 def damage_slot(message: DamageSlot) -> str:

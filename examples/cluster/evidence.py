@@ -86,7 +86,7 @@ class Journal:
     """
 
     lines: tuple[Execution, ...]
-    undone: tuple[int, ...] = ()
+    undone: tuple[Execution, ...] = ()
     unlike: tuple[int, ...] = ()
     gaps: tuple[tuple[int, int], ...] = ()
 
@@ -122,6 +122,7 @@ class Seen:
 
     `damaged`, `needed`, `repaired`, `lost`: the reply in `slot`. `unsent`: the reply was committed and not sent when
     the replica was killed. `primary`: the replica begins the view; `answering`: and has executed a request in it.
+    `synced`: it took over the state of another.
     """
 
     event: str
@@ -184,7 +185,8 @@ def read_journal(path: Path) -> Journal:
                 del undone[execution.op]
         last = execution.op
         lines.append(execution)
-    return Journal(tuple(lines), tuple(sorted(undone)), tuple(sorted(unlike)), tuple(gaps))
+    left = tuple(execution for op in sorted(undone) for execution in undone[op])
+    return Journal(tuple(lines), left, tuple(sorted(unlike)), tuple(gaps))
 
 
 def read_answers(path: Path) -> tuple[AnswerSeen, ...]:

@@ -14,6 +14,7 @@ Owns: its front door and its table of who waits for what.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,10 +82,11 @@ class SetReplica(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayStarted(Message):
-    """Clients can connect there."""
+    """Clients can connect there; `pid` is the gateway's process."""
 
     host: str
     port: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,7 @@ class GatewayActor(ComponentActor):
                 return
         if self._door is not None:
             host, port = self._door.address
-            self.send(sender, GatewayStarted(host=host, port=port))
+            self.send(sender, GatewayStarted(host=host, port=port, pid=os.getpid()))
 
     def _open(self, message: StartGateway) -> None:
         if self._ticker is None:

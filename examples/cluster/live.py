@@ -27,20 +27,12 @@ from client_replies.storage.layout import Layout
 from .cluster_directory import RUNNING_FILE, ClusterUnusable, Control, Shape, answer, opened
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import GetProgress, Hurt, Progress, StartReplica
-from .damage import DamageSlot, damage_slot
-from .gateway import (
-    GatewayActor,
-    GatewayFailed,
-    GatewayStarted,
-    GatewayStatus,
-    GetGatewayStatus,
-    SetReplica,
-    StartGateway,
-)
-from .members import START_TIMEOUT, Members, MembersFailed, is_living, kill
+from .damage import damage_of, damage_slot
+from .gateway import GatewayStatus, GetGatewayStatus
+from .gateway_keeper import GATEWAY, GatewayKeeper
+from .members import Members, is_living, kill
 from .replica import DATA_FILE, replica_name
 
-GATEWAY = "gateway"
 HOST = "127.0.0.1"
 ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
 
@@ -59,23 +51,18 @@ class Live:
 
     def __init__(self, directory: Path, shape: Shape, system: OwnedSystem, port: int) -> None:
         self.members = Members(system)
-        self.address: tuple[str, int] = (HOST, port)
+        self.gateway = GatewayKeeper(self.members, shape.cluster, (HOST, port))
         self._directory = directory
         self._shape = shape
         self._system = system
         self._names = [replica_name(replica) for replica in range(shape.replicas)]
         self._hurts = {name: _Hurts() for name in self._names}
-        self._gateway_pid = 0
-        self._kills = 0
 
     # Starting, and staying up.
 
     def start(self) -> None:
         """Start everything. Raises `MembersFailed`."""
-        before = set(processes_of(self._system))
-        self.members.create(GATEWAY, GatewayActor)
         epoch = time.time() - time.monotonic()
-        (self._gateway_pid,) = set(processes_of(self._system)) - before
         for replica, name in enumerate(self._names):
             place = self._directory / name
             start = StartReplica(
@@ -91,46 +78,10 @@ class Live:
             )
             self.members.create_replica(start)
         self.members.start_replicas()
-        self.members.on_started = self._replica_started
         Shape(self._shape.cluster, self._shape.replicas, True).write(self._directory)
-        self._start_gateway()
-        running = {"pid": os.getpid(), "gateway": list(self.address), "cluster": f"{self._shape.cluster:x}"}
+        self.gateway.start()
+        running = {"pid": os.getpid(), "gateway": list(self.gateway.address), "cluster": f"{self._shape.cluster:x}"}
         (self._directory / RUNNING_FILE).write_text(json.dumps(running), encoding="utf-8")
-
-    def _start_gateway(self) -> None:
-        message = StartGateway(
-            cluster=self._shape.cluster,
-            host=self.address[0],
-            port=self.address[1],
-            replicas=tuple(enumerate(self.members.addresses[name] for name in self._names)),
-        )
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            self._system.tell(self.members.addresses[GATEWAY], message)
-            until = time.monotonic() + 1.0
-            while time.monotonic() < until:
-                found = self.members.turn(0.1)
-                if isinstance(found, GatewayFailed):
-                    raise MembersFailed(found.reason)
-                if isinstance(found, GatewayStarted):
-                    self.address = found.host, found.port
-                    return
-        raise MembersFailed("the gateway did not start")
-
-    def _replica_started(self, name: str) -> None:
-        """A replica is another process now."""
-        message = SetReplica(replica=self._names.index(name), address=self.members.addresses[name])
-        self._system.tell(self.members.addresses[GATEWAY], message)
-
-    def turn(self) -> None:
-        """See to everything once."""
-        self.members.turn(0.05)
-        if not is_living(self._gateway_pid):
-            self.members.say("the gateway has ended: starting it again")
-            before = set(processes_of(self._system))
-            self.members.create(GATEWAY, GatewayActor)
-            (self._gateway_pid,) = set(processes_of(self._system)) - before
-            self._start_gateway()
 
     # Questions.
 
@@ -167,7 +118,7 @@ class Live:
         gateway = self.members.ask(
             self.members.addresses[GATEWAY], lambda number: GetGatewayStatus(request=number), ANSWER_TIMEOUT
         )
-        door: dict[str, object] = {"address": list(self.address), "pid": self._gateway_pid}
+        door: dict[str, object] = {"address": list(self.gateway.address), "pid": self.gateway.pid}
         if isinstance(gateway, GatewayStatus):
             door.update(connections=gateway.connections, requests_waiting=gateway.requests_waiting)
         up = sum(line["state"] == "up" for line in replicas)
@@ -265,19 +216,9 @@ class Live:
             slot = int(question["slot"]) if "slot" in question else self._slot_of(path, question)
             if not 0 <= slot < CLIENTS_MAX:
                 raise ClusterUnusable(f"slot {slot}: expected one from 0 to {CLIENTS_MAX - 1}")
-            self._kills += 1
-            with path.open("rb") as data:
-                data.seek(layout.slot_offset(slot))
-                size = packed_size(data.read(HEADER_SIZE))
-            if not HEADER_SIZE < size <= MESSAGE_SIZE_MAX:
+            order = damage_of(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.getrandbits(32))
+            if order is None:
                 raise ClusterUnusable(f"slot {slot} of {name} holds no reply")
-            order = DamageSlot(
-                number=self._kills,
-                path=str(path),
-                offset=layout.slot_offset(slot),
-                size=size,
-                seed=random.getrandbits(32),
-            )
             done.append(f"slot {slot} of {name}: {damage_slot(order)}")
         return "; ".join(done)
 
@@ -294,7 +235,7 @@ class Live:
 
     def _kill(self, who: str) -> str:
         if who == GATEWAY:
-            pid = self._gateway_pid
+            pid = self.gateway.pid
         elif who.isdigit() and int(who) >= len(self._names):
             pid = int(who)
             if pid not in processes_of(self._system):
@@ -331,7 +272,7 @@ def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
             try:
                 _announce(live, directory, shape, say)
                 while True:
-                    live.turn()
+                    live.members.turn(0.05)
                     asked = control.poll()
                     if asked is not None:
                         answer(asked[0], live.handle(asked[1]))
@@ -342,5 +283,5 @@ def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
 def _announce(live: Live, directory: Path, shape: Shape, say: Any) -> None:
     pids = ", ".join(f"{name} is process {live.members.pid(name)}" for name in live.members.replicas)
     say(f"a cluster of {shape.replicas} replicas in {directory}: {pids}")
-    say(f"clients come in at {live.address[0]}:{live.address[1]}")
+    say(f"clients come in at {live.gateway.address[0]}:{live.gateway.address[1]}")
     say("ready; Ctrl-C ends it, and starting it again goes on where it was")

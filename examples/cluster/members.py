@@ -1,14 +1,15 @@
 """The members of a cluster as its script sees them: created, asked, and started again when they died.
 
-Guarantees: a replica whose process has ended is created anew, told what its predecessor was told, and everybody is told
-its new address; one that ends again and again is given up. What is asked is asked again until there is an answer or
-the time is over, also of a member that died in between.
+Guarantees: a replica whose process has ended, also while it started, is created anew, told what its predecessor was
+told, and everybody is told its new address; one that ends again and again is given up. What is asked is asked again
+until there is an answer or the time is over, also of a member that died in between.
 
 Owns: the addresses and processes of the members.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.system import OwnedSystem
+from client_replies.actors.system import OwnedSystem, processes_of
 from client_replies.messages.message import Message
 
 from .control import Join, Joined, MemberFailed, ReplicaStarted, StartReplica
@@ -42,6 +43,7 @@ class _Replica:
     """What is known of one replica."""
 
     start: StartReplica
+    process: int = 0  # from its creation to its end
     pid: int = 0  # 0: not known to be up
     replies: ActorAddress | None = None
     asked_at: float = 0.0
@@ -58,20 +60,26 @@ class Members:
         self.replicas: dict[str, _Replica] = {}
         self.restarts = 0
         self.on_started: Callable[[str], None] = lambda name: None
+        self.on_turn: Callable[[Message | None], None] = lambda heard: None
         self.say: Callable[[str], None] = lambda text: None
         self._system = system
         self._request = 0
         self._told: Join | None = None
         self._others: list[str] = []  # who else is to be told of a replica's new address
 
-    def create(self, name: str, actor: type) -> None:
-        """Create a member."""
+    def create(self, name: str, actor: type) -> int:
+        """Create a member. Its process, or 0 if that has ended already."""
+        before = self.children(self._system.admin_pid or 0)
         self.addresses[name] = self._system.createActor(actor)
+        return next((pid for pid in self.children(self._system.admin_pid or 0) if pid not in before), 0)
+
+    def children(self, pid: int) -> list[int]:
+        """The living processes that this one made; the replicas' are made by the actor system's own."""
+        return [child for child in processes_of(self._system) if parent_of(child) == pid]
 
     def create_replica(self, start: StartReplica) -> None:
         """Create a replica, and keep it up from now on."""
-        self.replicas[start.name] = _Replica(start)
-        self.create(start.name, ReplicaActor)
+        self.replicas[start.name] = _Replica(start, self.create(start.name, ReplicaActor))
 
     def tell_of_replicas(self, name: str) -> None:
         """This member, which has an address of its own, is told when a replica gets another."""
@@ -86,6 +94,10 @@ class Members:
         return self.replicas[name].pid
 
     # Asking.
+
+    def tell(self, name: str, message: Message) -> None:
+        """Send a message, which may get lost."""
+        self._system.tell(self.addresses[name], message)
 
     def exchange(self, names: Sequence[str], make: Callable[[str, int], Message], timeout: float) -> dict[str, Message]:
         """Ask each of them, again while there is no answer; the answers by name. Raises `MembersFailed`.
@@ -137,6 +149,7 @@ class Members:
         """Take one message, if one comes in time, and see to the replicas."""
         answer = self._system.listen(wait)
         self._supervise()
+        self.on_turn(answer if isinstance(answer, Message) else None)
         if isinstance(answer, MemberFailed):
             raise MembersFailed(f"{answer.name} failed: {answer.reason}")
         if isinstance(answer, ReplicaStarted):
@@ -149,8 +162,8 @@ class Members:
 
     def _started(self, started: ReplicaStarted) -> None:
         replica = self.replicas[started.name]
-        if replica.pid == started.pid:
-            return
+        if replica.pid == started.pid or replica.process != started.pid:
+            return  # known, or said by one that has ended since
         replica.pid, replica.replies = started.pid, started.replies
         # From now on an empty directory is a lost disk. The next life has a weather of its own, which the seed decides
         # too: else each would lose the same messages at its start.
@@ -167,28 +180,28 @@ class Members:
         self._told = Join(members=tuple(self.addresses.items()), replies=replies)
         for name, replica in self.replicas.items():
             replica.joined = False
-            self._tell(name, self._told)
+            self.tell(name, self._told)
         for name in self._others:
             self._system.tell(self.addresses[name], self._told)
 
     def _supervise(self) -> None:
         now = time.monotonic()
         for name, replica in self.replicas.items():
-            if replica.pid and not is_living(replica.pid):
-                replica.pid = 0
+            if not replica.restart_at and not is_living(replica.process):
+                replica.process = replica.pid = 0
                 self._ended(name, replica, now)
             if replica.restart_at and now >= replica.restart_at:
                 replica.restart_at = 0.0
                 self.restarts += 1
-                self.create(name, ReplicaActor)
+                replica.process = self.create(name, ReplicaActor)
                 replica.asked_at = 0.0
             if now - replica.asked_at < RESEND_INTERVAL or replica.restart_at:
                 continue
             replica.asked_at = now
             if not replica.pid:
-                self._tell(name, replica.start)
+                self.tell(name, replica.start)
             elif not replica.joined and self._told is not None:
-                self._tell(name, self._told)
+                self.tell(name, self._told)
 
     def _ended(self, name: str, replica: _Replica, now: float) -> None:
         while replica.restarts and now - replica.restarts[0] > RESTARTS_WITHIN:
@@ -200,18 +213,26 @@ class Members:
         replica.restart_at = now + RESTART_PAUSE
         self.say(f"{name} has ended: starting it again")
 
-    def _tell(self, name: str, message: Message) -> None:
-        self._system.tell(self.addresses[name], message)
-
 
 def is_living(pid: int) -> bool:
     """True if the process runs: one that has ended and was not waited for does not."""
+    return _stat(pid)[0] not in "ZX"
+
+
+def parent_of(pid: int) -> int:
+    """Who made the process; 0 if it has ended."""
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> list[str]:
+    """State and parent."""
     try:
-        return Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+        return Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
     except OSError:
-        return False
+        return ["X", "0"]
 
 
 def kill(pid: int) -> None:
-    """`kill -9`."""
-    os.kill(pid, signal.SIGKILL)
+    """`kill -9`; one that has ended needs none."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

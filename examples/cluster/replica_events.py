@@ -93,6 +93,8 @@ class Events:
 
     def view(self, view: int, is_primary: bool, syncing: bool) -> None:
         """Where the replica is now."""
+        if self._syncing and not syncing:
+            self._write("synced")
         self._syncing = syncing
         self._view = view
         if is_primary and self._primary_of != view:

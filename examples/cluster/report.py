@@ -81,7 +81,7 @@ def figures(
             "replies_unsent": count["unsent"],
             "view_changes": max(0, len({event.view for event in seen if event.event == "primary"} - {0})),
             "restarts": counters.get("restarts", 0),
-            "state_syncs": counters.get("syncs_finished", 0),
+            "state_syncs": count["synced"],
             "log_entries_repaired": counters.get("entries_repaired", 0),
         },
         failovers=failovers(seen),
@@ -109,8 +109,9 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 class ProgressLine:
     """Shows how far the run is."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, interval: float = PROGRESS_INTERVAL) -> None:
         self._out = out
+        self._interval = interval
         self._terminal = out.isatty()
         self._shown_at = float("-inf")
         self._begun = time.monotonic()
@@ -124,7 +125,7 @@ class ProgressLine:
     def show(self, done: int, total: int, counters: Counter[str], *, last: bool = False) -> None:
         """The state of the run, if it is time to show it again."""
         now = time.monotonic()
-        interval = PROGRESS_INTERVAL / 5 if self._terminal else PROGRESS_INTERVAL
+        interval = PROGRESS_INTERVAL / 5 if self._terminal else self._interval
         if now - self._shown_at < interval and not last:
             return
         self._shown_at = now

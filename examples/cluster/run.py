@@ -30,6 +30,7 @@ from .control import (
     Progress,
     StartClient,
     StartReplica,
+    client_id,
 )
 from .damage import MomentsPlan, SaboteurActor
 from .evidence import read_answers, read_events, read_final, read_journal
@@ -77,6 +78,7 @@ class Options:
     plant: Plant | None
     json: bool
     keep: bool
+    rate: float = 0.0  # transfers a second; 0: as fast as answers come
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Run:
                 sessions=self._sessions[name],
                 sessions_all=options.clients,
                 seed=options.seed,
+                rate=options.rate,
                 drop_replies=options.drop_replies,
                 duplicate_requests=options.duplicate_requests,
                 members=tuple(members.addresses.items()),
@@ -207,10 +210,12 @@ class Run:
                 return now - begun
             if now - moved_at > STALL_TIMEOUT:
                 raise MembersFailed(f"nothing has moved for {STALL_TIMEOUT:.0f} s, at {done} transfers")
-            members.wait(_after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
+            members.wait(after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
 
     def _ask_progress(self, members: Members) -> tuple[Counter[str], int, bool]:
-        names = [*self._sessions, *self._replicas]
+        return self._ask_progress_of(members, [*self._sessions, *self._replicas])
+
+    def _ask_progress_of(self, members: Members, names: Sequence[str]) -> tuple[Counter[str], int, bool]:
         answers = members.exchange(names, lambda name, request: GetProgress(request=request), START_TIMEOUT)
         counters: Counter[str] = Counter()
         done, finished = 0, True
@@ -247,18 +252,26 @@ class Run:
             if waiting and time.monotonic() > deadline:
                 raise MembersFailed("; ".join(f"{name} is at {states[name].waiting_for}" for name in waiting))
             if waiting:
-                members.wait(_after(0.05), STALL_TIMEOUT, "a pause")
+                members.wait(after(0.05), STALL_TIMEOUT, "a pause")
 
     # Judging.
+
+    def _records(self) -> Sequence[str]:
+        """Who has a record of answers."""
+        return list(self._sessions)
+
+    def _clients(self) -> tuple[int, ...]:
+        """The client that used each session."""
+        return tuple(map(client_id, range(self._options.clients)))
 
     def _judge(self, seconds: float, counters: Mapping[str, int]) -> Outcome:
         directories = [self._directory / name for name in self._replicas]
         evidence = [self._evidence(replica) for replica in range(self._options.replicas)]
         finals = tuple(read_final(directory / FINAL_FILE) for directory in evidence)
-        answers = tuple(answer for name in self._sessions for answer in read_answers(self._record(name)))
+        answers = tuple(answer for name in self._records() for answer in read_answers(self._record(name)))
         found = Evidence(
             rows=read_rows(self._transfers),
-            sessions=self._options.clients,
+            clients=self._clients(),
             damages_wanted=self._options.damages,
             kills_wanted=self._options.kills,
             journals=tuple(read_journal(directory / JOURNAL_FILE) for directory in evidence),
@@ -285,7 +298,8 @@ def read_slots(file: Path, slots: Sequence[int]) -> dict[int, bytes]:
     return found
 
 
-def _after(seconds: float) -> Callable[[], bool]:
+def after(seconds: float) -> Callable[[], bool]:
+    """A condition: true once so much time is over."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() >= until
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HeaderInvalid, checksum128
 
-from .control import client_id
 from .evidence import AnswerSeen, Execution, Final, Journal, Seen
 
 _OUTCOME_DONE = 0
@@ -30,7 +29,7 @@ class Evidence:
     """All that a verdict may look at. Tuples have one element a replica, in order."""
 
     rows: tuple[tuple[str, str, int], ...]
-    sessions: int
+    clients: tuple[int, ...]  # of each session, by the order of the sessions
     damages_wanted: int
     kills_wanted: int
     journals: tuple[Journal, ...]
@@ -43,8 +42,8 @@ class Evidence:
     def history(self) -> tuple[Execution, ...]:
         """What was executed, by op: from the first replica that executed each, since state syncs leave gaps."""
         known: dict[int, Execution] = {}
-        for journal in self.journals:
-            for line in journal.lines:
+        for lines in (*(journal.lines for journal in self.journals), *(journal.undone for journal in self.journals)):
+            for line in lines:
                 known.setdefault(line.op, line)
         return tuple(known[op] for op in sorted(known))
 
@@ -108,6 +107,7 @@ def executed_once(evidence: Evidence) -> str:
 def executed_in_one_order(evidence: Evidence) -> str:
     """All replicas executed the same operations in the same order, with the same replies."""
     first = evidence.history
+    by_op = {line.op: line for line in first}
     again = 0
     for replica, journal in enumerate(evidence.journals):
         if journal.unlike:
@@ -118,6 +118,10 @@ def executed_in_one_order(evidence: Evidence) -> str:
                 raise CheckBroken(f"replica {replica} differs from the others at op {theirs.op}")
         if len(executed) != len(first):
             raise CheckBroken(f"replica {replica} executed {len(executed)} operations, all together {len(first)}")
+        for line in journal.undone:
+            # A lost disk undoes what was executed, and a state sync does not repeat it: it was to be the same.
+            if line != by_op[line.op]:
+                raise CheckBroken(f"replica {replica} had executed op {line.op} otherwise before a restart")
         again += bool(journal.gaps)
     return f"{len(first)} operations" + (f", {again} replicas with a state sync" if again else "")
 
@@ -128,13 +132,13 @@ def clients_kept_their_order(evidence: Evidence) -> str:
     for line in evidence.history:
         if line.request:
             rows_of[line.client].append(line.row)
-    for session in range(evidence.sessions):
-        wanted = list(range(session + 1, len(evidence.rows) + 1, evidence.sessions))
-        if rows_of.pop(client_id(session), []) != wanted:
+    for session, client in enumerate(evidence.clients):
+        wanted = list(range(session + 1, len(evidence.rows) + 1, len(evidence.clients)))
+        if rows_of.pop(client, []) != wanted:
             raise CheckBroken(f"session {session} did not have its rows executed in order")
     if rows_of:
         raise CheckBroken(f"client {next(iter(rows_of)):x} is none of the run's")
-    return f"{evidence.sessions} sessions"
+    return f"{len(evidence.clients)} sessions"
 
 
 def answers_identical(evidence: Evidence) -> str:

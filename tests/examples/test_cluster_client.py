@@ -444,6 +444,33 @@ def test_redirects_in_circles_cost_pauses_and_end_in_time(servers: list[Scripted
     assert sum(len(server.requests) for server in servers) < 80
 
 
+def test_what_was_refused_is_told_although_the_last_attempt_met_silence(servers: list[ScriptedServer]) -> None:
+    """The deadline cuts the last attempt short: that it was not answered says less than the refusal before it."""
+    for server in servers:
+        server.script = [refuse(Reason.NOT_PRIMARY, view=5, primary=PRIMARY_UNKNOWN), *[drop] * 1000]
+    with pytest.raises(RequestTimeout, match="the last refusal was not_primary"):
+        connect(servers).session(timeout=1.0)
+
+
+def test_a_violation_is_told_although_the_last_attempt_was_cut_short(server: ScriptedServer) -> None:
+    """The attempt that could have ended otherwise had no time for it."""
+    server.script = [garbage, *[drop] * 1000]
+    policy = RetryPolicy(pause_first_s=0.05, pause_max_s=60.0, jitter=0.0)
+    client = ClusterClient([server.address], cluster=CLUSTER, policy=policy)
+    with pytest.raises(ProtocolError):
+        client.session(timeout=0.1)
+
+
+def test_the_latest_reply_can_be_had_once_more(server: ScriptedServer, session: Session) -> None:
+    """By a caller that lost it: the same bytes, executed once."""
+    with pytest.raises(SessionMisused):
+        ClusterClient([server.address], cluster=CLUSTER).session().repeat()
+    first = session.request(OPERATION_ECHO, b"once")
+    again = session.repeat()
+    assert (again.header, again.body, again.repeated) == (first.header, first.body, True)
+    assert session.request(OPERATION_ECHO, b"next").body == EXECUTED.pack(2) + b"next"
+
+
 @pytest.mark.parametrize("primary", [0, 7, PRIMARY_UNKNOWN])
 def test_a_useless_hint_leads_to_the_next_address(servers: list[ScriptedServer], primary: int) -> None:
     """Naming itself, nobody we know, or nobody."""
