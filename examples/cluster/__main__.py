@@ -123,7 +123,7 @@ def _add_soak(commands: Any) -> None:
         "result. Exit status 0 only if everything holds.",
     )
     command.add_argument("--minutes", type=_minutes, default=10.0, metavar="M", help="how long all of it may take (10)")
-    command.add_argument("--rate", type=_whole(1, 1000), default=60, metavar="N", help="transfers a second (60)")
+    command.add_argument("--rate", type=_whole(1, 1000), default=30, metavar="N", help="transfers a second (30)")
     command.add_argument("--replicas", type=_replicas, default=3, metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument("--seed", type=_whole(0, SEED_MAX), default=1, metavar="N", help="decides about the harm (1)")
     command.add_argument("--directory", type=Path, metavar="DIR", help="where the soak makes its temporary directory")

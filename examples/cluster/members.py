@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from thespian.actors import ActorAddress
+from thespian.actors import ActorAddress, ActorSystemException
 
 from client_replies.actors.system import OwnedSystem, processes_of
 from client_replies.messages.message import Message
@@ -68,9 +68,12 @@ class Members:
         self._others: list[str] = []  # who else is to be told of a replica's new address
 
     def create(self, name: str, actor: type) -> int:
-        """Create a member. Its process, or 0 if that has ended already."""
+        """Create a member. Its process, or 0 if that has ended already. Raises `MembersFailed`."""
         before = self.children(self._system.admin_pid or 0)
-        self.addresses[name] = self._system.createActor(actor)
+        try:
+            self.addresses[name] = self._system.createActor(actor)
+        except ActorSystemException as error:
+            raise MembersFailed(f"the actor system has ended, and everything with it: {error}") from error
         return next((pid for pid in self.children(self._system.admin_pid or 0) if pid not in before), 0)
 
     def children(self, pid: int) -> list[int]:
