@@ -604,7 +604,10 @@ class _Call:
             tried = ", ".join(f"{_name(self._client.addresses[a])}: {e}" for a, e in sorted(self._unreachable.items()))
             error = ClusterUnavailable(f"no address could be reached. {tried}. Is the cluster running?")
         else:
-            error = RequestTimeout(f"no answer to {what}{self._last_refusal}. Resume it, or give it more time")
+            error = RequestTimeout(
+                f"no answer to {what}{self._last_refusal}: a quorum of the replicas may be missing. "
+                "Resume it, or give it more time"
+            )
         return error
 
 

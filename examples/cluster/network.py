@@ -26,7 +26,10 @@ from .vsr.messages import VsrMessage
 WINDOW = 2
 QUEUE_MAX = 1024
 ITEMS_IN_ENVELOPE_MAX = 128
-ENVELOPE_TIMEOUT = 1.0  # seconds
+# Seconds until an envelope counts as lost. Who does not answer is sent one at a time, with pauses that grow: a process
+# that stands still keeps outstanding what is sent to it, and an actor with twenty of those stands still, too.
+ENVELOPE_TIMEOUT = 1.0
+ENVELOPE_TIMEOUT_MAX = 4.0
 
 Item = Request | Answer | Refused | Redirected | VsrMessage
 BETWEEN_REPLICAS: tuple[type[Message], ...] = VsrMessage.__args__
@@ -124,6 +127,7 @@ class _Peer:
     sent: int = 0  # the number of the last envelope sent
     answered: int = 0  # the highest that the peer has had
     sent_at: float = 0.0
+    timeout: float = ENVELOPE_TIMEOUT
     taken: int = 0  # the highest envelope had from the peer
     unanswered: int = 0  # envelopes had from the peer since the last one to it
 
@@ -171,6 +175,7 @@ class Network:
             self.counters["envelopes_cut"] += 1
             return ()
         peer = self._peer(envelope.sender)
+        peer.timeout = ENVELOPE_TIMEOUT
         peer.answered = max(peer.answered, min(envelope.taken, peer.sent))
         if envelope.items:
             # A lower number than the last was overtaken: its items are as welcome, and its answer is given already.
@@ -182,6 +187,7 @@ class Network:
         """The peer is another process now: what was on its way to the old one is lost."""
         peer = self._peer(name)
         peer.answered = peer.sent
+        peer.timeout = ENVELOPE_TIMEOUT
         peer.taken = peer.unanswered = 0
         peer.queue.clear()
 
@@ -193,10 +199,12 @@ class Network:
         for due_peer, item in self._wheel.pop_due(now):
             self._queue(due_peer, item)
         for name, peer in self._peers.items():
-            if peer.sent > peer.answered and now - peer.sent_at > ENVELOPE_TIMEOUT:
+            if peer.sent > peer.answered and now - peer.sent_at > peer.timeout:
                 self.counters["envelopes_unanswered"] += peer.sent - peer.answered
                 peer.answered = peer.sent
-            while peer.queue and peer.sent - peer.answered < WINDOW:
+                peer.timeout = min(ENVELOPE_TIMEOUT_MAX, 2.0 * peer.timeout)
+            window = WINDOW if peer.timeout == ENVELOPE_TIMEOUT else 1
+            while peer.queue and peer.sent - peer.answered < window:
                 count = min(len(peer.queue), ITEMS_IN_ENVELOPE_MAX)
                 items = tuple(peer.queue.popleft() for _ in range(count))
                 peer.sent += 1

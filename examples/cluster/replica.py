@@ -79,6 +79,8 @@ LOG_FILE = "log.sqlite"
 JOURNAL_FILE = "journal.jsonl"
 EVENTS_FILE = "events.jsonl"
 FINAL_FILE = "final.json"
+# Why an opening may fail that succeeds in another life.
+PASSING = frozenset({FaultKind.FILE_LOCKED, FaultKind.ACTOR_DIED, FaultKind.STOPPED})
 
 
 def replica_name(replica: int) -> str:
@@ -399,11 +401,7 @@ class ReplicaActor(ComponentActor):
             for event in events:
                 if isinstance(event, RepliesOpened):
                     self._opened(event)
-                elif (
-                    isinstance(event, PortFailed)
-                    and self._opening is None
-                    and event.fault.kind is not FaultKind.FILE_LOCKED
-                ):
+                elif isinstance(event, PortFailed) and self._opening is None and event.fault.kind not in PASSING:
                     self._failure = f"the replies cannot be opened: {event.fault}"
                 elif isinstance(event, PortFailed):
                     self._die(str(event.fault))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from examples.cluster.cluster_client import Answer, ClusterClient, ReplyLost, Re
 from examples.cluster.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
 from examples.cluster.config import CLIENTS_MAX, MESSAGE_SIZE_MAX
 from examples.cluster.ledger import Outcome, Result, Transfer
+from examples.cluster.members import parent_of
 from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER
 from tests.processes import wait_until
 
@@ -163,6 +165,82 @@ def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_
     assert done.returncode == 2
     assert "found letter, and no cluster" in done.stderr
     assert not (strange / CLUSTER_FILE).exists()
+
+
+def restarted(terminal: Terminal) -> int:
+    """How often replicas were started again."""
+    return int(terminal.status()["restarts"])
+
+
+@pytest.mark.parametrize("stopped", ["both backups", "the primary and a backup"])
+def test_a_lost_quorum_stops_progress_and_nothing_else(terminal: Terminal, stopped: str) -> None:
+    """Two of three replicas stand still: clients are told, nothing is executed, and all goes on when they are back."""
+    with terminal.client() as client, client.session() as session:
+        transfer(session, 10)
+        wait_until(terminal.is_whole, 30.0, "three whole replicas")
+        primary = terminal.primary()
+        backups = [one for one in terminal.replicas() if one["name"] != primary["name"]]
+        victims = backups if stopped == "both backups" else [primary, backups[0]]
+        (left,) = [one["name"] for one in (primary, *backups) if one not in victims]
+        for one in victims:
+            os.kill(one["pid"], signal.SIGSTOP)
+        try:
+            with pytest.raises(RequestTimeout, match="a quorum of the replicas may be missing"):
+                transfer(session, 7, timeout=4.0)
+            done = terminal.other("client", "transfer", "equity", "ada", "1000", "--timeout", "2")
+            assert (done.returncode, "a quorum of the replicas may be missing" in done.stderr) == (1, True), done
+            status = terminal.status()
+            assert status["quorum"] is False
+            (one,) = [one for one in status["replicas"] if one["name"] == left]
+            assert one["executed"] == primary["executed"], "something was executed without a quorum"
+            assert "no quorum: nothing is executed" in terminal.other("status").stdout
+        finally:
+            for one in victims:
+                os.kill(one["pid"], signal.SIGCONT)
+        assert Result.decode(session.resume().body).target_balance == 17
+        assert Result.decode(transfer(session, 3).body).target_balance == 20
+        wait_until(terminal.is_whole, 30.0, "three whole replicas")
+
+
+def test_the_gateway_and_a_replica_that_end_together_are_both_there_again(terminal: Terminal) -> None:
+    """Each is told of the other, although both start at the same time; the session goes on at the same address."""
+    with terminal.client() as client, client.session() as session:
+        for amount in (1, 2, 3):
+            transfer(session, amount)
+            before = restarted(terminal)
+            terminal.hurt("kill", who="gateway")
+            terminal.hurt("kill", who="primary")
+            assert Result.decode(transfer(session, 10).body).target_balance == 11 * amount + amount * (amount - 1) // 2
+            wait_until(lambda before=before: restarted(terminal) > before, 30.0, "the replica's next life")  # type: ignore[misc]
+            wait_until(terminal.is_whole, 30.0, "three whole replicas")
+    assert terminal.said().count("the gateway has ended: starting it again") == 3
+
+
+def test_a_replica_whose_log_is_garbage_comes_up_as_one_that_lost_its_disk(terminal: Terminal) -> None:
+    """It ends while it starts, and is started again."""
+    with terminal.client() as client, client.session() as session:
+        transfer(session, 10)
+    wait_until(terminal.is_whole, 30.0, "three whole replicas")
+    assert terminal.interrupt() == 128 + signal.SIGINT
+    (terminal.place / "replica-1" / "log.sqlite").write_bytes(b"garbage" * 1000)
+    again = Terminal(terminal.place)
+    assert "replica-1 has ended: starting it again" in again.said()
+    assert "ada has 10" in again.other("client", "balance", "ada").stdout
+    wait_until(again.is_whole, 30.0, "three whole replicas")
+    assert again.interrupt() == 128 + signal.SIGINT
+
+
+def test_the_end_of_the_actor_system_is_said_and_the_cluster_starts_again(terminal: Terminal) -> None:
+    """Every member ends with it. Exit status 1, one line, no traceback; nothing that was answered is lost."""
+    assert "ada has 100" in terminal.other("client", "transfer", "equity", "ada", "100").stdout
+    (admin,) = {parent_of(int(one["pid"])) for one in terminal.replicas()}
+    os.kill(admin, signal.SIGKILL)
+    assert terminal.process.wait(30.0) == 1
+    assert "the cluster failed: the actor system has ended" in terminal.said()
+    assert "Traceback" not in terminal.said()
+    again = Terminal(terminal.place)
+    assert "ada has 100" in again.other("client", "balance", "ada").stdout
+    assert again.interrupt() == 128 + signal.SIGINT
 
 
 # The case that the component exists for.

@@ -116,6 +116,23 @@ def test_envelopes_without_an_answer_count_as_lost_after_a_while() -> None:
     assert net.counters["envelopes_unanswered"] == WINDOW
 
 
+def test_a_peer_that_stands_still_is_sent_ever_less_until_it_is_heard_again() -> None:
+    """Two of them must not use up the transmits that an actor may have outstanding: twenty, for ten seconds each."""
+    sent: list[tuple[str, Envelope]] = []
+    net = network(sent)
+    ticks = [tick / 10 for tick in range(100)]
+    for now in ticks:
+        net.post("b", item(1), now)
+        net.flush(now)
+    assert len(sent) <= 6
+    net.receive(Envelope(sender="b", number=0, taken=len(sent), items=()))
+    before = len(sent)
+    for _ in range(WINDOW + 1):
+        net.post("b", item(1), ticks[-1])
+        net.flush(ticks[-1])
+    assert len(sent) == before + WINDOW
+
+
 def test_what_was_received_is_answered_on_the_way_or_when_it_is_time() -> None:
     """With the next envelope to the peer; alone once the peer may send no more, and at the latest with a tick."""
     sent: list[tuple[str, Envelope]] = []

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -217,6 +218,39 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_removes_its_files(
         status, out, err = finish(place, transfers, "--damage", "1")
         assert status == 0, out + err
         assert list(place.iterdir()) == []
+
+
+def soak(place: Path, *arguments: str) -> tuple[int, str]:
+    """A short soak: exit status and output."""
+    with (place.parent / "out").open("w") as out:
+        command = [sys.executable, "-m", "examples.cluster", "soak", "--directory", str(place), *arguments]
+        status = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, timeout=RUN_TIMEOUT_S).returncode
+    return status, (place.parent / "out").read_text()
+
+
+def test_a_short_soak_of_random_harm_holds(place: Path) -> None:
+    """Killed processes, lost disks, corrupted slots, partitions, a minority at a time; `make soak` is the long one."""
+    status, out = soak(place, "--minutes", "0.75", "--rate", "12", "--seed", "5")
+    assert status == 0, out
+    assert "verdict: all 10 hold" in out
+    harm = Counter(line.split(": ")[1].split(",")[0] for line in out.splitlines() if line.startswith("harm "))
+    assert len(harm) >= 3, out
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("plant", "broken"),
+    [
+        ("execute-twice", "BROKEN  each transfer executed once on every replica"),
+        ("wrong-reply", "BROKEN  every repeated request answered with identical bytes"),
+    ],
+)
+def test_a_planted_fault_turns_the_soak_red(place: Path, plant: str, broken: str) -> None:
+    """The verdict finds it amid the harm, from what the members wrote down."""
+    status, out = soak(place, "--minutes", "0.4", "--rate", "20", "--plant", plant)
+    assert status == 1, out
+    assert broken in out
+    assert list(place.iterdir()) == []
 
 
 def test_runs_beside_each_other_do_not_meet(place: Path, transfers: Path) -> None:

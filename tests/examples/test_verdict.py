@@ -200,6 +200,7 @@ def with_all_slots(evidence: Evidence, change: Callable[[dict[int, bytes]], obje
 
 GOOD = good_evidence()
 DAMAGE = GOOD.events[0][:3]
+LAST = GOOD.answers[len(ROWS) + SESSIONS - 1].data[:16].hex()  # the reply to the last row
 FLIP_LAST = flipped(GOOD.answers[-1].data, 300)
 BALANCES = dict(GOOD.finals[1].balances)
 
@@ -243,6 +244,11 @@ BALANCES = dict(GOOD.finals[1].balances)
         (
             "damage_repaired",
             with_events(*DAMAGE, Seen("lost", 6.0, 0, 0, "00")),
+            "1 replies were lost on every replica",
+        ),
+        (
+            "damage_repaired",
+            with_events(*DAMAGE, Seen("lost", 6.0, 0, 0, LAST)),
             "1 replies were lost on every replica",
         ),
         ("damage_repaired", with_answer(GOOD, 3, kind="STALE"), "never reached their clients"),
@@ -315,6 +321,12 @@ def written(path: Path, *lines: Line | int) -> Journal:
     return read_journal(path)
 
 
+def test_a_reply_that_its_client_had_and_went_on_from_may_be_lost() -> None:
+    """A replica that was behind looked for it, and the others had a later one in its place."""
+    lost = Seen("lost", 6.0, 0, 0, DAMAGE[0].header)
+    assert broken_by(replace(GOOD, events=(*GOOD.events[:2], (lost,)))) == {}
+
+
 def test_a_journal_goes_back_with_its_replica(tmp_path: Path) -> None:
     """What is executed again must be the same again; what a state sync brought is a gap, which the others fill."""
     lines = GOOD.journals[0].lines
@@ -325,6 +337,9 @@ def test_a_journal_goes_back_with_its_replica(tmp_path: Path) -> None:
     assert unlike.unlike == (5,)
     short = written(tmp_path / "short", *lines[:6], 3, lines[3])
     assert short.undone == lines[4:6]
+    assert broken_by(replace(GOOD, journals=(replace(GOOD.journals[0], undone=lines[4:6]), *GOOD.journals[1:]))) == {}
+    otherwise = replace(GOOD, journals=(replace(GOOD.journals[0], undone=(other,)), *GOOD.journals[1:]))
+    assert "had executed op 5 otherwise" in broken_by(otherwise)["executed_in_one_order"]
     synced = written(tmp_path / "synced", *lines[:3], 6, *lines[6:])
     assert synced.gaps == ((3, 6),)
     evidence = replace(GOOD, journals=(synced, *GOOD.journals[1:]))
