@@ -228,7 +228,7 @@ class ClientRepliesActor(ComponentActor):
         self._storage = self._use(message.storage, self._storage, StorageActor)
         self.start_ticks(config.tick)
         request = OpenPool(
-            buffers=config.buffers_max + 2 * config.read_buffers,
+            buffers=config.buffers_max + config.read_buffers + config.repair_buffers,
             size=config.message_size_max,
             waiting_max=config.leases_waiting_max,
         )
@@ -263,8 +263,8 @@ class ClientRepliesActor(ComponentActor):
             self._fail_opening(error.fault)
             return
         config = self._opening.message.config
-        request = AcquireLeases(holder=self._opening.incarnation, number=1, count=2 * config.read_buffers)
-        self._call_pool("acquire", request)
+        count = config.read_buffers + config.repair_buffers
+        self._call_pool("acquire", AcquireLeases(holder=self._opening.incarnation, number=1, count=count))
 
     def pool_open_failed(self, message: PoolOpenFailed, sender: ActorAddress) -> None:
         """No memory. One that is of another size is this actor's own, of an earlier opening: a new one is made."""
@@ -627,7 +627,7 @@ class ClientRepliesActor(ComponentActor):
             queues=queues,
             counters={**self.counters, "scrub_passes": parts.reading.scrub_passes},
             faulty=tuple(slots.faulty),
-            lost=tuple(parts.repair.lost),
+            lost=tuple(slot for slot, header in parts.repair.lost.items() if slots.faulty.get(slot) == header),
             durable=tuple(slot < config.clients_max and slots.is_durable(slot) for slot in message.slots),
             durable_through=parts.writing.durable_through,
             stopped=self._stopped,
@@ -666,8 +666,7 @@ class ClientRepliesActor(ComponentActor):
         """A group of writes is durable."""
         parts = self._parts
         if parts is not None and self._stopped is None:
-            for write in parts.writing.written(message):
-                parts.repairing.repaired(write)
+            parts.repairing.repaired(parts.writing.written(message))
             self._pump()
 
     def slots_read(self, message: SlotsRead, sender: ActorAddress) -> None:

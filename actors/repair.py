@@ -5,12 +5,16 @@ that one has answered or timed out; what is in flight stays within a number of s
 lost only when every peer has said, within one back-off period, that it does not hold it; a peer that is silent, busy
 or behind has not said so (invariant 11).
 
+A message costs in proportion to what it is about, however many slots are faulty.
+
 Gives up: knowledge of content. The caller verifies what arrives. Owns: nothing but its notes on peers and slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from thespian.actors import ActorAddress
@@ -39,6 +43,24 @@ class Peer:
     asked: Asked | None = None
     failures: int = 0
     resume: float = 0.0  # not asked before this time
+    ready: deque[int] = field(default_factory=deque)  # slots to ask for, looked at once more when their turn comes
+    is_ready: set[int] = field(default_factory=set)  # the same, so that each is there once
+    later: list[tuple[float, int]] = field(default_factory=list)  # a heap: when to ask again for what it did not send
+
+    def is_free(self, now: float) -> bool:
+        """True if it may be asked for something now."""
+        return self.asked is None and now >= self.resume
+
+    def offer(self, slot: int) -> None:
+        """The peer may be asked for the slot, if nothing else stands against it when its turn comes."""
+        if slot not in self.is_ready:
+            self.is_ready.add(slot)
+            self.ready.append(slot)
+
+    def offer_due(self, now: float) -> None:
+        """What it did not send may be asked for again."""
+        while self.later and self.later[0][0] <= now:
+            self.offer(heapq.heappop(self.later)[1])
 
 
 @dataclass(slots=True)
@@ -91,30 +113,47 @@ class Repair:
             return version == self.version
         self.version = version
         self._peers = {replica: Peer(replica, address) for replica, address in peers}
-        self._cases.clear()
+        missing = {**self.lost, **{slot: case.header for slot, case in self._cases.items()}}
         self.lost.clear()  # A new peer may hold what the old ones did not.
+        for slot, header in missing.items():
+            self.add(slot, header)
         return True
+
+    def add(self, slot: int, header: bytes) -> None:
+        """The slot is faulty and expects this reply: a new case, whatever was said of the slot before."""
+        self.lost.pop(slot, None)
+        self._cases[slot] = Case(header)
+        self._offer(slot)
+
+    def _offer(self, slot: int) -> None:
+        for peer in self._peers.values():
+            peer.offer(slot)
 
     @property
     def in_flight(self) -> int:
         """Slots that a peer was asked for and has not answered."""
         return sum(len(peer.asked.slots) for peer in self._peers.values() if peer.asked is not None)
 
-    def plan(self, faulty: dict[int, bytes], now: float, room: int) -> list[Request]:
-        """What to send now for the `faulty` slots and their packed headers, at most `room` slots more in flight."""
-        if not self.version:
-            return []
-        self._tidy(faulty, now)
+    def may_ask(self, now: float) -> bool:
+        """True if a peer waits for nothing and is not left alone for a while."""
+        return any(peer.is_free(now) for peer in self._peers.values())
+
+    def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[Request]:
+        """What to send now, at most `room` slots more in flight.
+
+        `faulty` has the packed header of each slot that is faulty still; each was told by `add`.
+        """
+        for peer in self._peers.values():
+            if peer.asked is not None and now >= peer.asked.deadline:
+                self._failed(peer, now)
         requests = []
         room = min(room, self._slots_max - self.in_flight)
-        for peer in self._peers.values():
-            if room <= 0:
-                break
-            if peer.asked is None and now >= peer.resume:
-                slots = self._choose(peer, faulty, now, room)
-                if slots:
-                    room -= len(slots)
-                    requests.append(self._ask(peer, slots, now))
+        free = [peer for peer in self._peers.values() if peer.is_free(now)]
+        for index, peer in enumerate(free):
+            slots = self._choose(peer, faulty, now, -(-room // (len(free) - index)))  # each has its share
+            if slots:
+                room -= len(slots)
+                requests.append(self._ask(peer, slots, now))
         return requests
 
     def forget(self) -> None:
@@ -122,34 +161,40 @@ class Repair:
         if self._cases or self.lost:
             self._cases.clear()
             self.lost.clear()
+            for peer in self._peers.values():
+                peer.ready.clear()
+                peer.is_ready.clear()
+                peer.later.clear()
 
-    def _tidy(self, faulty: dict[int, bytes], now: float) -> None:
-        for slot in [slot for slot, case in self._cases.items() if faulty.get(slot) != case.header]:
-            del self._cases[slot]
-        for slot in [slot for slot, header in self.lost.items() if faulty.get(slot) != header]:
-            del self.lost[slot]
-        for peer in self._peers.values():
-            if peer.asked is not None and now >= peer.asked.deadline:
-                self._failed(peer, now)
-
-    def _choose(self, peer: Peer, faulty: dict[int, bytes], now: float, room: int) -> dict[int, bytes]:
+    def _choose(self, peer: Peer, faulty: Mapping[int, bytes], now: float, room: int) -> dict[int, bytes]:
         chosen: dict[int, bytes] = {}
         size = 0
-        for slot, header in faulty.items():
-            if slot in self.lost:
-                continue
-            case = self._cases.setdefault(slot, Case(header))
-            if case.asked_of is not None or now < case.resume.get(peer.replica, now):
-                continue
-            if now - case.denied.get(peer.replica, -self._backoff_max) < self._backoff_max:
-                continue
-            size += packed_size(header)
-            if chosen and size > self._bytes_max:
-                break
-            chosen[slot] = header
-            if len(chosen) == min(room, REPLIES_ASKED_MAX):
-                break
+        peer.offer_due(now)
+        while peer.ready and len(chosen) < min(room, REPLIES_ASKED_MAX):
+            slot = peer.ready[0]
+            case = self._cases.get(slot)
+            if case is not None and faulty.get(slot) != case.header:
+                del self._cases[slot]  # It was repaired or written; if it is faulty again, that is another case.
+            elif case is not None and case.asked_of is None and now >= self._free_at(case, peer.replica):
+                size += packed_size(case.header)
+                if chosen and size > self._bytes_max:
+                    break
+                chosen[slot] = case.header
+            # Else it is asked of another peer, who gives it back, or it is among what is asked for later.
+            peer.ready.popleft()
+            peer.is_ready.remove(slot)
         return chosen
+
+    def _free_at(self, case: Case, replica: int) -> float:
+        """When the peer may be asked for this slot: at once, unless it has said something."""
+        denied = case.denied.get(replica)
+        resume = case.resume.get(replica, float("-inf"))
+        return resume if denied is None else max(resume, denied + self._backoff_max)
+
+    def _ask_later(self, slot: int, case: Case, replica: int) -> None:
+        peer = self._peers.get(replica)
+        if peer is not None:
+            heapq.heappush(peer.later, (self._free_at(case, replica), slot))
 
     def _ask(self, peer: Peer, slots: dict[int, bytes], now: float) -> Request:
         self._requests += 1
@@ -167,6 +212,11 @@ class Repair:
         case = self._cases.get(slot)
         if case is not None:
             case.resume[replica] = now + self._pause(1)
+            self._ask_later(slot, case, replica)
+
+    def dropped(self, slot: int) -> None:
+        """What was sent for the slot could not be kept: it is asked for again."""
+        self._offer(slot)
 
     def missing(self, replica: int, request: int, reasons: Iterable[tuple[int, Missing]], now: float) -> list[int]:
         """The peer does not send these; returns the slots whose replies are now known to be lost."""
@@ -185,15 +235,19 @@ class Repair:
                 if self._is_lost(case, now):
                     self.lost[slot] = case.header
                     lost.append(slot)
+                    del self._cases[slot]
+                    continue
             else:
                 case.resume[replica] = now + self._pause(1)
+            self._ask_later(slot, case, replica)
         return lost
 
-    def without_peers(self, faulty: dict[int, bytes]) -> list[int]:
+    def without_peers(self, faulty: Mapping[int, bytes]) -> list[int]:
         """With no peer at all, as a single replica is set up, what is faulty is lost."""
         if not self.version or self._peers:
             return []
-        lost = [slot for slot in faulty if slot not in self.lost]
+        lost = [slot for slot, case in self._cases.items() if faulty.get(slot) == case.header]
+        self._cases.clear()
         self.lost.update((slot, faulty[slot]) for slot in lost)
         return lost
 
@@ -238,6 +292,7 @@ class Repair:
         case = self._cases.get(slot)
         if case is not None and case.header == header:
             case.asked_of = None
+            self._offer(slot)
 
     def _pause(self, failures: int) -> float:
         longest = min(self._backoff_max, self._timeout * 2.0 ** min(failures, 30))

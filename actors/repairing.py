@@ -1,15 +1,15 @@
 """Repair: faulty slots are asked of the peers, and what comes is verified and written.
 
 Guarantees: a reply from a peer is written only if it is, byte for byte, the one that a faulty slot expects, both
-checksums verified (invariant 10); anything else is dropped and counted. Repaired replies that wait for a buffer are
-bounded by what was asked for. The replica is told of every loss (11), and of every repair once it is durable (9).
+checksums verified (invariant 10); anything else is dropped and counted. What has come and is not written yet, and
+what is asked for, are bounded in number and in bytes. The replica is told of every loss (11), and of every repair once
+it is durable (9).
 """
 
 from __future__ import annotations
 
-from client_replies.messages.leases import Lease
 from client_replies.messages.peers import GetReplies, RepliesFound, RepliesMissing
-from client_replies.messages.replies import Payload, ReplyLost, ReplyRepaired
+from client_replies.messages.replies import RepliesRepaired, ReplyLost
 from client_replies.messages.reply_header import HEADER_SIZE, BodyChecksumWrong, packed_size, verify_body_checksum
 
 from .opened import Opened
@@ -25,24 +25,18 @@ class Repairing:
         self._opened = opened
         self._repair = repair
         self._reading = reading
-        self._arrived: dict[int, bytes] = {}  # verified replies that wait for a buffer to be written from
+        opened.slots.on_faulty = repair.add
 
     def pump(self) -> None:
-        """Write what arrived, as buffers come free; ask for what is faulty."""
-        for slot in list(self._arrived):
-            if not self._take(slot, self._arrived[slot]):
-                break
-            del self._arrived[slot]
-        faulty = self._faulty()
+        """Ask for what is faulty."""
+        opened, faulty = self._opened, self._opened.slots.faulty
         if not faulty:
             self._repair.forget()
             return
         for slot in self._repair.without_peers(faulty):
             self._tell_lost(slot, faulty[slot])
-        opened = self._opened
-        # What is asked for may all arrive before any of it is written.
-        room = opened.config.repairs_max - len(self._arrived) - len(opened.slots.repairs) - self._repair.in_flight
-        for request in self._repair.plan(faulty, opened.now(), room):
+        now = opened.now()
+        for request in self._repair.plan(faulty, now, self._room() if self._repair.may_ask(now) else 0):
             message = GetReplies(
                 asker=opened.config.replica,
                 incarnation=opened.incarnation,
@@ -53,13 +47,13 @@ class Repairing:
             )
             opened.send(request.address, message)
 
-    def _faulty(self) -> dict[int, bytes]:
-        expected = self._opened.slots.expected
-        return {
-            slot: header
-            for slot in self._opened.slots.faulty
-            if slot not in self._arrived and (header := expected[slot]) is not None
-        }
+    def _room(self) -> int:
+        """How many more slots may be asked for: all of it may arrive before any of it is written."""
+        config, repairs = self._opened.config, self._opened.slots.repairs
+        room = config.repairs_max - len(repairs) - self._repair.in_flight
+        if room <= 0 or sum(packed_size(write.header) for write in repairs.values()) >= config.repair_bytes_max:
+            return 0
+        return room
 
     def found(self, message: RepliesFound) -> None:
         """Replies from a peer: verified one by one, whatever was asked and whoever sent them."""
@@ -69,19 +63,20 @@ class Repairing:
             return
         self._repair.found(message.peer, message.request, message.slots)
         for slot, reply in zip(message.slots, message.replies, strict=True):
-            if slot in self._arrived or slot >= opened.config.clients_max:
-                opened.count("repair_unwanted", peer=message.peer, slot=slot)
-            elif self._is_expected(message.peer, slot, reply) and not self._take(slot, reply):
-                if len(self._arrived) < opened.config.repairs_max:
-                    self._arrived[slot] = reply
-                else:
-                    # A late answer, beside those that were asked for since. The slot is asked for again.
-                    opened.count("repair_without_room", peer=message.peer, slot=slot)
+            header = reply[:HEADER_SIZE]
+            if not self._is_expected(message.peer, slot, header, reply):
+                continue
+            if len(opened.slots.repairs) >= opened.config.repairs_max:
+                # A late answer, beside those that were asked for since. The slot is asked for again.
+                opened.count("repair_without_room", peer=message.peer, slot=slot)
+                self._repair.dropped(slot)
+                continue
+            for read in opened.slots.accept_repair(slot, header, reply, opened.now()):
+                self._reading.answered_by_write(read, reply)
 
-    def _is_expected(self, peer: int, slot: int, reply: bytes) -> bool:
+    def _is_expected(self, peer: int, slot: int, header: bytes, reply: bytes) -> bool:
         opened = self._opened
-        header = reply[:HEADER_SIZE]
-        if not opened.slots.wants_repair(slot, header):
+        if slot >= opened.config.clients_max or not opened.slots.wants_repair(slot, header):
             # Late or repeated, as a rule: the slot was repaired or written meanwhile.
             opened.count("repair_unwanted", peer=peer, slot=slot)
             if slot in opened.slots.faulty:
@@ -95,23 +90,6 @@ class Repairing:
             opened.count("repair_rejected", peer=peer, slot=slot, reason=str(error))
             self._repair.rejected(peer, slot, opened.now())
             return False
-        return True
-
-    def _take(self, slot: int, reply: bytes) -> bool:
-        """Queue the write of a verified reply. False if it has to wait for a buffer."""
-        opened = self._opened
-        header = reply[:HEADER_SIZE]
-        if not opened.slots.wants_repair(slot, header):
-            return True  # A commit or a removal came first, while the reply waited.
-        payload: Payload = reply
-        if not opened.is_inline(header):
-            if not opened.repair_stock:
-                return False
-            lease: Lease = opened.repair_stock.pop()
-            opened.memory.buffer(lease)[: len(reply)] = reply
-            payload = lease
-        for read in opened.slots.accept_repair(slot, header, payload, opened.now()):
-            self._reading.answered_by_write(read, payload)
         return True
 
     def missing(self, message: RepliesMissing) -> None:
@@ -130,16 +108,20 @@ class Repairing:
         self._opened.count("reply_lost", slot=slot)
         self._opened.tell_owner(ReplyLost(owner=self._opened.owner, slot=slot, header=header))
 
-    def repaired(self, write: Write) -> None:
-        """The repaired reply is durable."""
-        message = ReplyRepaired(owner=self._opened.owner, slot=write.slot, header=write.header)
-        self._opened.tell_owner(message)
+    def repaired(self, writes: list[Write]) -> None:
+        """These repaired replies are durable."""
+        if writes:
+            message = RepliesRepaired(
+                owner=self._opened.owner,
+                slots=tuple(write.slot for write in writes),
+                headers=b"".join(write.header for write in writes),
+            )
+            self._opened.tell_owner(message)
 
     @property
     def depths(self) -> dict[str, int]:
         """How much is on its way, for the status."""
         return {
             "repairs_asked": self._repair.in_flight,
-            "repairs_arrived": len(self._arrived),
             "repairs_queued": len(self._opened.slots.repairs),
         }

@@ -46,10 +46,10 @@ from client_replies.messages.replies import (
     RemoveReplies,
     RepliesClosed,
     RepliesOpened,
+    RepliesRepaired,
     ReplyLost,
     ReplyNotRead,
     ReplyRead,
-    ReplyRepaired,
     ReplyTaken,
     RequestRefused,
     SessionsInstalled,
@@ -128,7 +128,7 @@ PORT_MESSAGES: tuple[type[Message], ...] = (
     CheckpointDone,
     RequestRefused,
     RepliesClosed,
-    ReplyRepaired,
+    RepliesRepaired,
     ReplyLost,
     StorageFailed,
     LeasesGranted,
@@ -145,7 +145,7 @@ PortEvent = (
     | CheckpointDone
     | SessionsInstalled
     | RepliesClosed
-    | ReplyRepaired
+    | RepliesRepaired
     | ReplyLost
     | StorageFailed
 )

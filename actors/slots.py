@@ -24,10 +24,10 @@ The states of a slot, derived from the above, and what moves between them (* whe
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from client_replies.messages.faults import invariant
+from client_replies.messages.faults import InvariantBroken, invariant
 from client_replies.messages.replies import Payload
 from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
 
@@ -79,7 +79,8 @@ class Slots:
         self.writing: dict[int, Write] = {}
         self.queued: dict[int, Write] = {}  # commit writes, in the order in which they were accepted
         self.repairs: dict[int, Write] = {}  # queued repairs, likewise; a slot is in one of the two at most
-        self.faulty: dict[int, None] = {}  # ordered: found first, repaired first
+        self.faulty: dict[int, bytes] = {}  # with what is expected
+        self.on_faulty: Callable[[int, bytes], None] = _nobody  # told of each slot that becomes faulty
         self.reads: dict[int, list[Read]] = {}
         self._accepted = 0
         # Commit writes accepted and neither durable nor needless, in order: the first is what a checkpoint waits for.
@@ -92,8 +93,15 @@ class Slots:
         for slot, header in expectations.items():
             self.expected[slot] = header
         for slot in faulty:
-            invariant(self.expected[slot] is not None, f"slot {slot} is faulty and expects nothing")
-            self.faulty[slot] = None
+            self.mark_faulty(slot)
+
+    def mark_faulty(self, slot: int) -> None:
+        """The disk does not hold what the slot expects, and nothing is pending that will put it there."""
+        header = self.expected[slot]
+        if header is None:
+            raise InvariantBroken(f"slot {slot} is faulty and expects nothing")
+        self.faulty[slot] = header
+        self.on_faulty(slot, header)
 
     def accept(self, slot: int, header: bytes, payload: Payload, now: float) -> tuple[Write | None, list[Read]]:
         """Take over the write of a committed reply.
@@ -150,7 +158,7 @@ class Slots:
             if header is not None:
                 self.expected[slot] = header
                 if self.pending(slot, header) is None:
-                    self.faulty[slot] = None
+                    self.mark_faulty(slot)
         return needless
 
     def _drop_queued(self, slot: int) -> Write | None:
@@ -193,15 +201,15 @@ class Slots:
             self.writing[write.slot] = write
         return started
 
-    def start_repairs(self, bytes_max: int) -> list[Write]:
-        """Start queued repairs of together at most `bytes_max`, but at least one."""
+    def start_repairs(self, bytes_max: int, place: Callable[[Write], bool]) -> list[Write]:
+        """Start queued repairs of together at most `bytes_max`, but at least one, while `place` finds room for them."""
         started: list[Write] = []
         size = 0
         for write in self.repairs.values():
             if write.slot in self.writing:
                 continue
             size += packed_size(write.header)
-            if started and size > bytes_max:
+            if (started and size > bytes_max) or not place(write):
                 break
             started.append(write)
         for write in started:
@@ -250,7 +258,7 @@ class Slots:
         if not failed or read.overtaken or read.slot in self.faulty:
             return False
         invariant(self.expected[read.slot] == read.header, f"slot {read.slot} changed under a read unnoticed")
-        self.faulty[read.slot] = None
+        self.mark_faulty(read.slot)
         return True
 
     # What can be said.
@@ -311,8 +319,9 @@ class Slots:
 
     def check_invariants(self) -> None:
         """Raise `InvariantBroken` if the state contradicts itself. Walks all that is pending; for tests."""
-        for slot in self.faulty:
+        for slot, known in self.faulty.items():
             header = self.expected[slot]
+            invariant(header == known, f"slot {slot} is faulty for another reply")
             invariant(header is not None, f"slot {slot} is faulty and expects nothing")
             invariant(header is not None and packed_size(header) > HEADER_SIZE, f"slot {slot} expects no body")
             invariant(self.pending(slot, header or b"") is None, f"slot {slot} is faulty and will be written")
@@ -333,3 +342,7 @@ class Slots:
     def _commit_writes(self) -> Iterator[Write]:
         yield from self.queued.values()
         yield from (write for write in self.writing.values() if not write.is_repair)
+
+
+def _nobody(_slot: int, _header: bytes) -> None:
+    """Nobody is told."""

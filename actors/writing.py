@@ -31,7 +31,7 @@ from client_replies.messages.storage_io import SlotsWritten, WriteSlots
 from .opened import Opened
 from .slots import Read, Write
 
-REPAIR_GROUP_BYTES = 1024 * 1024
+REPAIR_GROUP_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -203,8 +203,19 @@ class Writing:
                 latest = float("inf")
             self._start("write", opened.slots.start(opened.config.write_batch_max, latest, self.barrier))
         if not opened.calls.is_busy("repair") and opened.slots.repairs:
-            self._start("repair", opened.slots.start_repairs(REPAIR_GROUP_BYTES))
+            self._start("repair", opened.slots.start_repairs(REPAIR_GROUP_BYTES, self._place_repair))
         self._tell_durable()
+
+    def _place_repair(self, write: Write) -> bool:
+        """Put a reply that came from a peer where the storage can write it from. False while there is no buffer."""
+        opened = self._opened
+        if isinstance(write.payload, bytes) and not opened.is_inline(write.header):
+            if not opened.repair_stock:
+                return False
+            lease = opened.repair_stock.pop()
+            opened.memory.buffer(lease)[: len(write.payload)] = write.payload
+            write.payload = lease
+        return True
 
     def _start(self, lane: str, writes: list[Write]) -> None:
         if writes:

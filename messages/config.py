@@ -58,14 +58,15 @@ class RepliesConfig(Message):
 
     reads_max: int = 64  # ReadReply requests not yet answered
     read_batch_max: int = 16  # slots in one group of reads
-    read_buffers: int = 8  # buffers that the component keeps for reading large replies, and as many for repairs
+    read_buffers: int = 8  # buffers that the component keeps for reading large replies
     waits_max: int = 64  # AwaitDurable requests not yet answered
 
-    repairs_max: int = 32  # slots under repair at the same time
-    repair_bytes_max: int = 4 * 1024 * 1024  # bytes of replies that one GetReplies may ask for
+    repairs_max: int = 512  # slots under repair at the same time
+    repair_bytes_max: int = 1024 * 1024  # bytes that one GetReplies may ask for, and that may wait to be written
+    repair_buffers: int = 64  # buffers that the component keeps for repaired large replies and for reads for peers
     repair_timeout: float = 0.5  # a peer that has not answered by then is asked again later
     repair_backoff_max: float = 8.0  # the longest pause before a silent peer is asked again
-    peer_reads_max: int = 64  # slots read for peers at the same time
+    peer_reads_max: int = 1024  # slots read for peers at the same time
 
     scrub_interval: float = 0.05  # pause between two groups of verified slots
     scrub_bytes_per_second: int = 4 * 1024 * 1024  # 0 turns the scrubber off
@@ -87,7 +88,7 @@ class RepliesConfig(Message):
         check_int("inline_size_max", self.inline_size_max, HEADER_SIZE, self.message_size_max)
         for name in ("leases_waiting_max", "writes_max", "write_batch_max", "reads_max", "read_batch_max"):
             check_int(name, getattr(self, name), 1, U32_MAX)
-        for name in ("read_buffers", "waits_max", "repairs_max", "peer_reads_max"):
+        for name in ("read_buffers", "repair_buffers", "waits_max", "repairs_max", "peer_reads_max"):
             check_int(name, getattr(self, name), 1, BUFFERS_MAX_LIMIT)
         check_int("repair_bytes_max", self.repair_bytes_max, self.message_size_max, U32_MAX)
         check_int("scrub_bytes_per_second", self.scrub_bytes_per_second, 0, U64_MAX)

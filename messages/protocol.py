@@ -76,7 +76,7 @@ PROTOCOL = _once(
     _replica_asks(replies.CloseReplies, replies.RepliesClosed, replies.RequestRefused),
     _asks(Party.ANYONE, Party.REPLIES, replies.GetStatus, (replies.RepliesStatus,)),
     # The same, told without asking.
-    _asks(Party.REPLIES, Party.REPLICA, replies.ReplyRepaired, ()),
+    _asks(Party.REPLIES, Party.REPLICA, replies.RepliesRepaired, ()),
     _asks(Party.REPLIES, Party.REPLICA, replies.ReplyLost, ()),
     _asks(Party.REPLIES, Party.REPLICA, replies.StorageFailed, ()),
     # The ClientRepliesActors of two replicas.

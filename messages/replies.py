@@ -403,12 +403,18 @@ class RepliesClosed(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyRepaired(Message):
-    """Told without asking: the slot's reply came from a peer and is durable again."""
+class RepliesRepaired(Message):
+    """Told without asking: these slots' replies came from peers and are durable again, packed headers side by side."""
 
     owner: int
-    slot: int
-    header: bytes = field(repr=False)
+    slots: tuple[int, ...]
+    headers: bytes = field(repr=False)
+
+    @property
+    def repaired(self) -> tuple[tuple[int, bytes], ...]:
+        """Each slot and its packed header."""
+        headers = (self.headers[at : at + HEADER_SIZE] for at in range(0, len(self.headers), HEADER_SIZE))
+        return tuple(zip(self.slots, headers, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

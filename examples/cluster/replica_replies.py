@@ -18,8 +18,8 @@ from client_replies.messages.replies import (
     CheckpointDone,
     NotRead,
     RepliesClosed,
+    RepliesRepaired,
     ReplyLost,
-    ReplyRepaired,
     SessionsInstalled,
     StorageFailed,
 )
@@ -108,10 +108,11 @@ class Replies:
             self._tell("checkpoint_done", event.op)
         elif isinstance(event, SessionsInstalled):
             self._tell("replies_installed", self._installs.popleft(), event.faulty)
-        elif isinstance(event, ReplyRepaired):
-            events.slot("repaired", event.slot, event.header)
-            if self._awaited.pop(event.header, None) is not None:
-                self._port.read(event.slot, event.header)
+        elif isinstance(event, RepliesRepaired):
+            for slot, header in event.repaired:
+                events.slot("repaired", slot, header)
+                if self._awaited.pop(header, None) is not None:
+                    self._port.read(slot, header)
         elif isinstance(event, ReplyLost):
             events.slot("lost", event.slot, event.header)
             self._tell("reply_lost", event.slot)

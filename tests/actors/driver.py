@@ -114,6 +114,7 @@ def config_for(path: Path | str, **changes: Any) -> RepliesConfig:
         "inline_size_max": 4 * KIB,
         "buffers_max": 4,
         "read_buffers": 2,
+        "repair_buffers": 2,
         "repair_bytes_max": 128 * KIB,
         "repair_timeout": 0.1,
         "repair_backoff_max": 0.4,

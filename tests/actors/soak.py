@@ -112,6 +112,7 @@ def soak(system: OwnedSystem, directory: Path, writes: int) -> Report:
         repair_bytes_max=LARGE,
         buffers_max=BUFFERS,
         read_buffers=READ_BUFFERS,
+        repair_buffers=READ_BUFFERS,
         scrub_bytes_per_second=16 * LARGE,
         tick=0.05,
         resend_timeout=5.0,

@@ -132,7 +132,7 @@ def test_a_file_that_does_not_fit_is_refused_and_left_as_it_is(asys: OwnedSystem
     assert snapshot(path) == before
     assert not driver.status().open
     driver.open(config_for(tmp_path / "another"))
-    assert driver.pool_status().held == 2 * config.read_buffers
+    assert driver.pool_status().held == config.read_buffers + config.repair_buffers
     driver.close()
 
 

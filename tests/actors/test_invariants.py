@@ -15,11 +15,11 @@ from client_replies.messages.peers import GetReplies, Missing, RepliesFound, Rep
 from client_replies.messages.replies import (
     CheckpointDone,
     NotRead,
+    RepliesRepaired,
     RepliesStatus,
     ReplyLost,
     ReplyNotRead,
     ReplyRead,
-    ReplyRepaired,
     SlotsDurable,
     StorageFailed,
     WritesRefused,
@@ -286,7 +286,7 @@ def test_7_repairs_take_no_capacity_that_commits_were_promised(asys: OwnedSystem
     assert driver.write({}, op=book.op).credit == 4
     driver.write_durable(dict(zip(range(1, 5), leases, strict=True)), op=book.op)
     driver.let_go("repair")
-    driver.expect(ReplyRepaired)
+    driver.expect(RepliesRepaired)
     driver.close()
 
 
@@ -298,9 +298,9 @@ def test_7_repairs_never_delay_a_checkpoint_and_may_go_on_during_one(asys: Owned
     repair_held(driver, config, book, 0)
     driver.commit(book, 1)
     assert driver.checkpoint(book).sequence == 1
-    assert not driver.has(ReplyRepaired)
+    assert not driver.has(RepliesRepaired)
     driver.let_go("repair")
-    assert driver.expect(ReplyRepaired).slot == 0
+    assert driver.expect(RepliesRepaired).slots == (0,)
     driver.close()
 
 
@@ -362,15 +362,15 @@ def test_9_a_sync_is_complete_when_the_repaired_replies_are_durable(asys: OwnedS
     driver.answer_as(peer, found(request, 1, {2: book.replies[2]}))
     driver.until(lambda status: status.queues["repairs_queued"] == 1)
     assert driver.status(*faulty).durable == (False, False)
-    assert not driver.has(SlotsDurable, ReplyRepaired)
+    assert not driver.has(SlotsDurable, RepliesRepaired)
     driver.let_go("repair", keep_on=True)
     driver.held("repair")
-    assert driver.expect(ReplyRepaired).slot == 0
+    assert driver.expect(RepliesRepaired).slots == (0,)
     assert driver.status(*faulty).durable == (True, False)
-    assert not driver.has(SlotsDurable, ReplyRepaired)
+    assert not driver.has(SlotsDurable, RepliesRepaired)
     driver.let_go("repair")
     assert driver.expect(SlotsDurable).wait == wait
-    assert driver.expect(ReplyRepaired).slot == 2
+    assert driver.expect(RepliesRepaired).slots == (2,)
     assert [slot_bytes(config, slot, 300) for slot in faulty] == [book.replies[0], book.replies[2]]
     driver.close()
 
@@ -413,7 +413,7 @@ def test_10_what_a_peer_sends_is_exactly_what_is_expected_or_is_dropped(asys: Ow
         status = driver.until(partial(counted_beyond, counter, before))
         assert (status.faulty, status.queues["repairs_queued"]) == ((0,), 0), what
     driver.answer_as(peer, found(driver.asked(1), 1, {0: book.replies[0], 5: book.replies[0]}))
-    assert driver.expect(ReplyRepaired).slot == 0
+    assert driver.expect(RepliesRepaired).slots == (0,)
     assert driver.status().faulty == ()
     assert driver.read(0, book.header(0)) == book.replies[0]
     driver.close()

@@ -28,8 +28,8 @@ from client_replies.messages.replies import (
     NotRead,
     RepliesClosed,
     RepliesOpened,
+    RepliesRepaired,
     RepliesStatus,
-    ReplyRepaired,
     SessionsInstalled,
 )
 from client_replies.messages.reply_header import HEADER_SIZE
@@ -206,9 +206,9 @@ def test_a_damaged_slot_is_repaired_from_a_peer_and_said_so(owners: Callable[[],
     for slot, reply in replies.items():
         damage(configs[0], slot)
         assert pair[0].read(slot, reply[:HEADER_SIZE]) is NotRead.CORRUPT
-        repaired = pair[0].wait_for(ReplyRepaired)
-        assert isinstance(repaired, ReplyRepaired)
-        assert repaired.header == reply[:HEADER_SIZE]
+        repaired = pair[0].wait_for(RepliesRepaired)
+        assert isinstance(repaired, RepliesRepaired)
+        assert repaired.headers == reply[:HEADER_SIZE]
         assert pair[0].read(slot, reply[:HEADER_SIZE]) == reply
     for owner in pair:
         owner.close()

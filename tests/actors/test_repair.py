@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 from thespian.actors import ActorAddress
@@ -30,11 +31,25 @@ def faulty_slots(count: int, size: int = 300) -> dict[int, bytes]:
     return {slot: header(slot + 1, size) for slot in range(count)}
 
 
-def repair_from(*peers: int, slots_max: int = 100, bytes_max: int = 10**9, jitter: float = 1.0) -> Repair:
+class Told(Repair):
+    """A repair that is told of what the plan's caller found faulty since."""
+
+    def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[Request]:
+        """Tell, then plan."""
+        self.tell(faulty)
+        return super().plan(faulty, now, room)
+
+    def tell(self, faulty: Mapping[int, bytes]) -> None:
+        """Add each slot that is faulty, or faulty for another reply."""
+        told = {**self.lost, **{slot: case.header for slot, case in self._cases.items()}}
+        for slot, packed in faulty.items():
+            if told.get(slot) != packed:
+                self.add(slot, packed)
+
+
+def repair_from(*peers: int, slots_max: int = 100, bytes_max: int = 10**9, jitter: float = 1.0) -> Told:
     """Give a repair that knows these peers."""
-    repair = Repair(
-        slots_max=slots_max, bytes_max=bytes_max, timeout=TIMEOUT, backoff_max=BACKOFF, jitter=lambda: jitter
-    )
+    repair = Told(slots_max=slots_max, bytes_max=bytes_max, timeout=TIMEOUT, backoff_max=BACKOFF, jitter=lambda: jitter)
     repair.set_peers(1, [(peer, ActorAddress(peer)) for peer in peers])
     return repair
 
@@ -52,7 +67,7 @@ def deny(repair: Repair, request: Request, reason: Missing, now: float) -> list[
 
 def test_nothing_is_asked_before_the_peers_are_known() -> None:
     """Without `SetPeers` nobody is asked and nothing is lost; with an empty list everything is."""
-    repair = Repair(slots_max=9, bytes_max=10**9, timeout=1.0, backoff_max=1.0, jitter=lambda: 0.0)
+    repair = Told(slots_max=9, bytes_max=10**9, timeout=1.0, backoff_max=1.0, jitter=lambda: 0.0)
     faulty = faulty_slots(2)
     assert repair.plan(faulty, 0.0, ROOM) == []
     assert repair.without_peers(faulty) == []
@@ -92,6 +107,37 @@ def test_what_is_in_flight_stays_within_slots_and_room() -> None:
     assert sum(len(request.slots) for request in repair_from(1, 2, slots_max=50).plan(faulty, 0.0, 4)) == 4
     assert repair_from(1).plan(faulty, 0.0, 0) == []
     assert repair_from(1).plan(faulty, 0.0, -3) == []
+
+
+class Counted(dict[int, bytes]):
+    """Faulty slots, and how often one of them was looked at."""
+
+    looked_at = 0
+
+    def get(self, slot: int, default: Any = None) -> Any:
+        """Count, then give it."""
+        self.looked_at += 1
+        return super().get(slot, default)
+
+
+def test_a_message_costs_what_it_is_about_however_many_slots_are_faulty() -> None:
+    """Neither an answer nor a plan walks over the slots that wait, also where a peer has denied every one of them."""
+    repair = Repair(slots_max=20, bytes_max=10**9, timeout=TIMEOUT, backoff_max=BACKOFF, jitter=lambda: 1.0)
+    repair.set_peers(1, [(1, ActorAddress(1)), (2, ActorAddress(2))])
+    faulty = Counted(dict.fromkeys(range(2000), header(1)))
+    for slot, packed in faulty.items():
+        repair.add(slot, packed)
+    answered, silent = repair.plan(faulty, 0.0, ROOM)
+    requests, denied = [answered], 0
+    for _message in range(300):
+        for request in requests:
+            denied += len(request.slots)
+            deny(repair, request, Missing.SUPERSEDED, 0.0)
+        faulty.looked_at = 0
+        requests = repair.plan(faulty, 0.0, ROOM)
+        assert faulty.looked_at <= 20 + len(silent.slots)
+    assert denied == len(faulty) - len(silent.slots)
+    assert repair.lost == {}
 
 
 def test_a_reply_larger_than_the_budget_is_asked_for_alone() -> None:

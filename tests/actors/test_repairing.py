@@ -78,8 +78,8 @@ class Bench:
 
     @property
     def arrived(self) -> int:
-        """How many replies wait for a buffer."""
-        return self.repairing.depths["repairs_arrived"]
+        """How many replies wait to be written."""
+        return self.repairing.depths["repairs_queued"]
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def bench() -> Iterator[Bench]:
 
 
 def test_what_is_asked_for_has_room_beside_what_has_arrived(bench: Bench) -> None:
-    """Slots asked for and replies that wait for a buffer stay, together, within `repairs_max`."""
+    """Slots asked for and replies that wait to be written stay, together, within `repairs_max`."""
     for _ in range(4):
         bench.repairing.pump()
         assert bench.arrived + bench.repair.in_flight <= REPAIRS_MAX

@@ -6,7 +6,7 @@ from typing import Any
 from client_replies.actors.system import OwnedSystem
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing
-from client_replies.messages.replies import NotRead, ReplyLost, ReplyRepaired, SlotsDurable
+from client_replies.messages.replies import NotRead, RepliesRepaired, ReplyLost, SlotsDurable
 from client_replies.messages.reply_header import HEADER_SIZE
 
 from tests.actors.driver import KIB, Book, Driver, config_for, damage, found, missing, slot_bytes
@@ -21,7 +21,7 @@ def replica(system: OwnedSystem, path: Path, number: int, **changes: Any) -> tup
 
 
 def test_damage_is_repaired_from_another_replica_byte_for_byte(asys: OwnedSystem, tmp_path: Path) -> None:
-    """CORRUPT, then `ReplyRepaired`, then the original bytes, from memory and from the file; large replies too."""
+    """CORRUPT, then `RepliesRepaired`, then the original bytes, from memory and from the file; large replies too."""
     book = Book()
     first, config = replica(asys, tmp_path, 0)
     second, other_config = replica(asys, tmp_path, 1)
@@ -36,17 +36,45 @@ def test_damage_is_repaired_from_another_replica_byte_for_byte(asys: OwnedSystem
     wait = first.await_durable(0, 1, 2)
     second.set_peers((0, first.replies))
     first.set_peers((1, second.replies))
-    repaired = {told.slot: told.header for told in (first.expect(ReplyRepaired) for _ in range(3))}
+    repaired: dict[int, bytes] = {}
+    while len(repaired) < 3:
+        repaired.update(first.expect(RepliesRepaired).repaired)
     assert repaired == {slot: book.header(slot) for slot in range(3)}
     assert first.expect(SlotsDurable).wait == wait
     for slot in range(3):
         assert first.read(slot, book.header(slot)) == replies[slot]
         assert slot_bytes(config, slot) == slot_bytes(other_config, slot)
-    assert first.status().queues["repair_buffers"] == config.read_buffers
+    assert first.status().queues["repair_buffers"] == config.repair_buffers
     for driver in (first, second):
         driver.checkpoint(book)
         driver.close()
         assert driver.pool_status().held == 0
+
+
+def test_a_repaired_reply_is_served_while_it_waits_for_a_buffer_to_be_written_from(
+    asys: OwnedSystem, tmp_path: Path
+) -> None:
+    """It came as bytes and was verified: nobody has to wait for the disk, nor for the buffers of those before it."""
+    config, book = config_for(tmp_path / "file", repair_buffers=1), Book()
+    driver = Driver(asys, scripted=True)
+    driver.open(config)
+    for slot in range(2):
+        (lease,) = driver.lease(book.reply(slot, 20 * KIB))
+        driver.write_durable({slot: lease}, op=book.op)
+        damage(config, slot, 5000)
+        assert driver.read(slot, book.header(slot)) is NotRead.CORRUPT
+    peer = driver.scripted_peer(1)
+    driver.hold("repair")
+    driver.set_peers((1, peer))
+    driver.answer_as(peer, found(driver.asked(1), 1, {slot: book.replies[slot] for slot in range(2)}))
+    driver.held("repair")
+    assert driver.status().queues["repairs_queued"] == 1
+    assert [driver.read(slot, book.header(slot)) for slot in range(2)] == [book.replies[slot] for slot in range(2)]
+    driver.let_go("repair")
+    driver.durable(0, 1)
+    assert [slot_bytes(config, slot, 20 * KIB) for slot in range(2)] == [book.replies[slot] for slot in range(2)]
+    assert driver.status().queues["repair_buffers"] == 1
+    driver.close()
 
 
 def test_a_synced_replica_gets_every_reply_from_its_peers_durably(asys: OwnedSystem, tmp_path: Path) -> None:
@@ -84,7 +112,7 @@ def test_one_peer_is_silent_and_the_other_one_repairs(asys: OwnedSystem, tmp_pat
     assert driver.read(0, book.header(0)) is NotRead.CORRUPT
     driver.set_peers((1, silent), (2, healthy.replies))
     assert driver.asked(1).slots == (0,)
-    assert driver.expect(ReplyRepaired).slot == 0
+    assert driver.expect(RepliesRepaired).slots == (0,)
     assert driver.read(0, book.header(0)) == book.replies[0]
     driver.close()
     healthy.close()
@@ -102,10 +130,10 @@ def test_a_reply_that_comes_after_its_timeout_is_still_used(asys: OwnedSystem, t
     late = driver.asked(1)
     driver.asked(1)
     driver.answer_as(peer, found(late, 1, {0: book.replies[0]}))
-    assert driver.expect(ReplyRepaired).slot == 0
+    assert driver.expect(RepliesRepaired).slots == (0,)
     driver.answer_as(peer, found(late, 1, {0: book.replies[0]}))
     driver.until(lambda status: status.counters.get("repair_unwanted"))
-    assert not driver.has(ReplyRepaired)
+    assert not driver.has(RepliesRepaired)
     driver.close()
 
 
@@ -122,7 +150,7 @@ def test_a_denial_that_comes_after_its_timeout_counts_for_nothing(asys: OwnedSys
     newer = driver.asked(1)
     driver.answer_as(peer, missing(late, 1, Missing.SUPERSEDED))
     driver.answer_as(peer, found(newer, 1, {0: book.replies[0]}))
-    driver.expect(ReplyRepaired)
+    driver.expect(RepliesRepaired)
     assert not driver.has(ReplyLost)
     driver.close()
 
@@ -181,7 +209,7 @@ def test_new_peers_are_asked_for_what_the_old_ones_did_not_hold(asys: OwnedSyste
     peer = driver.scripted_peer(1)
     driver.set_peers((1, peer), version=3)
     driver.answer_as(peer, found(driver.asked(1), 1, {0: book.replies[0]}))
-    driver.expect(ReplyRepaired)
+    driver.expect(RepliesRepaired)
     assert driver.read(0, book.header(0)) == book.replies[0]
     driver.close()
 

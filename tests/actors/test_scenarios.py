@@ -96,7 +96,7 @@ def test_large_replies_travel_as_leases_that_all_come_back(asys: OwnedSystem, tm
     """A reply of 1 MiB is written from a buffer and read into one; the pool's count says who holds what."""
     size = 1024 * KIB
     config = config_for(tmp_path / "file", message_size_max=size, repair_bytes_max=size)
-    own, book = 2 * config.read_buffers, Book()
+    own, book = config.read_buffers + config.repair_buffers, Book()
     driver = Driver(asys)
     driver.open(config)
     assert (driver.pool_status().buffers, driver.pool_status().held) == (config.buffers_max + own, own)
@@ -126,7 +126,7 @@ def test_a_large_reply_is_read_from_memory_into_a_buffer_of_its_own(asys: OwnedS
     assert lent != lease
     driver.let_go("write")
     driver.durable(0)
-    driver.pool_until(2 * config.read_buffers)
+    driver.pool_until(config.read_buffers + config.repair_buffers)
     assert not driver.memory.valid(lease)
     assert bytes(driver.memory.buffer(lent)[: 20 * KIB]) == book.replies[0]
     driver.send(ReplyTaken(owner=driver.owner, read=read))
@@ -379,7 +379,7 @@ def test_an_opening_with_buffers_of_another_size_gets_another_pool(asys: OwnedSy
     again = Driver(asys, replies=driver.replies)
     config = config_for(tmp_path / "large", message_size_max=64 * KIB, buffers_max=2)
     again.open(config)
-    assert again.pool_status().buffers == config.buffers_max + 2 * config.read_buffers
+    assert again.pool_status().buffers == config.buffers_max + config.read_buffers + config.repair_buffers
     (lease,) = again.lease(book.reply(0, 64 * KIB))
     again.write_durable({0: lease}, op=book.op)
     assert again.read(0, book.header(0)) == book.replies[0]

@@ -30,9 +30,14 @@ H1, H2, H3 = header(1), header(2), header(3)
 A_MILLION = 10**6
 
 
+def anywhere(_write: Write) -> bool:
+    """Find room for whatever is to be written."""
+    return True
+
+
 def start_all(slots: Slots) -> list[Write]:
     """Start everything that waits."""
-    return [*slots.start(A_MILLION, NEVER, 0), *slots.start_repairs(A_MILLION)]
+    return [*slots.start(A_MILLION, NEVER, 0), *slots.start_repairs(A_MILLION, anywhere)]
 
 
 def slot_in(state: SlotState) -> tuple[Slots, Read | None]:
@@ -232,10 +237,10 @@ def test_repairs_start_within_their_bytes_but_never_none() -> None:
     slots.begin({0: large, 1: H1, 2: H2, 3: H3}, [0, 1, 2, 3])
     for slot, expected in ((0, large), (1, H1), (2, H2), (3, H3)):
         slots.accept_repair(slot, expected, b"", 0.0)
-    assert [write.slot for write in slots.start_repairs(600)] == [0]
-    assert [write.slot for write in slots.start_repairs(600)] == [1, 2]
+    assert [write.slot for write in slots.start_repairs(600, anywhere)] == [0]
+    assert [write.slot for write in slots.start_repairs(600, anywhere)] == [1, 2]
     assert slots.settled(slots.barrier)
-    assert [write.is_repair for write in slots.start_repairs(600)] == [True]
+    assert [write.is_repair for write in slots.start_repairs(600, anywhere)] == [True]
 
 
 @dataclass

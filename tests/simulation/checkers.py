@@ -394,7 +394,7 @@ class Checkers:
             (len(parts.reading._peer_waiting), config.peer_reads_max),
             (len(parts.writing._marks), config.writes_max + 1),
             (parts.repair.in_flight, config.repairs_max),
-            (len(parts.repairing._arrived), config.repairs_max),
+            (len(slots.repairs), config.repairs_max),
         )
         for depth, limit in depths:
             if depth > limit:
@@ -414,7 +414,7 @@ class Checkers:
         held = [*own, *given, *opened.releases]
         if len(set(held)) != len(held):
             self.fail("5: a buffer is released once", f"r{index}: {len(held) - len(set(held))} held twice")
-        if len(own) != 2 * opened.config.read_buffers and parts.closing is None:
+        if len(own) != opened.config.read_buffers + opened.config.repair_buffers and parts.closing is None:
             self.fail("7: the component's own buffers stay its own", f"r{index}: {len(own)}")
 
     def _writes(self, slots: Any) -> list[Any]:

@@ -115,7 +115,7 @@ def _accept_leaves(
     was_faulty = slot in self.faulty
     result = _accept(self, slot, header, payload, now)
     if was_faulty:
-        self.faulty[slot] = None
+        self.mark_faulty(slot)
     return result
 
 
@@ -125,7 +125,7 @@ def _read_done_late(self: Slots, read: Read, *, failed: bool) -> bool:
         del self.reads[read.slot]
     if not failed or read.slot in self.faulty or self.expected[read.slot] is None:
         return False
-    self.faulty[read.slot] = None
+    self.mark_faulty(read.slot)
     return True
 
 

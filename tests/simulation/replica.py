@@ -36,8 +36,8 @@ from client_replies.messages.replies import (
     NotRead,
     RepliesClosed,
     RepliesOpened,
+    RepliesRepaired,
     ReplyLost,
-    ReplyRepaired,
     SessionsInstalled,
     StorageFailed,
 )
@@ -307,8 +307,9 @@ class ReplicaActor(Actor):
                 self.sync_wait = self.syncing = None
         elif isinstance(event, ReplyLost):
             self.lost[event.slot] = event.header
-        elif isinstance(event, ReplyRepaired):
-            self.lost.pop(event.slot, None)
+        elif isinstance(event, RepliesRepaired):
+            for slot in event.slots:
+                self.lost.pop(slot, None)
         elif isinstance(event, RepliesClosed):
             self.closed = True
             self.opened = False

@@ -95,6 +95,7 @@ class World:
             reads_max=plan.reads_max,
             read_batch_max=plan.read_batch_max,
             read_buffers=plan.read_buffers,
+            repair_buffers=plan.read_buffers,
             waits_max=plan.waits_max,
             repairs_max=plan.repairs_max,
             repair_bytes_max=2 * plan.slot_size,
