@@ -57,11 +57,6 @@ class Peer:
             self.is_ready.add(slot)
             self.ready.append(slot)
 
-    def offer_due(self, now: float) -> None:
-        """What it did not send may be asked for again."""
-        while self.later and self.later[0][0] <= now:
-            self.offer(heapq.heappop(self.later)[1])
-
 
 @dataclass(slots=True)
 class Case:
@@ -71,6 +66,10 @@ class Case:
     denied: dict[int, float] = field(default_factory=dict)
     resume: dict[int, float] = field(default_factory=dict)
     asked_of: int | None = None
+
+    def is_paused(self, replica: int) -> bool:
+        """True if the peer has said something of this case and its time to be asked again has not come."""
+        return replica in self.denied or replica in self.resume
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +125,10 @@ class Repair:
         self._offer(slot)
 
     def _offer(self, slot: int) -> None:
-        for peer in self._peers.values():
-            peer.offer(slot)
+        case = self._cases.get(slot)
+        for replica, peer in self._peers.items():
+            if case is not None and not case.is_paused(replica):
+                peer.offer(slot)
 
     @property
     def in_flight(self) -> int:
@@ -169,13 +170,13 @@ class Repair:
     def _choose(self, peer: Peer, faulty: Mapping[int, bytes], now: float, room: int) -> dict[int, bytes]:
         chosen: dict[int, bytes] = {}
         size = 0
-        peer.offer_due(now)
+        self._offer_due(peer, now)
         while peer.ready and len(chosen) < min(room, REPLIES_ASKED_MAX):
             slot = peer.ready[0]
             case = self._cases.get(slot)
             if case is not None and faulty.get(slot) != case.header:
                 del self._cases[slot]  # It was repaired or written; if it is faulty again, that is another case.
-            elif case is not None and case.asked_of is None and now >= self._free_at(case, peer.replica):
+            elif case is not None and case.asked_of is None and not case.is_paused(peer.replica):
                 size += packed_size(case.header)
                 if chosen and size > self._bytes_max:
                     break
@@ -185,16 +186,24 @@ class Repair:
             peer.is_ready.remove(slot)
         return chosen
 
-    def _free_at(self, case: Case, replica: int) -> float:
-        """When the peer may be asked for this slot: at once, unless it has said something."""
-        denied = case.denied.get(replica)
-        resume = case.resume.get(replica, float("-inf"))
-        return resume if denied is None else max(resume, denied + self._backoff_max)
+    def _pause_end(self, case: Case, replica: int) -> float:
+        never = float("-inf")
+        return max(case.resume.get(replica, never), case.denied.get(replica, never) + self._backoff_max)
 
     def _ask_later(self, slot: int, case: Case, replica: int) -> None:
+        """The peer has just said something of the slot: it is asked again after a while."""
         peer = self._peers.get(replica)
         if peer is not None:
-            heapq.heappush(peer.later, (self._free_at(case, replica), slot))
+            heapq.heappush(peer.later, (self._pause_end(case, replica), slot))
+
+    def _offer_due(self, peer: Peer, now: float) -> None:
+        while peer.later and peer.later[0][0] <= now:
+            slot = heapq.heappop(peer.later)[1]
+            case = self._cases.get(slot)
+            if case is not None and self._pause_end(case, peer.replica) <= now:
+                case.denied.pop(peer.replica, None)
+                case.resume.pop(peer.replica, None)
+                peer.offer(slot)
 
     def _ask(self, peer: Peer, slots: dict[int, bytes], now: float) -> Request:
         self._requests += 1
@@ -204,8 +213,9 @@ class Repair:
         return Request(peer.address, peer.replica, self._requests, tuple(slots), b"".join(slots.values()))
 
     def found(self, replica: int, request: int, slots: Iterable[int]) -> None:
-        """The peer sent replies for these slots."""
-        self._answered(replica, request, slots)
+        """The peer sent replies for these slots. Those that turn out to be of no use are asked for again."""
+        for slot in self._answered(replica, request, slots):
+            self._offer(slot)
 
     def rejected(self, replica: int, slot: int, now: float) -> None:
         """What the peer sent for the slot was not the reply that is expected: do not ask it again at once."""
@@ -221,14 +231,13 @@ class Repair:
     def missing(self, replica: int, request: int, reasons: Iterable[tuple[int, Missing]], now: float) -> list[int]:
         """The peer does not send these; returns the slots whose replies are now known to be lost."""
         reasons = list(reasons)
-        asked = self._asked(replica, request)
-        if not self._answered(replica, request, [slot for slot, _reason in reasons]):
-            return []  # A late answer says what was true then, not now.
+        # A late answer says what was true then, not now.
+        answered = self._answered(replica, request, [slot for slot, _reason in reasons])
         lost = []
         for slot, reason in reasons:
             case = self._cases.get(slot)
             # The slot may be about another reply by now, which this peer was not asked for.
-            if case is None or asked.get(slot) != case.header:
+            if case is None or answered.get(slot) != case.header:
                 continue
             if reason in DENIALS:
                 case.denied[replica] = now
@@ -240,6 +249,7 @@ class Repair:
             else:
                 case.resume[replica] = now + self._pause(1)
             self._ask_later(slot, case, replica)
+            self._offer(slot)
         return lost
 
     def without_peers(self, faulty: Mapping[int, bytes]) -> list[int]:
@@ -254,25 +264,21 @@ class Repair:
     def _is_lost(self, case: Case, now: float) -> bool:
         return all(now - case.denied.get(replica, -self._backoff_max) < self._backoff_max for replica in self._peers)
 
-    def _asked(self, replica: int, request: int) -> dict[int, bytes]:
-        """What the peer was asked for in this request and has not answered."""
+    def _answered(self, replica: int, request: int, slots: Iterable[int]) -> dict[int, bytes]:
+        """These are answered: returns those that the peer was asked for in this request and had not answered."""
         peer = self._peers.get(replica)
         if peer is None or peer.asked is None or peer.asked.request != request:
             return {}
-        return dict(peer.asked.slots)
-
-    def _answered(self, replica: int, request: int, slots: Iterable[int]) -> bool:
-        peer = self._peers.get(replica)
-        if peer is None or peer.asked is None or peer.asked.request != request:
-            return False
+        answered = {}
         for slot in slots:
             header = peer.asked.slots.pop(slot, None)
             if header is not None:
+                answered[slot] = header
                 self._release(slot, header)
         if not peer.asked.slots:
             peer.asked = None
             peer.failures = 0
-        return True
+        return answered
 
     def unreachable(self, replica: int, now: float) -> None:
         """The peer's actor is known to have failed on what it was asked: no need to wait for the timeout."""
@@ -284,6 +290,7 @@ class Repair:
         if peer.asked is not None:
             for slot, header in peer.asked.slots.items():
                 self._release(slot, header)
+                self._offer(slot)
         peer.asked = None
         peer.failures += 1
         peer.resume = now + self._pause(peer.failures)
@@ -292,7 +299,6 @@ class Repair:
         case = self._cases.get(slot)
         if case is not None and case.header == header:
             case.asked_of = None
-            self._offer(slot)
 
     def _pause(self, failures: int) -> float:
         longest = min(self._backoff_max, self._timeout * 2.0 ** min(failures, 30))
