@@ -73,11 +73,11 @@ class Harm:
             "partition": self._cut_off,
         }
 
-    def turn(self) -> None:
-        """Do the next harm, if it is time for it; end what has lasted long enough. Raises `MembersFailed`."""
+    def turn(self, *, more: bool) -> None:
+        """Do the next harm, if there is to be more; end what has lasted long enough. Raises `MembersFailed`."""
         now = time.monotonic()
         self._see_to_victims(now)
-        if now < self._next:
+        if now < self._next or not more:
             return
         self._next = now + self._chance.uniform(*PAUSE)
         kind = self._chance.choice([*self._to_replicas, "gateway kill", "reply drop"])
@@ -136,9 +136,7 @@ class Harm:
         for name, replica in self._members.replicas.items():
             if not replica.pid or not replica.joined or replica.replies is None:
                 return f"{name} is not up"
-            progress = self._members.ask(
-                self._members.addresses[name], lambda number: GetProgress(request=number), ANSWER_TIMEOUT
-            )
+            progress = self._members.ask_replica(name, lambda number: GetProgress(request=number), ANSWER_TIMEOUT)
             if not isinstance(progress, Progress):
                 return f"{name} does not say how it is"
             status = self._members.ask(replica.replies, lambda number: GetStatus(request=number), ANSWER_TIMEOUT)

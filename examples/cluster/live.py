@@ -30,7 +30,7 @@ from .control import GetProgress, Hurt, Progress, StartReplica
 from .damage import damage_of, damage_slot
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
-from .members import Members, is_living, kill
+from .members import Members, is_living, is_stopped, kill
 from .replica import DATA_FILE, replica_name
 
 HOST = "127.0.0.1"
@@ -101,13 +101,11 @@ class Live:
         for name in self._names:
             known = self.members.replicas[name]
             line: dict[str, object] = {"name": name, "pid": known.pid, "state": "up" if known.pid else "starting"}
-            progress = self.members.ask(
-                self.members.addresses[name], lambda number: GetProgress(request=number), ANSWER_TIMEOUT
-            )
+            progress = self.members.ask_replica(name, lambda number: GetProgress(request=number), ANSWER_TIMEOUT)
             if isinstance(progress, Progress):
                 line.update(progress.status)
             elif known.pid:
-                line["state"] = "silent"
+                line["state"] = "stopped" if is_stopped(known.pid) else "silent"
             if known.replies is not None and isinstance(progress, Progress):
                 status = self.members.ask(known.replies, lambda number: GetStatus(request=number), ANSWER_TIMEOUT)
                 if isinstance(status, RepliesStatus):
@@ -176,9 +174,7 @@ class Live:
     def _primary(self) -> str:
         views: dict[str, int] = {}
         for name in self._names:
-            progress = self.members.ask(
-                self.members.addresses[name], lambda number: GetProgress(request=number), ANSWER_TIMEOUT
-            )
+            progress = self.members.ask_replica(name, lambda number: GetProgress(request=number), ANSWER_TIMEOUT)
             if isinstance(progress, Progress) and progress.status.get("role") == "primary":
                 views[name] = int(progress.status["view"])
         if not views:
@@ -193,7 +189,7 @@ class Live:
                 block, cut = tuple(hurts.block), tuple(hurts.cut)
                 return Hurt(request=number, drop_answers=drop_answers, block=block, cut=cut)
 
-            self.members.ask(self.members.addresses[name], make, ANSWER_TIMEOUT)
+            self.members.ask_replica(name, make, ANSWER_TIMEOUT)
 
     def _block(self, client: int) -> str:
         for hurts in self._hurts.values():

@@ -138,6 +138,10 @@ class Members:
                 return answer
         return None
 
+    def ask_replica(self, name: str, make: Callable[[int], Message], timeout: float) -> Message | None:
+        """Ask a replica, unless its process stands still: sending to such a one would keep us for ten seconds."""
+        return None if is_stopped(self.pid(name)) else self.ask(self.addresses[name], make, timeout)
+
     def wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Let the cluster work until the condition holds. Raises `MembersFailed`."""
         deadline = time.monotonic() + timeout
@@ -220,6 +224,11 @@ class Members:
 def is_living(pid: int) -> bool:
     """True if the process runs: one that has ended and was not waited for does not."""
     return _stat(pid)[0] not in "ZX"
+
+
+def is_stopped(pid: int) -> bool:
+    """True if the process was stopped by a signal, and may go on some day."""
+    return _stat(pid)[0] in "Tt"
 
 
 def parent_of(pid: int) -> int:

@@ -155,13 +155,8 @@ class ProgressLine:
 def report_text(checks: Sequence[Check], numbers: Figures, terminal: bool) -> str:
     """Figures and verdict as lines of text."""
     network = numbers.network
-    outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in numbers.outcomes.items())
     lines = [
-        "",
-        f"{numbers.requests} transfers in {numbers.seconds:.1f} s: {numbers.requests_per_second:.0f} requests/s",
-        f"  latency      p50 {numbers.latency_p50:.1f} ms, p90 {numbers.latency_p90:.1f} ms, "
-        f"p99 {numbers.latency_p99:.1f} ms, max {numbers.latency_max:.1f} ms",
-        f"  results      {outcomes}",
+        *figure_lines(numbers),
         f"  clients      {network['replies_lost']} replies lost, {network['requests_lost']} requests lost, "
         f"{network['requests_doubled']} doubled, {network['client_retries']} retries",
         f"  replicas     {network['replica_messages_lost']} messages lost, {network['prepares_resent']} resends",
@@ -173,8 +168,26 @@ def report_text(checks: Sequence[Check], numbers: Figures, terminal: bool) -> st
         "or memory of the component",
         f"  damage       {network['slots_damaged']} slots damaged, {network['slots_needed']} needed, "
         f"{network['slots_repaired']} repaired from peers",
-        "",
+        *verdict_lines(checks, terminal),
     ]
+    return "\n".join(lines)
+
+
+def figure_lines(numbers: Figures) -> list[str]:
+    """How much was done, how fast, and with what results."""
+    outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in numbers.outcomes.items())
+    return [
+        "",
+        f"{numbers.requests} transfers in {numbers.seconds:.1f} s: {numbers.requests_per_second:.0f} requests/s",
+        f"  latency      p50 {numbers.latency_p50:.1f} ms, p90 {numbers.latency_p90:.1f} ms, "
+        f"p99 {numbers.latency_p99:.1f} ms, max {numbers.latency_max:.1f} ms",
+        f"  results      {outcomes}",
+    ]
+
+
+def verdict_lines(checks: Sequence[Check], terminal: bool) -> list[str]:
+    """Each check, and the verdict."""
+    lines = [""]
     for check in checks:
         word = "ok" if check.holds else "BROKEN"
         if terminal:
@@ -182,7 +195,7 @@ def report_text(checks: Sequence[Check], numbers: Figures, terminal: bool) -> st
         lines.append(f"  {word}  {check.name} ({check.detail})")
     broken = sum(not check.holds for check in checks)
     verdict = f"verdict: {broken} of {len(checks)} checks broken" if broken else f"verdict: all {len(checks)} hold"
-    return "\n".join([*lines, verdict])
+    return [*lines, verdict]
 
 
 def report_json(checks: Sequence[Check], numbers: Figures) -> str:

@@ -26,8 +26,8 @@ from .generate_transfers import rows
 from .harm import Harm
 from .journal import Plant
 from .members import Members, MembersFailed
-from .report import ProgressLine, percentile, report_text
-from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Run, after
+from .report import ProgressLine, figure_lines, percentile, verdict_lines
+from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outcome, Run, after
 from .run_directory import run_directory
 from .transfers import HEADING, read_transfers
 
@@ -54,17 +54,21 @@ class SoakOptions:
 class Soak(Run):
     """A run with random harm. See the module."""
 
-    def __init__(self, options: Options, directory: Path, progress: ProgressLine, until: float) -> None:
+    def __init__(
+        self, options: Options, directory: Path, progress: ProgressLine, harm_until: float, until: float
+    ) -> None:
         super().__init__(options, directory, progress)
         inside = range(options.clients // 2)
         self._sessions = {
             f"client-{index}": tuple(inside[index::CLIENT_ACTORS_MAX]) for index in range(CLIENT_ACTORS_MAX)
         }
+        self._harm_until = harm_until
         self._until = until
         self._at_door = range(len(inside), options.clients)
         self.harm_done: Counter[str] = Counter()
         self.recoveries: list[float] = []
         self.counters: Counter[str] = Counter()
+        self.gateway_restarts = 0
 
     # Starting.
 
@@ -98,10 +102,11 @@ class Soak(Run):
         finally:
             self._door.close()
             self.harm_done, self.recoveries = harm.done, harm.recoveries
+            self.gateway_restarts = self._gateway.restarts
         return time.monotonic() - begun
 
     def _work_on(self, members: Members, harm: Harm) -> None:
-        """Do harm until every session has all its answers."""
+        """Do harm until every session has all its answers, or its time is over; then they can make up for it."""
         done, moved_at = -1, time.monotonic()
         while True:
             counters, now_done, finished = self._ask_progress_of(members, list(self._sessions))
@@ -121,7 +126,7 @@ class Soak(Run):
                 raise MembersFailed(
                     f"the time is over, and {done} of {len(self._options.transfers)} transfers are done"
                 )
-            harm.turn()
+            harm.turn(more=now < self._harm_until)
             members.wait(after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
 
     def _finish(self, members: Members) -> Counter[str]:
@@ -165,7 +170,7 @@ def soak(chosen: SoakOptions) -> int:
             keep=chosen.keep,
             rate=chosen.rate,
         )
-        run = Soak(options, directory, progress, begun + seconds)
+        run = Soak(options, directory, progress, begun + working, begun + seconds)
         try:
             outcome = run.run()
         except MembersFailed as failure:
@@ -175,20 +180,32 @@ def soak(chosen: SoakOptions) -> int:
         finally:
             if chosen.keep:
                 progress.say(f"evidence is kept in {directory}")
-    print(report_text(outcome.checks, outcome.figures, sys.stdout.isatty()))
-    print("\n".join([*harm_lines(run), f"  state syncs  {outcome.figures.cluster['state_syncs']}"]))
+    print("\n".join(soak_lines(run, outcome, chosen.seed)))
     return 0 if outcome.holds else 1
+
+
+def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[str]:
+    """Figures and verdict. What replicas count for themselves ends with each life, and is not among it."""
+    cluster, network = outcome.figures.cluster, outcome.figures.network
+    return [
+        *figure_lines(outcome.figures),
+        *harm_lines(run),
+        f"  changes      {cluster['view_changes']} view changes, {cluster['restarts']} restarts of replicas, "
+        f"{run.gateway_restarts} of the gateway, {cluster['state_syncs']} state syncs, "
+        f"{network['slots_repaired']} slots repaired from peers",
+        f"  clients      {network['client_retries']} retries; at the gateway {run.counters['door_repeats']} replies "
+        f"asked for once more, {run.counters['door_timeouts']} timeouts resumed",
+        f"  seed         {seed}",
+        *verdict_lines(outcome.checks, sys.stdout.isatty()),
+    ]
 
 
 def harm_lines(run: Soak) -> list[str]:
     """What was done to the cluster, and how long it took to be whole again."""
     done = ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(run.harm_done.items()))
     recoveries = sorted(run.recoveries)
-    door = run.counters
     return [
-        "",
         f"  harm         {run.harm_done.total()}: {done or 'none'}",
         f"  whole again  {len(recoveries)} times, p50 {percentile(recoveries, 50):.1f} s, "
         f"max {percentile(recoveries, 100):.1f} s after the first harm",
-        f"  at the door  {door['door_repeats']} replies asked for once more, {door['door_timeouts']} timeouts resumed",
     ]

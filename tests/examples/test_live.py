@@ -191,6 +191,9 @@ def test_a_lost_quorum_stops_progress_and_nothing_else(terminal: Terminal, stopp
             assert (done.returncode, "a quorum of the replicas may be missing" in done.stderr) == (1, True), done
             status = terminal.status()
             assert status["quorum"] is False
+            assert {one["name"] for one in status["replicas"] if one["state"] == "stopped"} == {
+                one["name"] for one in victims
+            }
             (one,) = [one for one in status["replicas"] if one["name"] == left]
             assert one["executed"] == primary["executed"], "something was executed without a quorum"
             assert "no quorum: nothing is executed" in terminal.other("status").stdout
