@@ -89,10 +89,9 @@ class Harm:
             self._count(kind)
         elif not self._victims:
             minority = (len(self._names) - 1) // 2
-            self._victims = self._chance.sample(self._names, self._chance.randint(1, minority))
+            chosen = self._chance.sample(self._names, self._chance.randint(1, minority))
             self._hurt_at, self._commit = now, 0
-            for name in self._victims:
-                self._hurt(kind, name)
+            self._victims = [name for name in chosen if self._hurt(kind, name)]
         elif self._chance.random() < AGAIN:
             self._hurt(kind, self._chance.choice(self._victims))
 
@@ -103,10 +102,12 @@ class Harm:
             self._see_to_victims(time.monotonic())
             self._members.turn(0.05)
 
-    def _hurt(self, kind: str, name: str) -> None:
+    def _hurt(self, kind: str, name: str) -> bool:
         self._hurt_again_at = time.monotonic()
-        if self._to_replicas[kind](name):
+        done = self._to_replicas[kind](name)
+        if done:
             self._count(kind, name)
+        return done
 
     def _count(self, kind: str, name: str = "") -> None:
         self.done[kind] += 1
