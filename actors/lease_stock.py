@@ -1,8 +1,8 @@
 """Leases acquired ahead, so that a large reply finds a buffer when it comes; for whoever holds leases.
 
-Guarantees: at most `LEASES_AHEAD_MAX` free leases are held, and never more than half of the pool; one request of each
-kind is in flight and is sent again while it has no answer; a lease is handed out once. Nothing is acquired before the
-first lease is wanted: a service whose replies are small costs the pool nothing.
+Guarantees: nothing is acquired beyond `LEASES_AHEAD_MAX` free leases, or half of the pool (leases that are put back
+come on top); one request of each kind is in flight and is sent again while it has no answer; a lease is handed out
+once. Nothing is acquired before the first lease is wanted: a service whose replies are small costs the pool nothing.
 
 Gives up: fairness. Owns: the free leases.
 """
@@ -71,7 +71,8 @@ class LeaseStock:
 
     def drained(self, now: float) -> bool:
         """Give everything back; True when nothing is left and nothing is on its way."""
-        if self._free and self._acquiring is None and self._releasing is None:
+        # Also while more are asked for: the pool may have no others than these to answer that request with.
+        if self._free and self._releasing is None:
             self._release_number += 1
             message = ReleaseLeases(holder=self._holder, number=self._release_number, leases=tuple(self._free))
             self._free.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from unittest.mock import MagicMock
@@ -9,17 +10,19 @@ from unittest.mock import MagicMock
 import pytest
 from thespian.actors import ActorAddress
 
+from client_replies.actors.lease_stock import LeaseStock
 from client_replies.actors.repair import Repair
 from client_replies.actors.replies_port import PortFailed, RepliesPort
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
-from client_replies.messages.leases import MemoryName
+from client_replies.messages.leases import AcquireLeases, Lease, MemoryName, ReleaseLeases
 from client_replies.messages.peers import Missing
 from client_replies.messages.replies import RepliesOpened, SessionsInstalled, WriteReplies
 from client_replies.messages.reply_header import HEADER_SIZE
 from client_replies.storage.data_file import DataFile
 from client_replies.storage.errors import StorageError
 from client_replies.storage.layout import Layout
+from client_replies.storage.leases import LeaseTable
 from client_replies.storage.shared_memory import PoolMemory
 
 from tests.simulation.chance import Chance
@@ -140,3 +143,46 @@ def test_what_a_killed_process_left_in_the_page_cache_is_durable_when_the_file_i
     assert file is not None
     file.crash(disk.chance, DiskRules(crash_keeps=0.0, crash_tears=0.0), Marks())
     assert opened.verify_slot(0, reply(1)[:HEADER_SIZE]) is None
+
+
+@dataclass
+class PoolBench:
+    """A stock whose requests a table of two buffers answers, with room for one who waits."""
+
+    requests: deque[AcquireLeases | ReleaseLeases] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.table = LeaseTable(2, 1, publish=lambda _buffer, _generation: None)
+        self.stock = LeaseStock(holder=7, buffers=2, resend_timeout=1.0, send=self.requests.append)  # type: ignore[arg-type]
+
+    def take(self) -> Lease:
+        """Ask for a lease until there is one."""
+        while (lease := self.stock.take(0.0)) is None:
+            self.answer()
+        return lease
+
+    def answer(self) -> None:
+        """The pool answers one request, at once or when it can."""
+        request = self.requests.popleft()
+        if isinstance(request, AcquireLeases):
+            answer = self.table.acquire(request)
+            if answer is not None:
+                self.stock.receive(answer, 0.0)
+        else:
+            released, grants = self.table.release(request)
+            self.stock.receive(released, 0.0)
+            for grant in grants:
+                self.stock.receive(grant, 0.0)
+
+
+def test_a_stock_that_asks_for_a_lease_gives_back_all_it_has_at_the_end() -> None:
+    """Seed 7287: the pool had nothing to grant, the stock waited for the grant before it released: no file closed."""
+    bench = PoolBench()
+    taken = [bench.take(), bench.take()]
+    bench.answer()
+    assert bench.table.waiting == 1
+    for lease in taken:
+        bench.stock.put_back(lease)
+    while not bench.stock.drained(0.0):
+        bench.answer()
+    assert (bench.table.held, bench.table.waiting, bench.stock.free) == (0, 0, 0)
