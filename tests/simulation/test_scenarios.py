@@ -10,6 +10,7 @@ from client_replies.messages.reply_header import HEADER_SIZE
 
 from tests.simulation.broken import Broken
 from tests.simulation.chance import Chance
+from tests.simulation.checkers import _sequence_of
 from tests.simulation.history import ClientRequest
 from tests.simulation.plan import REPLICAS
 from tests.simulation.replica import Answer
@@ -125,6 +126,37 @@ def test_commits_go_on_while_a_checkpoint_waits_for_a_slow_disk() -> None:
     scenario.settle()
     scenario.finish()
     assert scenario.marks("checkpoint_beside_writes") > 0
+
+
+def test_a_checkpoint_that_is_asked_for_late_is_told_again_while_the_next_is_on_the_disk() -> None:
+    """Seed 7198: the component had not heard yet that the next one is done, and told truly of the one before."""
+    scenario = Scenario(checkpoint_interval=8)
+    scenario.run_requests(10)
+    told: list[int] = []
+    scenario.run_until(lambda: _sequence_of(scenario.file(0).stable) == 2)
+    scenario.drop(storage_io.CheckpointWritten)
+    done = scenario.world.parts(0).checkpointing._done
+    component, replica = scenario.world.components[0], scenario.world.replicas[0]
+    assert component is not None
+    assert replica is not None
+    assert done.sequence == 1
+    scenario.when(replies.CheckpointDone, told.append, lambda _process, message: message == done)
+    late = replies.Checkpoint(owner=done.owner, number=done.number, op=done.op, sessions=bytes(1))
+    scenario.world.system.post(replica, component.address, late)
+    scenario.settle()
+    scenario.finish()
+    assert told == [0]
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 4])
+def test_a_checkpoint_that_the_disk_does_not_have_is_not_done(sequence: int) -> None:
+    """The checker sees one that was told too soon, and one that is told again when the next one is done."""
+    scenario = Scenario(checkpoint_interval=8)
+    scenario.run_until(lambda: len(scenario.world.living()) == REPLICAS)
+    scenario.run_until(lambda: scenario.world.parts(0).opened.sequence == 3)
+    said = replies.CheckpointDone(owner=1, number=1, op=24, sequence=sequence)
+    with pytest.raises(Broken):
+        scenario.world.checkers._checkpoint_done(0, scenario.world.parts(0), said)
 
 
 @pytest.mark.parametrize("damage", ["rot", "rot_body", "rot_padding"])
