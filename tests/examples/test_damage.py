@@ -10,7 +10,8 @@ from client_replies.actors.system import OwnedSystem
 from client_replies.messages.reply import Reply, verify_reply
 from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid
 
-from examples.cluster.damage import DamageSlot, Moments, SaboteurActor, SlotDamaged, damage_slot
+from examples.cluster.damage import DamageSlot, Moments, SaboteurActor, SlotDamaged, damage_of, damage_slot
+from examples.cluster.harm import holds_reply
 
 OFFSET, SLOT_SIZE = 8192, 16384
 
@@ -43,6 +44,23 @@ def test_whatever_the_saboteur_does_breaks_the_reply_and_nothing_else(tmp_path: 
         assert data[:OFFSET] == b"\xaa" * OFFSET
         assert data[OFFSET + SLOT_SIZE :] == b"\xaa" * 4096
     assert len(kinds) == 3
+
+
+def test_damage_is_done_to_replies_and_seen_until_they_are_whole_again(tmp_path: Path) -> None:
+    """What lies there is measured before it is damaged; a slot without a reply is left alone."""
+    file, _reply = file_with(tmp_path, 100)
+    whole = file.read_bytes()
+    for seed in range(40):
+        assert holds_reply(file, OFFSET)
+        found = damage_of(file, OFFSET, SLOT_SIZE, seed)
+        assert found is not None
+        damage_slot(found)
+        assert not holds_reply(file, OFFSET)
+        file.write_bytes(whole)
+    file.write_bytes(bytes(len(whole)))
+    assert damage_of(file, OFFSET, SLOT_SIZE, 1) is None
+    assert not holds_reply(file, OFFSET)
+    assert not holds_reply(tmp_path / "lost", OFFSET)
 
 
 def test_moments_are_spread_and_claimed_once(tmp_path: Path) -> None:
