@@ -10,7 +10,7 @@
 Guarantees: one numbered message is in flight; what arrives meanwhile forms the next, in commit order, per slot only the
 last operation; what has no answer is sent again, and an answer counts once. What was written before `checkpoint` is
 accepted before it. A reply above `inline_size_max` is copied once, to a leased buffer. Every read, wait and checkpoint
-ends in exactly one event, unless the port fails, which is an event too.
+ends in exactly one event, unless the port fails or has closed, which is an event too.
 
 Gives up: a place to hide. `write` beyond `pending_max` raises; an owner stops executing while `ready` is false. A
 refusal other than BUSY means that owner and component disagree: the port fails, and the owner must recover.
@@ -502,10 +502,12 @@ class RepliesPort:
             self._events.append(message)
 
     def _on_request_refused(self, message: RequestRefused) -> None:
+        # What is sent beside CloseReplies may find the file closed before the port hears that it is.
+        closes = self._flight is not None and isinstance(self._flight.message, CloseReplies)
         if message.request == "AwaitDurable":
-            known = message.number in self._waits
+            known = message.number in self._waits and not closes
         elif message.request == "SetPeers":
-            known = self._peers is not None and message.number == self._peers_version
+            known = self._peers is not None and message.number == self._peers_version and not closes
         else:
             known = self._is_flight(message.number, Checkpoint, InstallSessions, CloseReplies)
         if known and message.fault.kind is not FaultKind.BUSY:
@@ -514,6 +516,9 @@ class RepliesPort:
     def _on_closed(self, message: RepliesClosed) -> None:
         if self._answered(message.number, CloseReplies) is not None:
             self._close_memory()
+            # Neither has an answer any more, and who asked again would be refused. A read would be told CLOSED.
+            self._peers = None
+            self._waits.clear()
             self._events.append(message)
 
     def _on_pool(self, message: LeasesGranted | LeasesRefused | LeasesReleased) -> None:

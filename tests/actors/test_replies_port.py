@@ -634,6 +634,39 @@ def test_closing_writes_what_waits_gives_leases_back_and_then_closes(bench: Benc
     assert port.take_events() == [closed]
 
 
+def ask_and_close(bench: Bench) -> RepliesPort:
+    """A port that closes while peers and a wait have no answer."""
+    port = bench.opened().port
+    port.set_peers(((1, POOL),))
+    port.await_durable((0,))
+    port.close()
+    assert [type(message) for message in bench.sent] == [SetPeers, AwaitDurable, CloseReplies]
+    bench.sent.clear()
+    return port
+
+
+def test_a_port_that_has_closed_asks_for_nothing_again(bench: Bench) -> None:
+    """Simulator seed 8571: peers whose answer was lost were set again, were refused, and the closed port failed."""
+    port = ask_and_close(bench)
+    closed = RepliesClosed(owner=OWNER, number=1)
+    port.receive(closed)
+    bench.pass_time(5)
+    assert bench.sent == []
+    assert port.take_events() == [closed]
+
+
+@pytest.mark.parametrize("request_name", ["SetPeers", "AwaitDurable"])
+def test_what_finds_the_file_closed_before_the_port_knows_is_no_failure(bench: Bench, request_name: str) -> None:
+    """The refusal overtook the end, or the end was lost and is asked for again."""
+    port = ask_and_close(bench)
+    fault = Fault(kind=FaultKind.NOT_OPEN, found="no open file", expected="OpenReplies first")
+    port.receive(RequestRefused(owner=OWNER, request=request_name, number=1, fault=fault))
+    assert port.take_events() == []
+    closed = RepliesClosed(owner=OWNER, number=1)
+    port.receive(closed)
+    assert port.take_events() == [closed]
+
+
 def test_an_op_without_a_reply_is_told_when_nothing_else_tells_it(bench: Bench) -> None:
     """A peer that looks for a reply must learn that this replica has come to its op."""
     port = bench.opened().port
