@@ -122,7 +122,7 @@ class ProgressLine:
         self._clear()
         print(text, file=self._out, flush=True)
 
-    def show(self, done: int, total: int, counters: Counter[str], *, last: bool = False) -> None:
+    def show(self, done: int, total: int, details: str, *, last: bool = False) -> None:
         """The state of the run, if it is time to show it again."""
         now = time.monotonic()
         interval = PROGRESS_INTERVAL / 5 if self._terminal else self._interval
@@ -131,11 +131,7 @@ class ProgressLine:
         self._shown_at = now
         filled = _BAR * done // total if total else _BAR
         bar = "#" * filled + "." * (_BAR - filled) if self._terminal else ""
-        text = (
-            f"{bar}{' ' if bar else ''}{now - self._begun:5.1f} s  {done}/{total} transfers"
-            f"  lost {counters['Answer_dropped']} replies, retried {counters['retries']}"
-            f", damaged {counters['slots_damaged']}, repaired {counters['slots_repaired']}"
-        )
+        text = f"{bar}{' ' if bar else ''}{now - self._begun:5.1f} s  {done}/{total} transfers  {details}"
         if not self._terminal:
             print(text, file=self._out, flush=True)
             return

@@ -205,7 +205,11 @@ class Run:
             now = time.monotonic()
             if now_done != done:
                 done, moved_at = now_done, now
-            self._progress.show(done, len(self._options.transfers), counters, last=finished)
+            details = (
+                f"lost {counters['Answer_dropped']} replies, retried {counters['retries']}"
+                f", damaged {counters['slots_damaged']}, repaired {counters['slots_repaired']}"
+            )
+            self._progress.show(done, len(self._options.transfers), details, last=finished)
             if finished:
                 return now - begun
             if now - moved_at > STALL_TIMEOUT:

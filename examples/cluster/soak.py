@@ -115,7 +115,8 @@ class Soak(Run):
             now = time.monotonic()
             if now_done != done:
                 done, moved_at = now_done, now
-            self._progress.show(done, len(self._options.transfers), counters + self._door.counters, last=finished)
+            details = f"harm {harm.done.total()}, retried {counters['retries']}"
+            self._progress.show(done, len(self._options.transfers), details, last=finished)
             if self._door.failure:
                 raise MembersFailed(self._door.failure)
             if finished:

@@ -381,8 +381,8 @@ def test_progress_is_plain_lines_without_a_terminal() -> None:
     out = StringIO()
     progress = ProgressLine(out)
     for done in range(50):
-        progress.show(done, 50, Counter())
-    progress.show(50, 50, Counter(), last=True)
+        progress.show(done, 50, "lost 0 replies")
+    progress.show(50, 50, "lost 0 replies", last=True)
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert "50/50 transfers" in lines[-1]
@@ -398,8 +398,8 @@ def test_progress_is_one_line_on_a_terminal() -> None:
 
     out = Terminal()
     progress = ProgressLine(out)
-    progress.show(1, 2, Counter())
+    progress.show(1, 2, "lost 0 replies")
     progress.say("something")
-    progress.show(2, 2, Counter(), last=True)
+    progress.show(2, 2, "lost 0 replies", last=True)
     assert out.getvalue().count("\n") == 2
     assert "\r" in out.getvalue()
