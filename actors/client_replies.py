@@ -613,7 +613,6 @@ class ClientRepliesActor(ComponentActor):
             "reads_max": config.reads_max,
             "read_buffers": len(opened.read_stock),
             "repair_buffers": len(opened.repair_stock),
-            "releases": len(opened.releases),
             **parts.reading.depths,
             **parts.repairing.depths,
         }
@@ -747,14 +746,12 @@ class ClientRepliesActor(ComponentActor):
 
     def _release_stopped(self, parts: Parts) -> None:
         opened = parts.opened
-        given = (payload for payload in opened.slots.payloads() if not isinstance(payload, bytes))
-        leases = list(dict.fromkeys((*opened.own, *opened.releases, *given)))
-        if self._pool is not None and self._pool_calls is not None and leases:
+        if self._pool is not None and self._pool_calls is not None and opened.own:
             self._pool_calls.forget()  # What was in flight is answered or was lost; its number is used up either way.
-            self._release(parts, tuple(leases))
+            self._release(parts, tuple(opened.own))
         opened.calls.forget()
         if self._storage is None:
-            self._finish_closing()
+            self._reclaim(parts)
         else:
             opened.call_storage("close", CloseStorage(batch=opened.calls.next_number("close")))
 
@@ -766,8 +763,7 @@ class ClientRepliesActor(ComponentActor):
             return
         if opened.slots.repairs:
             return  # They are on their way to disk; nothing new is asked for.
-        leases = (*opened.releases, *opened.read_stock, *opened.repair_stock, *parts.reading.take_back())
-        opened.releases.clear()
+        leases = (*opened.read_stock, *opened.repair_stock, *parts.reading.take_back())
         opened.read_stock.clear()
         opened.repair_stock.clear()
         if leases:
@@ -793,19 +789,23 @@ class ClientRepliesActor(ComponentActor):
         self._pump()
 
     def leases_reclaimed(self, message: LeasesReclaimed, sender: ActorAddress) -> None:
-        """What a dead owner held came back."""
+        """What the owner held came back."""
         if self._pool_answered("reclaim"):
             self._finish_closing()
 
     def storage_closed(self, message: StorageClosed, sender: ActorAddress) -> None:
-        """The file is released. If a new owner takes over, what the old one held comes back before that."""
+        """The file is released, and nothing reads the owner's buffers any more."""
         parts = self._parts
         if parts is None or parts.closing is None or parts.opened.calls.answered("close", message.batch) is None:
             return
-        if self._next_opening is not None:
-            self._call_pool("reclaim", ReclaimLeases(holder=parts.opened.owner, kept=()))
-        else:
+        self._reclaim(parts)
+
+    def _reclaim(self, parts: Parts) -> None:
+        """Take back what the owner held, dead or alive: it cannot know which of its buffers are still being written."""
+        if self._pool is None:
             self._finish_closing()
+        else:
+            self._call_pool("reclaim", ReclaimLeases(holder=parts.opened.owner, kept=()))
 
     def _finish_closing(self) -> None:
         parts = self._parts
@@ -833,9 +833,9 @@ class ClientRepliesActor(ComponentActor):
         if parts is not None and parts.closing is None and self._stopped is None:
             parts.reading.resend_lent(now)
             parts.reading.scrub(now)
-        self._pump()
+        self._pump(ticking=True)
 
-    def _pump(self) -> None:
+    def _pump(self, *, ticking: bool = False) -> None:
         parts = self._parts
         if parts is None or self._stopped is not None:
             return
@@ -845,19 +845,26 @@ class ClientRepliesActor(ComponentActor):
             parts.repairing.pump()
             parts.writing.pump()  # Repairs that were taken over just now.
             parts.reading.pump()
-            self._answer_writes(parts)
-        if parts.opened.releases and self._pool_calls is not None and not self._pool_calls.is_busy("release"):
-            leases = tuple(parts.opened.releases)
-            parts.opened.releases.clear()
-            self._release(parts, leases)
+            self._answer_writes(parts, even_if_behind=ticking)
+        parts.writing.tell_durable()
         if parts.closing is not None:
             self._close_when_quiet(parts)
 
-    def _answer_writes(self, parts: Parts) -> None:
-        # The answer to a batch waits until another may be sent, so that the owner never has to ask for credit.
-        credit = parts.writing.credit
-        if parts.answer is None and parts.number and credit:
-            parts.answer = WritesAccepted(owner=parts.opened.owner, number=parts.number, credit=credit)
+    def _answer_writes(self, parts: Parts, *, even_if_behind: bool) -> None:
+        """Answer the last batch, once another may be sent.
+
+        While it waits behind the group that is being written, another would do the same, so that one message can say
+        later that this one is accepted and that one durable. A tick ends the waiting.
+        """
+        writing = parts.writing
+        if parts.answer is None and parts.number and writing.credit and (even_if_behind or not writing.is_behind):
+            parts.answer = WritesAccepted(
+                owner=parts.opened.owner,
+                number=parts.number,
+                credit=writing.credit,
+                durable_through=writing.durable_through,
+            )
+            writing.untold = False
             parts.opened.tell_owner(parts.answer)
 
     def stop(self) -> None:

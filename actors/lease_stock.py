@@ -1,8 +1,9 @@
 """Leases acquired ahead, so that a large reply finds a buffer when it comes; for whoever holds leases.
 
-Guarantees: nothing is acquired beyond `LEASES_AHEAD_MAX` free leases, or half of the pool (leases that are put back
-come on top); one request of each kind is in flight and is sent again while it has no answer; a lease is handed out
-once. Nothing is acquired before the first lease is wanted: a service whose replies are small costs the pool nothing.
+Guarantees: at most `LEASES_AHEAD_MAX` leases are acquired ahead, and never more than half of the pool is held free, of
+those that came back from the component either; one request of each kind is in flight and is sent again while it has no
+answer; a lease is handed out once. Nothing is acquired before the first lease is wanted: a service whose replies are
+small costs the pool nothing.
 
 Gives up: fairness. Owns: the free leases.
 """
@@ -44,7 +45,8 @@ class LeaseStock:
 
     def __init__(self, *, holder: int, buffers: int, resend_timeout: float, send: Callable[[object], None]) -> None:
         self._holder = holder
-        self._ahead = max(1, min(LEASES_AHEAD_MAX, buffers // 2))
+        self._free_max = max(1, buffers // 2)
+        self._ahead = min(LEASES_AHEAD_MAX, self._free_max)
         self._resend_timeout = resend_timeout
         self._send = send
         self._free: list[Lease] = []
@@ -69,16 +71,19 @@ class LeaseStock:
         """A lease that was taken and not used."""
         self._free.append(lease)
 
-    def drained(self, now: float) -> bool:
-        """Give everything back; True when nothing is left and nothing is on its way."""
-        # Also while more are asked for: the pool may have no others than these to answer that request with.
-        if self._free and self._releasing is None:
-            self._release_number += 1
-            message = ReleaseLeases(holder=self._holder, number=self._release_number, leases=tuple(self._free))
-            self._free.clear()
-            self._releasing = _Request(message, now + self._resend_timeout)
-            self._send(message)
-        return not self._free and self._acquiring is None and self._releasing is None
+    def give(self, leases: tuple[Lease, ...], now: float) -> None:
+        """Leases that were given away come back, to be handed out again; what is too much goes back to the pool."""
+        self._free.extend(leases)
+        if len(self._free) > self._free_max and self._releasing is None:
+            self._release(len(self._free) - self._free_max, now)
+
+    def _release(self, count: int, now: float) -> None:
+        self._release_number += 1
+        leases = tuple(self._free[:count])  # those that were used longest ago: the others are in the processor's cache
+        del self._free[:count]
+        message = ReleaseLeases(holder=self._holder, number=self._release_number, leases=leases)
+        self._releasing = _Request(message, now + self._resend_timeout)
+        self._send(message)
 
     def receive(self, message: LeasesGranted | LeasesRefused | LeasesReleased, now: float) -> None:
         """Take an answer of the pool. Raises `StockFailed`."""

@@ -52,7 +52,6 @@ class Opened:
     own: frozenset[Lease]  # the leases that the component acquired for itself, wherever they are now
     read_stock: list[Lease] = field(default_factory=list)
     repair_stock: list[Lease] = field(default_factory=list)
-    releases: list[Lease] = field(default_factory=list)  # to be given back to the pool with the next message to it
 
     def tell_owner(self, message: Message) -> None:
         """Send to the replica that opened the file."""
@@ -74,7 +73,6 @@ class Opened:
         return bytes(self.memory.buffer(payload)[: packed_size(header)])
 
     def release(self, write: Write | None) -> None:
-        """The write's payload is needed no more: a lease goes back to the pool, a repair's to the component's stock."""
-        if write is None or isinstance(write.payload, bytes):
-            return
-        (self.repair_stock if write.is_repair else self.releases).append(write.payload)
+        """The write's payload is needed no more: a repair's lease goes back to the stock, the owner's was only lent."""
+        if write is not None and write.is_repair and not isinstance(write.payload, bytes):
+            self.repair_stock.append(write.payload)

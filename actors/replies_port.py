@@ -9,8 +9,9 @@
 
 Guarantees: one numbered message is in flight; what arrives meanwhile forms the next, in commit order, per slot only the
 last operation; what has no answer is sent again, and an answer counts once. What was written before `checkpoint` is
-accepted before it. A reply above `inline_size_max` is copied once, to a leased buffer. Every read, wait and checkpoint
-ends in exactly one event, unless the port fails or has closed, which is an event too.
+accepted before it. A reply of `LEASE_SIZE_MIN` or more is copied once, to a leased buffer, and its bytes go through no
+message; up to `inline_size_max` it does not wait for one. Every read, wait and checkpoint ends in exactly one event,
+unless the port fails or has closed, which is an event too.
 
 Gives up: a place to hide. `write` beyond `pending_max` raises; an owner stops executing while `ready` is false. A
 refusal other than BUSY means that owner and component disagree: the port fails, and the owner must recover.
@@ -45,6 +46,7 @@ from client_replies.messages.replies import (
     ReadReply,
     RemoveReplies,
     RepliesClosed,
+    RepliesDurable,
     RepliesOpened,
     RepliesRepaired,
     ReplyLost,
@@ -60,7 +62,7 @@ from client_replies.messages.replies import (
     WritesAccepted,
     WritesRefused,
 )
-from client_replies.messages.reply import verify_reply
+from client_replies.messages.reply import verify_reply_header
 from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, packed_op, packed_size
 from client_replies.storage.errors import StorageError
 from client_replies.storage.shared_memory import PoolMemory
@@ -70,6 +72,7 @@ from .lease_stock import LeaseStock, StockFailed
 BATCH_MAX = 256  # replies, or removals, in one message; the credit may allow fewer
 PENDING_MAX = 1024  # operations that wait in the port
 READS_MAX = 4  # reads that are asked for at the same time; more would fill the owner's transmit slots
+LEASE_SIZE_MIN = 1024  # bytes; below, the reply itself is not much more than what stands for it
 RESEND_TIMEOUT = 1.0  # seconds
 OPEN_TIMEOUT = 5.0  # seconds: opening verifies every slot
 
@@ -106,6 +109,13 @@ class ReplyNotHad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WritesAreDurable:
+    """Every reply written up to `op` is durable, or was made needless by a newer one or a removal."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotsAreDurable:
     """The wait that `await_durable` numbered is over."""
 
@@ -120,6 +130,7 @@ PORT_MESSAGES: tuple[type[Message], ...] = (
     PeersSet,
     WritesAccepted,
     WritesRefused,
+    RepliesDurable,
     SlotsDurable,
     ReplyRead,
     ReplyNotRead,
@@ -142,6 +153,7 @@ PortEvent = (
     | ReplyHad
     | ReplyNotHad
     | SlotsAreDurable
+    | WritesAreDurable
     | CheckpointDone
     | SessionsInstalled
     | RepliesClosed
@@ -179,6 +191,15 @@ class _Barrier:
     kind: type[Checkpoint] | type[InstallSessions] | type[CloseReplies]
     op: int = 0
     sessions: bytes = b""
+
+
+@dataclass(slots=True)
+class _Undurable:
+    """A batch that is not known to be durable: its number, its last op, and the leases that it was lent."""
+
+    number: int
+    op: int
+    leases: tuple[Lease, ...]
 
 
 @dataclass(slots=True)
@@ -232,6 +253,11 @@ class RepliesPort:
         self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in commit order
         self._committed = 0
         self._told = 0
+        self._undurable: deque[_Undurable] = deque()
+        self._lent = 0  # leases in them
+        self._durable_op = 0
+        self._durable_asked = 0  # the owner wants to be told when this op is durable
+        self._durable_resend = 0.0
         self._reads: dict[int, _Sent] = {}
         self._reads_waiting: deque[ReadReply] = deque()
         self._waits: dict[int, _Sent] = {}
@@ -271,12 +297,16 @@ class RepliesPort:
         self._peers = self._post(SetPeers(owner=self.owner, version=self._peers_version, peers=peers))
 
     def write(self, slot: int, reply: bytes) -> None:
-        """The slot's session has this reply (header and body) from now on. Goes out with the next `committed`."""
+        """The slot's session has this reply (header and body) from now on. Goes out with the next `committed`.
+
+        Raises `PortMisused` for what cannot be a reply of this slot. A body that is not the one that its header was
+        sealed with is found by the component, and fails the port.
+        """
         config = self._require_room()
         if not 0 <= slot < config.clients_max:
             raise PortMisused(f"slot {slot} of {config.clients_max}")
         try:
-            header = verify_reply(reply, cluster=config.cluster, size_max=config.message_size_max)
+            header = verify_reply_header(reply, cluster=config.cluster, size_max=config.message_size_max)
         except HeaderInvalid as error:
             raise PortMisused(str(error)) from error
         if not HEADER_SIZE < packed_size(header) == len(reply):
@@ -288,10 +318,15 @@ class RepliesPort:
         self._require_room()
         self._queue(_Item(slot, op, None, self._next_serial()))
 
-    def committed(self, op: int) -> None:
-        """Everything committed up to `op` was given to the port: what waits may go out."""
+    def committed(self, op: int, *, tell_durable: bool = False) -> None:
+        """Everything committed up to `op` was given to the port: what waits may go out.
+
+        With `tell_durable`, a `WritesAreDurable` follows once that is durable, or several that come up to it.
+        """
         self._require_open()
         self._committed = max(self._committed, op)
+        if tell_durable:
+            self._durable_asked = self._committed
         self._pump()
 
     def checkpoint(self, op: int, sessions: bytes) -> None:
@@ -381,8 +416,10 @@ class RepliesPort:
         if self._stock is not None:
             self._stock.tick(now)
         self._pump()
-        if self._flight is None and self.ready and self._committed > self._told and self.idle:
-            self._send_writes(())
+        if self._flight is None and self.ready and self.idle:
+            asks_again = self._wants_durable and self._undurable and now >= self._durable_resend
+            if self._committed > self._told or asks_again:
+                self._send_writes(())
 
     def _unanswered(self) -> list[_Sent]:
         single = [sent for sent in (self._flight, self._checkpoint, self._peers) if sent is not None]
@@ -395,6 +432,7 @@ class RepliesPort:
             self._on_peers_set,
             self._on_accepted,
             self._on_refused,
+            self._on_durable,
             self._on_slots_durable,
             self._on_read,
             self._on_not_read,
@@ -424,7 +462,7 @@ class RepliesPort:
         self._flight = None
         self._opened = message
         self.credit = message.credit
-        self._committed = self._told = message.op
+        self._committed = self._told = self._durable_op = message.op
         # Half of the pool at most, so that an owner that holds leases ahead never starves itself of the other half.
         self._stock = LeaseStock(
             holder=self.owner,
@@ -446,7 +484,20 @@ class RepliesPort:
         flight = self._answered(message.number, WriteReplies, RemoveReplies)
         if flight is not None:
             self.credit = message.credit
-            self._pending -= len(flight.items)  # their leases were given away with the message
+            self._pending -= len(flight.items)
+            self._durable_through(message.durable_through)
+
+    def _on_durable(self, message: RepliesDurable) -> None:
+        self._durable_through(message.through)
+
+    def _durable_through(self, number: int) -> None:
+        told = self._durable_op
+        while self._undurable and self._undurable[0].number <= number:
+            batch = self._undurable.popleft()
+            self._durable_op = max(self._durable_op, batch.op)
+            self._take_back(batch.leases)
+        if told < min(self._durable_op, self._durable_asked):
+            self._events.append(WritesAreDurable(op=self._durable_op))
 
     def _on_refused(self, message: WritesRefused) -> None:
         # A refused batch is expected under the same number. Changing its content would let a late answer to the first
@@ -542,9 +593,20 @@ class RepliesPort:
                 self._pending -= 1
             operations.items[item.slot] = item
             self._pending += 1
-            if self._is_large(item.payload):
-                self._unplaced.append(item)
+            if len(item.payload or b"") >= LEASE_SIZE_MIN:
+                self._place_new(item)
+
+    def _place_new(self, item: _Item) -> None:
+        """Copy the reply to a buffer if there is one. If there is none, only a large one has to wait for it."""
+        if self._stock is None or not isinstance(item.payload, bytes):
+            return
+        if self._is_large(item.payload):
+            self._unplaced.append(item)
             self._place()
+        elif not self._unplaced:
+            lease = self._stock.take(self._now())
+            if lease is not None:
+                item.payload = self._copy(item.payload, lease)
 
     def _place(self) -> None:
         """Copy large replies to buffers, the oldest first.
@@ -638,23 +700,44 @@ class RepliesPort:
             op=self._op_to_tell(batch),
             slots=tuple(item.slot for item in batch),
             payloads=tuple(item.payload for item in batch if item.payload is not None),
+            durable=self._wants_durable or any(not isinstance(item.payload, bytes) for item in batch),
         )
         self._number += 1
+        self._note_undurable(batch)
         self._fly(message, batch)
 
     def _send_removals(self, batch: tuple[_Item, ...]) -> None:
         slots = tuple(item.slot for item in batch)
         message = RemoveReplies(owner=self.owner, number=self._number + 1, op=self._op_to_tell(batch), slots=slots)
         self._number += 1
+        self._note_undurable(batch)
         self._fly(message, batch)
+
+    def _note_undurable(self, batch: tuple[_Item, ...]) -> None:
+        if batch:
+            payloads = (item.payload for item in batch)
+            leases = tuple(payload for payload in payloads if payload is not None and not isinstance(payload, bytes))
+            self._lent += len(leases)
+            self._undurable.append(_Undurable(self._number, batch[-1].op, leases))
+        self._durable_resend = self._now() + self._resend_timeout
+
+    @property
+    def _wants_durable(self) -> bool:
+        """Whether the owner, or a lease that is to be used again, waits for what was sent to be durable."""
+        return self._durable_op < self._durable_asked or self._lent > 0
+
+    def _take_back(self, leases: tuple[Lease, ...]) -> None:
+        if leases and self._stock is not None:
+            self._lent -= len(leases)
+            self._stock.give(leases, self._now())
+            self._place()
 
     def _pump_barrier(self, barrier: _Barrier) -> bool:
         """Send what stands between two groups of operations. False while it must wait."""
         if self._checkpoint is not None and barrier.kind is not InstallSessions:
             return False  # one checkpoint at a time, and the end after the last
         if barrier.kind is CloseReplies:
-            if self._stock is not None and not self._stock.drained(self._now()):
-                return False
+            self._stock = None  # the component takes back what is in it
             message: Message = CloseReplies(owner=self.owner, number=self._number + 1)
         elif barrier.kind is Checkpoint:
             message = Checkpoint(owner=self.owner, number=self._number + 1, op=barrier.op, sessions=barrier.sessions)
@@ -731,7 +814,7 @@ class RepliesPort:
             if isinstance(item.payload, bytes):
                 reply = item.payload
             elif item in flight_items.values():
-                continue  # its lease may be given away by now; the component holds the reply in memory
+                continue  # its buffer may be in other use by now; the component holds the reply
             else:
                 reply = self._copied(item.payload)
             if reply[:HEADER_SIZE] == header:

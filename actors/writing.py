@@ -69,6 +69,7 @@ class Writing:
         self._marks: deque[Mark] = deque()
         self._waits: dict[int, Wait] = {}
         self.durable_through = 0
+        self.untold = False  # whether the owner is to be told how far that is
         self.barrier = 0  # a checkpoint waits for writes up to this one: they are not held back
         self.flushing = False  # closing: nothing is held back
 
@@ -76,6 +77,11 @@ class Writing:
     def credit(self) -> int:
         """How many more replies a batch may bring."""
         return max(0, self._opened.config.writes_max - self._opened.slots.pending_count)
+
+    @property
+    def is_behind(self) -> bool:
+        """True while accepted writes wait for the group before them."""
+        return bool(self._opened.slots.queued) and self._opened.calls.is_busy("write")
 
     def verify(self, message: WriteReplies) -> list[bytes]:
         """The packed header of each reply of the batch, everything verified. Raises `Refused`; changes nothing."""
@@ -88,7 +94,7 @@ class Writing:
             fault = self._verify_slot(slot)
             header = b""
             if fault is None and not isinstance(payload, bytes) and payload in given:
-                found, expected = f"lease {payload:#x}, which was given away", "a lease that the sender holds"
+                found, expected = f"lease {payload:#x}, which is in use", "a lease of the sender's that is not lent"
                 fault = Fault(kind=FaultKind.LEASE_STALE, found=found, expected=expected)
             if fault is None:
                 header, fault = self._verify_payload(payload)
@@ -102,13 +108,12 @@ class Writing:
         return headers
 
     def _leases_given(self, message: WriteReplies) -> set[Lease]:
-        """The leases that the component has already. Taken over again, they would be released under a write or read."""
+        """The leases that are in use already: a buffer that is filled anew would be written to two slots, or lent."""
         if all(isinstance(payload, bytes) for payload in message.payloads):
             return set()
         opened = self._opened
         return {
             *opened.own,
-            *opened.releases,
             *(payload for payload in opened.slots.payloads() if not isinstance(payload, bytes)),
         }
 
@@ -204,7 +209,7 @@ class Writing:
             self._start("write", opened.slots.start(opened.config.write_batch_max, latest, self.barrier))
         if not opened.calls.is_busy("repair") and opened.slots.repairs:
             self._start("repair", opened.slots.start_repairs(REPAIR_GROUP_BYTES, self._place_repair))
-        self._tell_durable()
+        self._note_durable()
 
     def _place_repair(self, write: Write) -> bool:
         """Put a reply that came from a peer where the storage can write it from. False while there is no buffer."""
@@ -244,13 +249,16 @@ class Writing:
 
     # Telling what is durable.
 
-    def _tell_durable(self) -> None:
-        tell = False
+    def _note_durable(self) -> None:
         while self._marks and self._opened.slots.settled(self._marks[0].barrier):
             mark = self._marks.popleft()
             self.durable_through = mark.number
-            tell |= mark.tell
-        if tell:
+            self.untold |= mark.tell
+
+    def tell_durable(self) -> None:
+        """Tell what was asked about and is durable."""
+        if self.untold:
+            self.untold = False
             self._opened.tell_owner(RepliesDurable(owner=self._opened.owner, through=self.durable_through))
 
     def wait(self, message: AwaitDurable, sender: ActorAddress) -> None:

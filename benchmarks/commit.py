@@ -82,8 +82,6 @@ class Gateway(Actor):
 class Replica(Owner):
     """A replica that is its own quorum, with a component or without."""
 
-    asks_durable = False
-
     def __init__(
         self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
     ) -> None:

@@ -44,11 +44,11 @@ class OursDriver(Owner):
         self._meter = Meter(self.params["seconds"], SESSIONS)
         self._fill()
 
-    def durable(self, count: int, sent_at: float) -> None:
+    def durable(self, count: int, committed_at: float) -> None:
         """See `Owner`."""
         if self._meter.finished:
             return
-        if self._meter.done(count, sent_at):
+        if self._meter.done(count, committed_at):
             self.finish(self._meter.result(self.params["size"]))
         else:
             self._fill()
@@ -58,7 +58,7 @@ class OursDriver(Owner):
             for _ in range(self._batch):
                 slot, reply = self._replies.next()
                 self.write(slot, reply)
-            self.port.committed(self._replies.op)
+            self.committed(self._replies.op)
 
 
 class StoreDriver(Actor):

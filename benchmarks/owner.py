@@ -2,8 +2,6 @@
 
 A measurement is an actor like this one, so that it lives where a replica would: in a process of its own under
 `multiprocTCPBase`. It is started with `StartRun`, and whoever sent that is answered with `RunDone`.
-
-What goes through the port is unchanged, except that `durable` is asked for with every batch; its answers come here.
 """
 
 from __future__ import annotations
@@ -11,16 +9,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.replies_port import PortEvent, PortFailed, RepliesPort
+from client_replies.actors.replies_port import PortEvent, PortFailed, RepliesPort, WritesAreDurable
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.message import Message
-from client_replies.messages.replies import RepliesClosed, RepliesDurable, RepliesOpened, WriteReplies
+from client_replies.messages.replies import RepliesClosed, RepliesOpened
 from client_replies.storage.shared_memory import PoolMemory
 
 from .workload import CLUSTER, SESSIONS, slot_size
@@ -60,15 +58,13 @@ def replies_config(path: str, size: int, **changes: Any) -> RepliesConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    number: int
+    op: int
     count: int
-    sent_at: float
+    committed_at: float
 
 
 class Owner(Actor):
     """An owner of a component. What it does is in the methods that measurements override."""
-
-    asks_durable = True
 
     def __init__(
         self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
@@ -80,6 +76,7 @@ class Owner(Actor):
         self.config: RepliesConfig | None = None
         self._port: RepliesPort | None = None
         self.not_durable = 0
+        self._uncommitted = 0
         self._flights: deque[_Flight] = deque()
         self._result: dict[str, Any] = {}
 
@@ -97,8 +94,8 @@ class Owner(Actor):
     def opened(self, event: RepliesOpened) -> None:
         """The component is open: begin."""
 
-    def durable(self, count: int, sent_at: float) -> None:
-        """So many replies, sent in one batch at `sent_at`, are durable."""
+    def durable(self, count: int, committed_at: float) -> None:
+        """So many replies, committed together at `committed_at`, are durable."""
 
     def event(self, event: PortEvent) -> None:
         """Something else happened."""
@@ -113,8 +110,6 @@ class Owner(Actor):
         """Take everything to where it belongs."""
         if isinstance(message, StartRun):
             self._start(message, sender)
-        elif isinstance(message, RepliesDurable):
-            self._durable_through(message.through)
         elif self._port is not None and self._port.receive(message):
             for event in self.port.take_events():
                 self._event(event)
@@ -140,23 +135,22 @@ class Owner(Actor):
         self.wakeupAfter(TICK)
 
     def _send_component(self, message: object) -> None:
-        if self.asks_durable and isinstance(message, WriteReplies) and message.slots:
-            self._flights.append(_Flight(message.number, len(message.slots), time.perf_counter()))
-            message = replace(message, durable=True)
         if self.replies is not None:
             self.send(self.replies, message)
 
-    def _durable_through(self, number: int) -> None:
-        while self._flights and self._flights[0].number <= number:
+    def _durable_up_to(self, op: int) -> None:
+        while self._flights and self._flights[0].op <= op:
             flight = self._flights.popleft()
             self.not_durable -= flight.count
-            self.durable(flight.count, flight.sent_at)
+            self.durable(flight.count, flight.committed_at)
 
     def _event(self, event: PortEvent) -> None:
         if isinstance(event, RepliesOpened):
             self.opened(event)
         elif isinstance(event, PortFailed):
             self.fail(str(event.fault))
+        elif isinstance(event, WritesAreDurable):
+            self._durable_up_to(event.op)
         elif isinstance(event, RepliesClosed):
             self.answer(RunDone(result=self._result))
         else:
@@ -165,7 +159,14 @@ class Owner(Actor):
     def write(self, slot: int, reply: bytes) -> None:
         """Give the port a reply; it goes out with the next `committed`."""
         self.not_durable += 1
+        self._uncommitted += 1
         self.port.write(slot, reply)
+
+    def committed(self, op: int) -> None:
+        """Let what was written go out, and be told when it is durable."""
+        self._flights.append(_Flight(op, self._uncommitted, time.perf_counter()))
+        self._uncommitted = 0
+        self.port.committed(op, tell_durable=True)
 
     def finish(self, result: dict[str, Any]) -> None:
         """The run is over: close the component, then say what was measured."""

@@ -210,7 +210,7 @@ class DiskReader(Reader):
         self._fill()
         self.begin_turns("busy")
 
-    def durable(self, count: int, sent_at: float) -> None:
+    def durable(self, count: int, committed_at: float) -> None:
         """See `Owner`."""
         self._written += count
         if self._writing:
@@ -223,7 +223,7 @@ class DiskReader(Reader):
                 while slot >= WINDOW:
                     slot, reply = self._replies.next()
                 self.write(slot, reply)
-            self.port.committed(self._replies.op)
+            self.committed(self._replies.op)
 
 
 def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,11 +57,11 @@ class ScaleDriver(Owner):
         self._meter = Meter(self.params["seconds"], 4 * WINDOW)
         self._fill()
 
-    def durable(self, count: int, sent_at: float) -> None:
+    def durable(self, count: int, committed_at: float) -> None:
         """See `Owner`."""
         if self._meter.finished:
             pass
-        elif self._meter.done(count, sent_at):
+        elif self._meter.done(count, committed_at):
             self._settle()
         else:
             self._fill()
@@ -72,7 +72,7 @@ class ScaleDriver(Owner):
                 slot, reply = self._replies.next()
                 self._headers[slot] = reply[:HEADER_SIZE]
                 self.write(slot, reply)
-            self.port.committed(self._replies.op)
+            self.committed(self._replies.op)
 
     def _settle(self) -> None:
         found = self._meter.result(self.params["size"])

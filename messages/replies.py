@@ -6,7 +6,8 @@ What changes state (`WriteReplies`, `RemoveReplies`, `InstallSessions`, `Checkpo
 lost gets that answer again and does nothing twice. Reads and waits carry a number of their own and may overlap.
 
 A payload is a whole reply, header and body: either its bytes, up to `inline_size_max`, or a lease on the buffer that
-holds them. A lease in an accepted batch is given away; one in a refused batch still belongs to the sender.
+holds them. A lease in an accepted batch is lent: the buffer is not touched, and the lease not given to another batch,
+until the batch is known to be durable; then its owner fills it anew. Closing takes back all that the owner held.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class WriteReplies(Message):
     """The replies of committed requests, one a slot; all committed up to `op` is known with this.
 
     `slots` and `payloads` are columns of one table. `durable` asks for `RepliesDurable` when this batch and all
-    before it are durable. An empty batch only tells the op.
+    before it are durable, unless a `WritesAccepted` can say so in that moment. An empty batch only tells the op.
     """
 
     owner: int
@@ -169,12 +170,15 @@ class RemoveReplies(Message):
 class WritesAccepted(Message):
     """The batch (or removal) `number` is taken over, not yet durable; `credit` more replies may be sent next.
 
-    This answer waits until the credit is above 0: a replica never has to ask again.
+    This answer waits until the credit is above 0, so that a replica never has to ask again, and a moment longer while
+    the batch would only wait behind the one that is being written. Everything up to `durable_through` is durable, as in
+    `RepliesDurable`.
     """
 
     owner: int
     number: int
     credit: int
+    durable_through: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +193,10 @@ class WritesRefused(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepliesDurable(Message):
-    """Every reply of every batch up to `through` is durable, or was made needless by a newer one or a removal."""
+    """Every reply of every batch up to `through` is durable, or was made needless by a newer one or a removal.
+
+    Told without asking again: if it is lost, the next `WritesAccepted` says the same.
+    """
 
     owner: int
     through: int

@@ -25,7 +25,7 @@ from typing import overload
 
 from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind, SlotFault, invariant
-from client_replies.messages.reply import verify_reply
+from client_replies.messages.reply import verify_reply_header
 from client_replies.messages.reply_header import (
     HEADER_SIZE,
     Buffer,
@@ -132,8 +132,9 @@ class DataFile:
     def write_slots(self, slots: Sequence[int], replies: Sequence[Buffer]) -> None:
         """Write a reply to each slot, padded with zeros to whole sectors, and make all durable with one sync.
 
-        A buffer may be longer than its reply. Every reply is verified before the first is written: one that is
-        invalid raises and nothing was done. Raises `StorageError`.
+        A buffer may be longer than its reply. Every header is verified before the first is written: one that is
+        invalid raises and nothing was done. Bodies are verified where a reply is accepted, and where it is read.
+        Raises `StorageError`.
         """
         self._check_usable()
         invariant(
@@ -151,7 +152,7 @@ class DataFile:
     def _padded(self, reply: Buffer) -> tuple[Buffer, ...]:
         size_max = self.layout.message_size_max
         try:
-            header = verify_reply(reply, cluster=self._superblock.cluster, size_max=size_max)
+            header = verify_reply_header(reply, cluster=self._superblock.cluster, size_max=size_max)
         except HeaderInvalid as error:
             raise StorageError(_reply_fault(error, reply, size_max)) from error
         size = packed_size(header)

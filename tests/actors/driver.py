@@ -268,7 +268,7 @@ class Driver:
         return self.expect(PoolStatus, where=lambda status: status.request == request)
 
     def pool_until(self, held: int) -> PoolStatus:
-        """Ask the pool until so many counts are held: what the component releases is on its way for a moment."""
+        """Ask the pool until so many counts are held: what is released is on its way for a moment."""
         deadline = time.monotonic() + WAIT_S
         while (status := self.pool_status()).held != held:
             assert time.monotonic() < deadline, f"the pool stayed at {status!r}"
@@ -379,9 +379,12 @@ class Driver:
         return answer
 
     def write_durable(self, replies: dict[int, Payload], *, op: int = 0) -> None:
-        """Write a batch and wait until it is durable."""
+        """Write a batch, wait until it is durable, and give back the leases that it was lent."""
         self.write(replies, op=op)
         self.durable(*replies)
+        leases = [payload for payload in replies.values() if not isinstance(payload, bytes)]
+        if leases:
+            self.release(*leases)
 
     def commit(self, book: Book, *slots: int, size: int = 300) -> None:
         """Commit a small reply for each slot, write them all and wait until they are durable."""

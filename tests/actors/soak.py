@@ -143,7 +143,7 @@ def write_batch(driver: Driver, book: Book, number: int) -> None:
     replies = {slot: book.reply(slot, size) for slot, size in sizes.items()}
     large = [slot for slot in slots if sizes[slot] == LARGE]
     leases = dict(zip(large, driver.lease(*(replies[slot] for slot in large)), strict=True))
-    driver.write({slot: leases.get(slot, reply) for slot, reply in replies.items()}, op=book.op)
+    driver.write_durable({slot: leases.get(slot, reply) for slot, reply in replies.items()}, op=book.op)
     for slot in slots[:2]:
         if driver.read(slot, book.header(slot)) != replies[slot]:
             raise AssertionError(f"slot {slot} was read wrong")

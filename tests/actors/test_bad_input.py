@@ -302,8 +302,8 @@ def test_a_refused_batch_leaves_its_leases_with_the_sender(asys: OwnedSystem, tm
     driver.close()
 
 
-def test_a_lease_that_was_given_away_or_is_only_lent_is_refused(asys: OwnedSystem, tmp_path: Path) -> None:
-    """Twice in a batch, again while its write is pending, or the reader's buffer: taken, it would be freed twice."""
+def test_a_lease_that_is_in_use_or_only_lent_is_refused(asys: OwnedSystem, tmp_path: Path) -> None:
+    """Twice in a batch, again while its write is pending, or the reader's buffer: two would write to one."""
     config, book = config_for(tmp_path / "file"), Book()
     driver = Driver(asys, scripted=True)
     driver.open(config)
@@ -323,6 +323,7 @@ def test_a_lease_that_was_given_away_or_is_only_lent_is_refused(asys: OwnedSyste
     driver.held("write")
     driver.let_go("write")
     driver.durable(0)
+    driver.write_durable({1: lease}, op=book.op)
     assert driver.pool_until(own).stale_refused == 0
     driver.close()
     assert driver.pool_status().held == 0

@@ -17,6 +17,7 @@ from client_replies.actors.replies_port import (
     ReplyHad,
     ReplyNotHad,
     SlotsAreDurable,
+    WritesAreDurable,
 )
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
@@ -24,8 +25,7 @@ from client_replies.messages.leases import (
     AcquireLeases,
     Lease,
     LeasesGranted,
-    LeasesReleased,
-    ReleaseLeases,
+    LeasesRefused,
     make_lease,
 )
 from client_replies.messages.message import Message
@@ -43,6 +43,7 @@ from client_replies.messages.replies import (
     ReadReply,
     RemoveReplies,
     RepliesClosed,
+    RepliesDurable,
     RepliesOpened,
     ReplyNotRead,
     ReplyRead,
@@ -410,6 +411,61 @@ def test_a_replaced_large_reply_gives_its_buffer_to_the_next(bench: Bench) -> No
     assert bytes(bench.memory.buffer(make_lease(2, 1))[:HEADER_SIZE]) == reply(0, 2, size=6000)[:HEADER_SIZE]
 
 
+def test_a_lent_buffer_is_filled_again_when_its_batch_is_durable(bench: Bench) -> None:
+    """Not when it is accepted; whichever message says that it is durable, once."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=6000))
+    port.committed(1)
+    grant(bench, (2,))
+    assert bench.writes().durable
+    port.write(1, reply(1, 2, size=6000))
+    port.committed(2)
+    bench.accept(1)
+    assert bench.sent == []
+    for _ in range(2):
+        port.receive(RepliesDurable(owner=OWNER, through=1))
+    assert bench.writes().payloads == (make_lease(2, 1),)
+    port.write(3, reply(3, 3, size=6000))
+    port.committed(3)
+    port.receive(WritesAccepted(owner=OWNER, number=2, credit=9, durable_through=2))
+    assert bench.writes().payloads == (make_lease(2, 1),)
+
+
+def test_a_small_reply_takes_a_buffer_if_there_is_one_and_waits_for_none(bench: Bench) -> None:
+    """Its bytes go through two processes otherwise; the smallest are not worth it."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=2000))
+    port.write(1, reply(1, 2, size=2000))
+    grant(bench, (0, 1))
+    port.write(2, reply(2, 3, size=100))
+    port.write(3, reply(3, 4, size=2000))
+    port.committed(4)
+    kinds = [type(payload) for payload in bench.writes().payloads]
+    assert kinds == [bytes, bytes, bytes, int]
+
+
+def test_the_owner_is_told_what_is_durable_and_asks_again_if_that_was_lost(bench: Bench) -> None:
+    """In ops, as far as it asked; an empty batch asks, and its answer tells."""
+    port = bench.opened().port
+    port.write(0, reply(0, 5))
+    port.committed(5, tell_durable=True)
+    assert bench.writes().durable
+    bench.accept(1)
+    assert port.take_events() == []
+    bench.pass_time(5)
+    again = bench.writes()
+    assert (again.number, again.slots, again.durable) == (2, (), True)
+    port.receive(WritesAccepted(owner=OWNER, number=2, credit=9, durable_through=1))
+    assert port.take_events() == [WritesAreDurable(op=5)]
+    port.write(0, reply(0, 6))
+    port.committed(6)
+    assert not bench.writes().durable
+    port.receive(WritesAccepted(owner=OWNER, number=3, credit=9, durable_through=3))
+    assert port.take_events() == []
+    bench.pass_time(5)
+    assert bench.sent == []
+
+
 def test_a_read_is_answered_once_and_repeated_until_then(bench: Bench) -> None:
     """Reads overlap, come in any order, and each ends in one event."""
     port = bench.opened().port
@@ -542,9 +598,12 @@ def test_an_installation_forgets_what_waited_and_gives_its_buffers_back(bench: B
     port.receive(answer)
     port.receive(answer)
     assert port.take_events() == [answer]
-    port.close()
-    (released,) = [message for message in bench.pool_sent if isinstance(message, ReleaseLeases)]
-    assert sorted(released.leases) == [make_lease(0, 1), make_lease(1, 1)]
+    asked = len(bench.pool_sent)
+    for slot in (0, 1):
+        port.write(slot, reply(slot, slot + 10, size=9000))
+    port.committed(11)
+    assert sorted(bench.writes().payloads) == [make_lease(0, 1), make_lease(1, 1)]  # type: ignore[type-var]
+    assert len(bench.pool_sent) == asked + 1  # ahead, for the next
 
 
 def test_waits_for_durability_are_numbered_and_repeated(bench: Bench) -> None:
@@ -610,8 +669,8 @@ def test_peers_are_set_until_the_newest_list_is_confirmed(bench: Bench) -> None:
     assert bench.sent == []
 
 
-def test_closing_writes_what_waits_gives_leases_back_and_then_closes(bench: Bench) -> None:
-    """In this order; and the port takes nothing more."""
+def test_closing_writes_what_waits_and_then_closes(bench: Bench) -> None:
+    """In this order; the port takes nothing more, and what the pool says late is no failure."""
     port = bench.opened().port
     port.write(0, reply(0, 1, size=9000))
     grant(bench, (0, 1))
@@ -620,15 +679,12 @@ def test_closing_writes_what_waits_gives_leases_back_and_then_closes(bench: Benc
     port.close()
     with pytest.raises(PortMisused):
         port.write(1, reply(1, 2))
-    bench.accept(1)
     assert bench.sent == []
-    (released,) = [message for message in bench.pool_sent if isinstance(message, ReleaseLeases)]
-    assert len(released.leases) == 1
-    bench.pass_time(5)
-    assert len([message for message in bench.pool_sent if isinstance(message, ReleaseLeases)]) == 2
-    port.receive(LeasesReleased(holder=OWNER, number=released.number, stale=()))
+    bench.accept(1)
     close = bench.only_sent()
     assert isinstance(close, CloseReplies)
+    fault = Fault(kind=FaultKind.HOLDER_GONE, found="holder 99", expected="a living holder")
+    port.receive(LeasesRefused(holder=OWNER, number=2, fault=fault))
     closed = RepliesClosed(owner=OWNER, number=close.number)
     port.receive(closed)
     assert port.take_events() == [closed]
