@@ -194,7 +194,9 @@ class ClientRepliesActor(ComponentActor):
     def open(self, message: OpenReplies, sender: ActorAddress) -> None:
         """Open, say again that it is open, or let a new owner take over from a dead one."""
         if self._stopped is not None:
-            self.send(sender, OpenFailed(owner=message.owner, fault=self._stopped))
+            # Not with its fault's own kind: who hears of an I/O error might try again here, for ever.
+            fault = _fault(FaultKind.STOPPED, f"a component that stopped: {self._stopped}", "a new ClientRepliesActor")
+            self.send(sender, OpenFailed(owner=message.owner, fault=fault))
         elif message.owner in self._owners_gone:
             # It comes late: taken at its word, it would put an end to the owner that came after.
             fault = _fault(
@@ -492,8 +494,7 @@ class ClientRepliesActor(ComponentActor):
         if isinstance(expectations, Fault):
             self._refuse(message, expectations, sender)
             return
-        for write in parts.opened.slots.install(expectations):
-            parts.opened.release(write)
+        parts.opened.slots.install(expectations)
         parts.opened.op = max(parts.opened.op, message.op)
         faulty = tuple(parts.opened.slots.faulty)
         answer = SessionsInstalled(owner=message.owner, number=message.number, faulty=faulty)

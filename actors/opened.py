@@ -72,7 +72,7 @@ class Opened:
             return payload
         return bytes(self.memory.buffer(payload)[: packed_size(header)])
 
-    def release(self, write: Write | None) -> None:
-        """The write's payload is needed no more: a repair's lease goes back to the stock, the owner's was only lent."""
-        if write is not None and write.is_repair and not isinstance(write.payload, bytes):
+    def release(self, write: Write) -> None:
+        """The write is done: a repair's lease goes back to the stock; the owner's was only lent."""
+        if write.is_repair and not isinstance(write.payload, bytes):
             self.repair_stock.append(write.payload)

@@ -416,9 +416,11 @@ class RepliesPort:
         if self._stock is not None:
             self._stock.tick(now)
         self._pump()
-        if self._flight is None and self.ready and self.idle:
+        if self._flight is None and self._opened is not None:
+            untold = self.ready and self.idle and self._committed > self._told
+            # What waits may wait for buffers that were lent: the news that they are free again may have been lost.
             asks_again = self._wants_durable and self._undurable and now >= self._durable_resend
-            if self._committed > self._told or asks_again:
+            if untold or asks_again:
                 self._send_writes(())
 
     def _unanswered(self) -> list[_Sent]:
@@ -593,8 +595,7 @@ class RepliesPort:
                 self._pending -= 1
             operations.items[item.slot] = item
             self._pending += 1
-            if len(item.payload or b"") >= LEASE_SIZE_MIN:
-                self._place_new(item)
+            self._place_new(item)
 
     def _place_new(self, item: _Item) -> None:
         """Copy the reply to a buffer if there is one. If there is none, only a large one has to wait for it."""
@@ -603,7 +604,7 @@ class RepliesPort:
         if self._is_large(item.payload):
             self._unplaced.append(item)
             self._place()
-        elif not self._unplaced:
+        elif len(item.payload) >= LEASE_SIZE_MIN and not self._unplaced:
             lease = self._stock.take(self._now())
             if lease is not None:
                 item.payload = self._copy(item.payload, lease)
@@ -688,9 +689,10 @@ class RepliesPort:
 
     def _op_to_tell(self, batch: tuple[_Item, ...]) -> int:
         """The op up to which all is known once this batch is; everything committed if nothing waits behind it."""
-        drained = not any(isinstance(stage, _Barrier) or stage.items for stage in self._stages)
-        op = self._committed if drained or not batch else batch[-1].op
-        self._told = max(self._told, op)
+        if not any(isinstance(stage, _Barrier) or stage.items for stage in self._stages):
+            self._told = max(self._told, self._committed)
+        elif batch:
+            self._told = max(self._told, batch[-1].op)
         return self._told
 
     def _send_writes(self, batch: tuple[_Item, ...]) -> None:

@@ -9,7 +9,8 @@ A plain object without actors, clocks or I/O; `ClientRepliesActor` owns one. For
     reads      reads in flight
 
 Guarantees the design's invariants 1 to 6 and 8; each method says which it keeps, and `check_invariants` states them
-all. Gives up: knowledge of buffers. A write that is no longer needed is handed back for the caller to release.
+all. Gives up: knowledge of buffers. A write that waits and is no longer needed is forgotten: until it is started, a
+payload is bytes, or a lease that the owner has back when everything before it is settled.
 
 The states of a slot, derived from the above, and what moves between them (* where the reply is the expected one):
 
@@ -32,7 +33,6 @@ from client_replies.messages.replies import Payload
 from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
 
 REPAIR = 0
-NEEDLESS = -1
 
 
 class SlotState(enum.Enum):
@@ -103,23 +103,22 @@ class Slots:
         self.faulty[slot] = header
         self.on_faulty(slot, header)
 
-    def accept(self, slot: int, header: bytes, payload: Payload, now: float) -> tuple[Write | None, list[Read]]:
-        """Take over the write of a committed reply.
+    def accept(self, slot: int, header: bytes, payload: Payload, now: float) -> list[Read]:
+        """Take over the write of a committed reply. Returns the pending reads that this answers.
 
-        Returns the write that is needless now (its payload is to be released) and the pending reads that this answers.
         Clears `faulty` at once: the reply is in memory and will be written (invariant 2). Reads in flight are
         overtaken, because what they find on disk no longer counts (3); those of this same reply are answered (4).
         """
         if self.expected[slot] == header and slot not in self.faulty:
             # Durable or on its way already, as when a log is replayed after a restart.
-            return Write(slot, header, payload, NEEDLESS, now), []
+            return []
         self._accepted += 1
         self._pending[self._accepted] = None
-        needless = self._drop_queued(slot)
+        self._drop_queued(slot)
         self.expected[slot] = header
         self.faulty.pop(slot, None)
         self.queued[slot] = Write(slot, header, payload, self._accepted, now)
-        return needless, self._overtake(slot, header)
+        return self._overtake(slot, header)
 
     def accept_repair(self, slot: int, header: bytes, payload: Payload, now: float) -> list[Read]:
         """Take over the write of a reply that a peer sent, verified by the caller; the slot must be waiting for it."""
@@ -132,41 +131,35 @@ class Slots:
         """True if the slot is faulty and expects exactly this reply (invariant 10)."""
         return slot in self.faulty and self.expected[slot] == header
 
-    def remove(self, slot: int) -> Write | None:
-        """The slot holds no reply any more. Returns the write that was queued."""
-        needless = self._drop_queued(slot)
+    def remove(self, slot: int) -> None:
+        """The slot holds no reply any more."""
+        self._drop_queued(slot)
         self.expected[slot] = None
         self.faulty.pop(slot, None)
         self._overtake(slot, None)
-        return needless
 
-    def install(self, expectations: Mapping[int, bytes]) -> list[Write]:
-        """Replace what every slot is expected to hold; returns the queued writes that became needless.
+    def install(self, expectations: Mapping[int, bytes]) -> None:
+        """Replace what every slot is expected to hold; queued writes of something else are forgotten.
 
         A slot whose expectation changed is faulty, even if a write of an obsolete reply is in flight (invariant 6);
         only if the write in flight happens to be the reply that is now expected is there something that will put it
         there (1).
         """
-        needless = []
         for slot in range(len(self.expected)):
             header = expectations.get(slot)
             if header == self.expected[slot]:
                 continue
-            write = self.remove(slot)
-            if write is not None:
-                needless.append(write)
+            self.remove(slot)
             if header is not None:
                 self.expected[slot] = header
                 if self.pending(slot, header) is None:
                     self.mark_faulty(slot)
-        return needless
 
-    def _drop_queued(self, slot: int) -> Write | None:
+    def _drop_queued(self, slot: int) -> None:
         write = self.queued.pop(slot, None)
         if write is not None:
             del self._pending[write.accepted]
-            return write
-        return self.repairs.pop(slot, None)
+        self.repairs.pop(slot, None)
 
     def _overtake(self, slot: int, header: bytes | None) -> list[Read]:
         reads = self.reads.get(slot)

@@ -173,9 +173,8 @@ class Writing:
         opened, now = self._opened, self._opened.now()
         answered: list[tuple[Read, Payload]] = []
         for slot, header, payload in zip(message.slots, headers, message.payloads, strict=True):
-            needless, reads = opened.slots.accept(slot, header, payload, now)
-            opened.release(needless)
-            answered.extend((read, payload) for read in reads)
+            for read in opened.slots.accept(slot, header, payload, now):
+                answered.append((read, payload))
         opened.op = max(opened.op, message.op)
         self._mark(message.number, message.durable)
         return answered
@@ -183,7 +182,7 @@ class Writing:
     def remove(self, slots: tuple[int, ...], op: int, number: int) -> None:
         """These slots hold no reply any more."""
         for slot in slots:
-            self._opened.release(self._opened.slots.remove(slot))
+            self._opened.slots.remove(slot)
         self._opened.op = max(self._opened.op, op)
         self._mark(number, tell=False)
         self._check_waits(slots)

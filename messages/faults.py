@@ -67,7 +67,7 @@ class FaultKind(enum.Enum):
     SESSIONS_INVALID = "the session table cannot be decoded"
     SESSIONS_MISMATCH = "the session table does not agree with the slots"
     CLOSING = "the component is closing"
-    STOPPED = "the storage stopped"
+    STOPPED = "the storage or its component stopped, and does no more"
     # The component itself.
     ACTOR_DIED = "an actor of the component died"
 

@@ -452,13 +452,15 @@ def test_the_owner_is_told_what_is_durable_and_asks_again_if_that_was_lost(bench
     assert bench.writes().durable
     bench.accept(1)
     assert port.take_events() == []
+    port.write(1, reply(1, 6, size=9000))  # which waits for a buffer
+    port.committed(6)
     bench.pass_time(5)
     again = bench.writes()
-    assert (again.number, again.slots, again.durable) == (2, (), True)
+    assert (again.number, again.slots, again.op, again.durable) == (2, (), 5, True)
     port.receive(WritesAccepted(owner=OWNER, number=2, credit=9, durable_through=1))
     assert port.take_events() == [WritesAreDurable(op=5)]
-    port.write(0, reply(0, 6))
-    port.committed(6)
+    port.write(1, reply(1, 7))
+    port.committed(7)
     assert not bench.writes().durable
     port.receive(WritesAccepted(owner=OWNER, number=3, credit=9, durable_through=3))
     assert port.take_events() == []

@@ -17,9 +17,10 @@ from client_replies.actors import repairing
 from client_replies.actors.checkpointing import Checkpointing
 from client_replies.actors.opened import Opened
 from client_replies.actors.repair import Asked, Peer, Repair
+from client_replies.actors.replies_port import RepliesPort
 from client_replies.actors.slots import Read, Slots, Write
 from client_replies.messages.faults import SlotFault
-from client_replies.messages.replies import Payload
+from client_replies.messages.replies import Payload, WritesAccepted
 from client_replies.messages.reply_header import (
     HEADER_SIZE,
     HeaderInvalid,
@@ -98,10 +99,10 @@ _done = Slots.done
 _accept = Slots.accept
 _install = Slots.install
 _overtake = Slots._overtake
-_drop_queued = Slots._drop_queued
 _check = ClientSessions.check
 _failed = Repair._failed
 _release = Opened.release
+_on_accepted = RepliesPort._on_accepted
 
 
 def _done_clears(self: Slots, slot: int) -> Write:
@@ -109,9 +110,7 @@ def _done_clears(self: Slots, slot: int) -> Write:
     return _done(self, slot)
 
 
-def _accept_leaves(
-    self: Slots, slot: int, header: bytes, payload: Payload, now: float
-) -> tuple[Write | None, list[Read]]:
+def _accept_leaves(self: Slots, slot: int, header: bytes, payload: Payload, now: float) -> list[Read]:
     was_faulty = slot in self.faulty
     result = _accept(self, slot, header, payload, now)
     if was_faulty:
@@ -132,11 +131,6 @@ def _read_done_late(self: Slots, read: Read, *, failed: bool) -> bool:
 def _overtake_silently(self: Slots, slot: int, header: bytes | None) -> list[Read]:
     _overtake(self, slot, header)
     return []
-
-
-def _drop_and_leak(self: Slots, slot: int) -> Write | None:
-    _drop_queued(self, slot)
-    return None
 
 
 def _start_in_line(self: Slots, limit: int, accepted_before: float, barrier: int) -> list[Write]:
@@ -167,11 +161,15 @@ def _pending_anything(self: Slots, slot: int, header: bytes) -> Payload | None:
     return None
 
 
-def _install_trusting(self: Slots, expectations: dict[int, bytes]) -> list[Write]:
-    needless = _install(self, expectations)
+def _install_trusting(self: Slots, expectations: dict[int, bytes]) -> None:
+    _install(self, expectations)
     for slot in self.writing:
         self.faulty.pop(slot, None)
-    return needless
+
+
+def _take_back_early(self: RepliesPort, message: WritesAccepted) -> None:
+    _on_accepted(self, message)
+    self._durable_through(message.number)
 
 
 def _settled_when_all_is(self: Slots, barrier: int) -> bool:
@@ -262,7 +260,7 @@ def _checkpoint_at_once(self: Checkpointing) -> None:
     opened.call_storage("checkpoint", message)
 
 
-def _release_twice(self: Opened, write: Write | None) -> None:
+def _release_twice(self: Opened, write: Write) -> None:
     _release(self, write)
     _release(self, write)
 
@@ -276,7 +274,7 @@ PLANTED = (
     Planted("2", "accepting a write leaves faulty", Slots, "accept", _accept_leaves),
     Planted("3", "a failed read counts although a write came between", Slots, "read_done", _read_done_late),
     Planted("4", "a write answers no pending read", Slots, "_overtake", _overtake_silently),
-    Planted("5", "a replaced write keeps its buffer", Slots, "_drop_queued", _drop_and_leak),
+    Planted("5", "a lent buffer is filled before its batch is durable", RepliesPort, "_on_accepted", _take_back_early),
     Planted("5", "a busy slot holds up the queue", Slots, "start", _start_in_line),
     Planted("5", "two writes of a slot in flight", Slots, "start", _start_twice),
     Planted("6", "an obsolete write is served", Slots, "pending", _pending_anything),
