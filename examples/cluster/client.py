@@ -51,6 +51,7 @@ class ClientActor(ComponentActor):
         super().__init__(capabilities, requirements)
         self._start: StartClient | None = None
         self._failure = ""
+        self._joined = 0  # the number of the latest `Join`
         self._work: dict[int, _Work] = {}
         self._total = 0
         self._primary = 0  # whom we ask
@@ -96,11 +97,15 @@ class ClientActor(ComponentActor):
 
     def join(self, message: Join, sender: ActorAddress) -> None:
         """A replica is another process now."""
-        if self._start is not None:
+        if self._start is None:
+            return
+        if message.number > self._joined:
+            self._joined = message.number
             for name, address in message.members:
                 if name in self._members and self._members[name] != address:
                     self._network.restarted(name)
             self._members = dict(message.members)
+        self.send(sender, Joined(name=self._start.name, number=self._joined))
 
     def envelope(self, message: Envelope, sender: ActorAddress) -> None:
         """Take answers, and go on with what they made possible."""

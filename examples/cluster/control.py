@@ -61,17 +61,22 @@ class MemberFailed(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join(Message):
-    """Who else is there: members by name, and the ClientRepliesActors by replica."""
+    """Who else is there: members by name, and the ClientRepliesActors by replica.
 
+    Each has a higher number than the one before, since they may overtake each other.
+    """
+
+    number: int
     members: tuple[tuple[str, ActorAddress], ...]
     replies: tuple[tuple[int, ActorAddress], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined(Message):
-    """The member knows the others."""
+    """The member knows the others, as of the `Join` with this number."""
 
     name: str
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

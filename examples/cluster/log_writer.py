@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from client_replies.actors.environment import Executor, Outcome
 
-from .log_store import SqliteLogStore
+from .log_store import LogStore
 from .vsr.effects import WriteLog
 
 
@@ -20,7 +20,7 @@ class LogWriter:
 
     def __init__(
         self,
-        store: SqliteLogStore,
+        store: LogStore,
         executor: Executor,
         written: Callable[[int], None],
         failed: Callable[[str], None],

@@ -65,7 +65,8 @@ class Members:
         self._system = system
         self._request = 0
         self._told: Join | None = None
-        self._others: list[str] = []  # who else is to be told of a replica's new address
+        self._others: dict[str, int] = {}  # who else is to be told of a replica's new address, and was told last
+        self._others_told_at = 0.0
 
     def create(self, name: str, actor: type) -> int:
         """Create a member. Its process, or 0 if that has ended already. Raises `MembersFailed`."""
@@ -86,7 +87,7 @@ class Members:
 
     def tell_of_replicas(self, name: str) -> None:
         """This member, which has an address of its own, is told when a replica gets another."""
-        self._others.append(name)
+        self._others[name] = 0
 
     def start_replicas(self) -> None:
         """Wait until all are up and know each other."""
@@ -162,8 +163,8 @@ class Members:
         if isinstance(answer, ReplicaStarted):
             self._started(answer)
             return None  # ours, and no answer to what is being asked
-        if isinstance(answer, Joined) and answer.name in self.replicas:
-            self.replicas[answer.name].joined = True
+        if isinstance(answer, Joined) and answer.number:
+            self._joined(answer)
             return None
         return answer if isinstance(answer, Message) else None
 
@@ -178,18 +179,31 @@ class Members:
         self._tell_everybody()
         self.on_started(started.name)
 
+    def _joined(self, joined: Joined) -> None:
+        if joined.name in self._others:
+            self._others[joined.name] = joined.number
+        elif self._told is not None and joined.number == self._told.number:
+            # Not of an earlier one: the last may be lost, and would never be said again.
+            self.replicas[joined.name].joined = True
+
     def _tell_everybody(self) -> None:
         replies = tuple(
             (one.start.config.replica, one.replies) for one in self.replicas.values() if one.replies is not None
         )
         if len(replies) < len(self.replicas):
             return  # not before each has an address: who repairs must know all peers
-        self._told = Join(members=tuple(self.addresses.items()), replies=replies)
+        number = self._told.number + 1 if self._told is not None else 1
+        self._told = Join(number=number, members=tuple(self.addresses.items()), replies=replies)
         for name, replica in self.replicas.items():
             replica.joined = False
             self.tell(name, self._told)
-        for name in self._others:
-            self._system.tell(self.addresses[name], self._told)
+        self._tell_others(time.monotonic())
+
+    def _tell_others(self, now: float) -> None:
+        self._others_told_at = now
+        for name, number in self._others.items():
+            if self._told is not None and number < self._told.number:
+                self.tell(name, self._told)
 
     def _supervise(self) -> None:
         now = time.monotonic()
@@ -209,6 +223,8 @@ class Members:
                 self.tell(name, replica.start)
             elif not replica.joined and self._told is not None:
                 self.tell(name, self._told)
+        if now - self._others_told_at >= RESEND_INTERVAL:
+            self._tell_others(now)
 
     def _ended(self, name: str, replica: _Replica, now: float) -> None:
         while replica.restarts and now - replica.restarts[0] > RESTARTS_WITHIN:

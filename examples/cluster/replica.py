@@ -15,9 +15,6 @@ Owns: the protocol's state machine, the log store, the port; its ClientRepliesAc
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -53,8 +50,9 @@ from .evidence import Final
 from .forwarding import ForwardRequests, GatewayPort, request_of
 from .frames import PRIMARY_UNKNOWN
 from .journal import Journal
-from .log_store import LogStoreError, SqliteLogStore, StoreDamaged, StoreIdentity, StoreMissing, StoreOfOther
+from .log_store import LogStore, LogStoreError, StoreDamaged, StoreIdentity, StoreMissing, StoreOfOther
 from .log_writer import LogWriter
+from .machine import Machine
 from .network import Envelope, Network, cluster_faults
 from .protocol import Answer, Redirected, Refusal, Refused, Request
 from .replica_events import Events
@@ -70,12 +68,12 @@ from .vsr.effects import (
     SendMessage,
     WriteLog,
 )
-from .vsr.messages import VsrMessage
+from .vsr.execution import Applied, Skipped
+from .vsr.messages import LogEntry, VsrMessage
 from .vsr.replica import Replica, RestartImpossible
 
 TICK = 0.02  # seconds
 DATA_FILE = "replies.data"
-LOG_FILE = "log.sqlite"
 JOURNAL_FILE = "journal.jsonl"
 EVENTS_FILE = "events.jsonl"
 FINAL_FILE = "final.json"
@@ -95,6 +93,7 @@ class ReplicaActor(ComponentActor):
         self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
     ) -> None:
         super().__init__(capabilities, requirements)
+        self.machine = self.make_machine()
         self._start: StartReplica | None = None
         self._failure = ""
         self._replies_actor: ActorAddress | None = None
@@ -111,6 +110,10 @@ class ReplicaActor(ComponentActor):
         self._block: frozenset[int] = frozenset()
         self._finish: Finish | None = None
         self._finish_stage = ""
+
+    def make_machine(self) -> Machine:
+        """What this replica runs on."""
+        return Machine()
 
     def handlers(self) -> dict[type, Handler]:
         """See `ComponentActor`."""
@@ -135,13 +138,13 @@ class ReplicaActor(ComponentActor):
         if self._failure:
             self.send(sender, MemberFailed(name=message.name, reason=self._failure))
         elif self._opening is not None and self._replies_told is not None:
-            self.send(sender, ReplicaStarted(name=message.name, replies=self._replies_told, pid=os.getpid()))
+            self.send(sender, ReplicaStarted(name=message.name, replies=self._replies_told, pid=self.machine.pid()))
 
     def _begin(self, message: StartReplica) -> None:
         self._start = message
         # First of all: a child inherits what is open when it is made.
         self._replies_actor = self.create_child(ClientRepliesActor)
-        Path(message.directory).mkdir(exist_ok=True)
+        self.machine.make_directory(message.directory)
         weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
         self._network = Network(message.name, message.seed, weather, self._send_envelope)
         self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
@@ -178,60 +181,64 @@ class ReplicaActor(ComponentActor):
 
     def _take_part(self, message: StartReplica, opened: RepliesOpened, stored: StoredLog) -> None:
         """The others can be reached: the protocol begins, from what is durable."""
-        config = message.config
         try:
             self._vsr = Replica(
-                VsrConfig(
-                    cluster=config.cluster,
-                    replica=config.replica,
-                    replicas=message.replicas,
-                    clients_max=config.clients_max,
-                    checkpoint_interval=message.checkpoint_interval,
-                    log_max=4 * message.checkpoint_interval + 64,
-                    heartbeat=message.view_change / 10,
-                    resend=message.view_change / 4,
-                    view_change=message.view_change,
-                ),
+                self.vsr_config(message),
                 self._journal.machine,
                 stored,
                 replies_op=opened.op,
                 faulty=opened.faulty,
                 now=self._now(),
-                random=random.SystemRandom(),
-                observe=self._journal.observe,
+                random=self.machine.random(),
+                observe=self.observe,
             )
         except RestartImpossible as error:
             self._give_disk_up(message, str(error))
         self._restart_op = stored.op
         self._carry_out(self._vsr.take_effects())
 
-    def _open_store(self, message: StartReplica, opened: RepliesOpened) -> SqliteLogStore:
-        path = str(Path(message.directory) / LOG_FILE)
+    def vsr_config(self, message: StartReplica) -> VsrConfig:
+        """The limits and intervals of the protocol."""
+        return VsrConfig(
+            cluster=message.config.cluster,
+            replica=message.config.replica,
+            replicas=message.replicas,
+            clients_max=message.config.clients_max,
+            checkpoint_interval=message.checkpoint_interval,
+            log_max=4 * message.checkpoint_interval + 64,
+            heartbeat=message.view_change / 10,
+            resend=message.view_change / 4,
+            view_change=message.view_change,
+        )
+
+    def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
+        """An entry was applied: write it down."""
+        self._journal.observe(entry, applied)
+
+    def _open_store(self, message: StartReplica, opened: RepliesOpened) -> LogStore:
         identity = StoreIdentity(message.config.cluster, message.config.replica)
         try:
-            return SqliteLogStore.open(path, identity)
+            return self.machine.open_log(message.directory, identity)
         except StoreMissing:
             if opened.op:
                 self._give_disk_up(message, "replies without a log")
             # What a new replica promises is nothing; what one promised that lost its log, nobody knows.
-            return SqliteLogStore.format(path, identity, voting=message.fresh)
+            return self.machine.format_log(message.directory, identity, voting=message.fresh)
 
     def _give_disk_up(self, message: StartReplica, reason: str) -> NoReturn:
         """What is here is not of one life: go on as a replica that lost its disk."""
-        for file in Path(message.directory).iterdir():
-            file.unlink()
+        self.machine.clear_directory(message.directory)
         self._die(reason)
 
     def _die(self, reason: str) -> NoReturn:
         self.log.critical("replica_ends", reason=reason)
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise SystemExit(1)  # not reached
+        self.machine.end()
 
     def join(self, message: Join, sender: ActorAddress) -> None:
         """Learn who else is there, and who is another process than before."""
         if self._start is None or self._opening is None:
             return
-        if message != self._joined:
+        if self._joined is None or message.number > self._joined.number:
             for name, address in message.members:
                 if name in self._members and self._members[name] != address:
                     self._network.restarted(name)
@@ -240,7 +247,7 @@ class ReplicaActor(ComponentActor):
             if self._vsr is None:
                 self._take_part(self._start, *self._opening)
                 self._advance()
-        self.send(sender, Joined(name=self._start.name))
+        self.send(sender, Joined(name=self._start.name, number=self._joined.number))
 
     def _meet_peers(self, vsr: Replica) -> None:
         """Let the component repair, once what the log still had is executed, and the component has heard of it.
@@ -516,4 +523,4 @@ class ReplicaActor(ComponentActor):
             slots=tuple(vsr.core.execution.sessions.expectations()),
             counters=self._counts(),
         )
-        (Path(start.evidence or start.directory) / FINAL_FILE).write_text(final.text(), encoding="utf-8")
+        self.machine.write_file(start.evidence or start.directory, FINAL_FILE, final.text())
