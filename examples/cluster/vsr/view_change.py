@@ -59,6 +59,8 @@ def _send(core: Core) -> None:
     if core.replica not in state.started or not core.voting:
         return
     core.broadcast(StartViewChange(view=core.view, replica=core.replica))
+    if core.sync.installing:
+        return  # its log begins with a snapshot that is not known to be durable: it cannot vouch for that yet
     if core.primary == core.replica:
         on_do_view_change(core, _own_log(core))
     elif len(state.started) >= core.config.quorum:
@@ -130,7 +132,7 @@ def on_do_view_change(core: Core, message: DoViewChange) -> None:
         core.send(message.replica, start_view(core))
     elif core.status is Status.VIEW_CHANGE and core.voting:
         core.view_change.logs[message.replica] = message
-        if core.replica in core.view_change.started:
+        if core.replica in core.view_change.started and not core.sync.installing:
             core.view_change.logs[core.replica] = _own_log(core)
             _choose(core)
 
