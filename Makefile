@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help cluster soak test check format bench bench-quick simulate dist wheel-check clean
+.PHONY: help cluster soak test check format bench bench-quick simulate simulate-cluster dist wheel-check clean
 
 # The newest supported Python that really runs: a name on PATH may be a shim with nothing behind it.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -20,7 +20,7 @@ CHECKED := $(wildcard examples tests benchmarks tools)
 PACKAGES := .venv/import/client_replies
 
 help: ## say what can be made
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
 
 $(READY): setup.cfg pyproject.toml tools/make_venv.py
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later with venv and ensurepip was found; name one: make PYTHON=..." >&2; exit 1; }
@@ -54,6 +54,9 @@ bench-quick: $(READY) ## the same in under two minutes: to see that all works, n
 
 simulate: $(READY) ## run the deterministic simulation (SEEDS=100)
 	@$(RUN) -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+simulate-cluster: $(READY) ## the same for the whole cluster: replication, view changes, state sync (SEEDS=100)
+	@$(RUN) -m tests.simulation.cluster --seeds $(SEEDS) $(ARGS)
 
 dist: $(READY) ## build the sdist, and the wheel from it
 	@rm -rf build dist *.egg-info

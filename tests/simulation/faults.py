@@ -13,7 +13,7 @@ from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import SUPERBLOCK_COPIES, sectors_size
 
 from .chance import MICROSECONDS
-from .plan import REPLICAS
+from .plan import Plan
 from .world import FAULT_STEP, PROCESSES, World
 
 
@@ -23,8 +23,11 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._chance = world.chance
-        plan = world.plan
-        self._kinds: tuple[tuple[float, Callable[[int], None]], ...] = (
+        self._kinds = self._kinds_of(world.plan)
+        self._primary_down_since: int | None = None
+
+    def _kinds_of(self, plan: Plan) -> tuple[tuple[float, Callable[[int], None]], ...]:
+        return (
             (plan.crash_rate, self._crash),
             (plan.kill_rate, self._kill),
             (plan.stop_rate, self._stop),
@@ -39,20 +42,23 @@ class Faults:
             (plan.lag_rate, self._lag),
             (plan.sync_rate, self._sync),
         )
-        self._primary_down_since: int | None = None
 
     def step(self) -> None:
         """Let happen what happens in this step."""
         share = FAULT_STEP / MICROSECONDS
         for rate, fault in self._kinds:
             if rate and self._chance.chance(rate * share):
-                fault(self._chance.below(REPLICAS))
+                fault(self._chance.below(self._world.replicas_count))
         self._look_after_primary()
-        world = self._world
-        disk = world.disks[0]
+        disk = self._world.disks[0]
         if disk.capacity == 0 and self._chance.chance(0.05):
             disk.capacity = None
-        for index in range(REPLICAS):  # The log is fetched in the end, whatever was lost on the way.
+        self._tell_of_the_log()
+
+    def _tell_of_the_log(self) -> None:
+        """What an oracle does for the replicas."""
+        world = self._world
+        for index in range(self._world.replicas_count):  # The log is fetched in the end, whatever was lost on the way.
             if (world.primary, index) not in world.network.links.cut and self._chance.chance(0.2):
                 world.system.at(0, world._tell_committed, index, world.primary, world.history.op)
 
@@ -71,7 +77,7 @@ class Faults:
 
     def _crash(self, index: int) -> None:
         both = self._chance.chance(0.15)
-        for host in range(REPLICAS) if both else (index,):
+        for host in range(self._world.replicas_count) if both else (index,):
             self._world.crash_host(host, self._chance.between(0.05, 2.0))
 
     def _kill(self, index: int) -> None:
@@ -87,7 +93,7 @@ class Faults:
 
     def _cut(self, index: int) -> None:
         links = self._world.network.links
-        count = REPLICAS + self._world.plan.clients
+        count = self._world.replicas_count + self._world.plan.clients
         one_way, inward = self._chance.chance(0.4), self._chance.chance(0.5)
         cut = set()
         for other in range(count):
@@ -102,7 +108,7 @@ class Faults:
 
     def _clog(self, index: int) -> None:
         links = self._world.network.links
-        other = self._chance.below(REPLICAS + self._world.plan.clients)
+        other = self._chance.below(self._world.replicas_count + self._world.plan.clients)
         if other != index:
             self._world.marks.hit("link_clogged")
             pair = (index, other) if self._chance.chance(0.5) else (other, index)
@@ -112,10 +118,10 @@ class Faults:
     def _rot(self, index: int) -> None:
         world = self._world
         slots = list(range(world.plan.clients_max))
-        copies = REPLICAS if self._chance.chance(0.2) else 1  # the same slot, on several replicas
+        copies = self._world.replicas_count if self._chance.chance(0.2) else 1  # the same slot, on several replicas
         slot = self._chance.pick(slots)
         for step in range(copies):
-            self._rot_one((index + step) % REPLICAS, slot)
+            self._rot_one((index + step) % self._world.replicas_count, slot)
 
     def _rot_one(self, index: int, slot: int) -> None:
         world = self._world

@@ -27,6 +27,7 @@ class Plan:
     """See the module. Rates are events in a second of virtual time over the whole cluster."""
 
     seed: int
+    replicas: int = REPLICAS
     harsh: bool = False  # no reply is spared: only safety is judged
     clients: int = CLIENTS
     requests: int = REQUESTS
@@ -131,7 +132,7 @@ class Plan:
 
     def differences(self) -> dict[str, object]:
         """What is not as by default, for a failure's report."""
-        plain = Plan(seed=self.seed)
+        plain = type(self)(seed=self.seed)
         return {
             each.name: getattr(self, each.name)
             for each in fields(self)

@@ -42,9 +42,13 @@ def run_plan(
     plan: Plan, *, sink: Callable[[str], None] | None = None, as_json: bool = False, copies: bool = False
 ) -> RunResult:
     """Run one plan."""
+    return run_world(World(plan, trace=Trace(sink, as_json=as_json), copies=copies))
+
+
+def run_world(world: World) -> RunResult:
+    """Run what was built for a plan."""
     configure_logging(None, SILENT)
-    trace = Trace(sink, as_json=as_json)
-    world = World(plan, trace=trace, copies=copies)
+    trace = world.trace
     invariant, failure = "", ""
     try:
         world.run()
@@ -53,7 +57,7 @@ def run_plan(
         if broken.__context__ is not None:
             failure += "\n" + "".join(_cause(broken.__context__))
     return RunResult(
-        plan=plan,
+        plan=world.plan,
         invariant=invariant,
         failure=failure,
         hash=trace.digest(),

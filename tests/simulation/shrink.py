@@ -17,9 +17,11 @@ from .runner import RunResult, run_plan
 Change = Callable[[Plan], Plan]
 
 
-def shrink(plan: Plan, *, report: Callable[[str], None]) -> RunResult | None:
+def shrink(
+    plan: Plan, *, report: Callable[[str], None], run: Callable[[Plan], RunResult] = run_plan
+) -> RunResult | None:
     """The result of the smallest plan found, or None if the plan passes."""
-    best = run_plan(plan)
+    best = run(plan)
     if best.passed:
         return None
     report(f"{best.events} events: {best.failure.splitlines()[0]}")
@@ -30,7 +32,7 @@ def shrink(plan: Plan, *, report: Callable[[str], None]) -> RunResult | None:
             smaller = change(best.plan)
             if smaller == best.plan:
                 continue
-            result = run_plan(smaller)
+            result = run(smaller)
             if not result.passed and result.invariant == best.invariant:
                 best, progress = result, True
                 report(f"{best.events} events with {what}")
@@ -42,10 +44,10 @@ def _changes(plan: Plan) -> Iterator[tuple[str, Change]]:
     for share in (4, 2):
         yield f"1/{share} of the requests", _share_of_requests(share)
     yield "half of the clients", lambda best: best.changed(clients=max(1, best.clients // 2))
-    plain = Plan(seed=plan.seed, primary_rate=0.0)
+    plain = type(plan)(seed=plan.seed, primary_rate=0.0)
     for field in fields(plan):
         value, usual = getattr(plan, field.name), getattr(plain, field.name)
-        if field.name in ("seed", "harsh", "requests", "clients") or value == usual:
+        if field.name in ("seed", "harsh", "requests", "clients", "replicas") or value == usual:
             continue
         if field.name in ("network", "disk"):
             yield from _changes_of_rules(field.name, value, usual)

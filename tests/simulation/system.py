@@ -54,6 +54,10 @@ class ProcessDied(Exception):
         self.error = error
 
 
+class Killed(BaseException):
+    """Raised in a handler whose process was killed: nothing that comes after happens."""
+
+
 @dataclass(slots=True, eq=False)
 class Process:
     """One actor in its process. Also what the actor knows as its reference to Thespian (`_myRef`)."""
@@ -101,7 +105,7 @@ class Process:
 def short_name(actor: type[Actor]) -> str:
     """How a process of this class is called in a trace."""
     name = actor.__name__.removesuffix("Actor")
-    return {"ClientReplies": "replies", "MessagePool": "pool"}.get(name, name.lower())
+    return {"ClientReplies": "replies", "MessagePool": "pool", "ClusterReplica": "replica"}.get(name, name.lower())
 
 
 class SimSystem:
@@ -287,6 +291,8 @@ class SimSystem:
             result = self._receive(process, message, source)
         finally:
             self.current = previous
+        if not process.alive:
+            return  # killed in the middle of it
         if isinstance(message, ActorExitRequest):
             self._exit(process, message)
             return
@@ -301,6 +307,8 @@ class SimSystem:
                 return process.instance.receiveMessage(message, source)
             except Broken:
                 raise
+            except Killed:
+                return None
             except Exception as error:
                 if not self.tolerant:
                     raise ProcessDied(process, error) from error

@@ -9,7 +9,7 @@ Owns: everything that is made for the run. The checkers are told of what happens
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thespian.actors import ActorAddress
 
@@ -27,10 +27,13 @@ from .environment import SimEnvironment
 from .history import CLUSTER, ClientRequest, Entry, History
 from .marks import Marks
 from .network import Host, Network
-from .plan import LANES, REPLICAS, Plan
+from .plan import LANES, Plan
 from .replica import Committed, ReplicaActor, Start
 from .system import Process, ProcessDied, SimSystem
 from .trace import Trace
+
+if TYPE_CHECKING:
+    from .faults import Faults
 
 PATH = "replies"
 PROCESSES = ("replica", "replies", "storage", "pool")
@@ -46,7 +49,7 @@ class World:
     def __init__(self, plan: Plan, *, trace: Trace | None = None, copies: bool = False) -> None:
         seed = plan.seed
         self.plan = plan
-        self.replicas_count = REPLICAS
+        self.replicas_count = plan.replicas
         self.marks = Marks()
         self.trace = trace if trace is not None else Trace()
         self.chance = Chance(seed, "faults")
@@ -57,23 +60,29 @@ class World:
         self.calm = False
         self.primary = 0
         self.view = 0
-        self.lag = [0.0] * REPLICAS
-        self.sync_wanted = [False] * REPLICAS
-        self.hosts = [Host(f"r{index}", index) for index in range(REPLICAS)]
+        self.lag = [0.0] * plan.replicas
+        self.sync_wanted = [False] * plan.replicas
+        self.hosts = [Host(f"r{index}", index) for index in range(plan.replicas)]
         self.layout = Layout.of(self.config(0))
-        self.disks = [self._disk(index) for index in range(REPLICAS)]
-        self.environments = [
-            SimEnvironment(self.system, disk, Chance(seed, f"environment {index}"), ticker=plan.ticker)
-            for index, disk in enumerate(self.disks)
-        ]
-        self.replicas: list[Process | None] = [None] * REPLICAS
-        self.components: list[Process | None] = [None] * REPLICAS
+        self.disks = [self._disk(index) for index in range(plan.replicas)]
+        self.environments = [self.make_environment(index) for index in range(plan.replicas)]
+        self.replicas: list[Process | None] = [None] * plan.replicas
+        self.components: list[Process | None] = [None] * plan.replicas
         self.clients: list[Process] = []
-        self._formatted = [False] * REPLICAS
-        self._known = [0] * REPLICAS
-        self.checkers = Checkers(self)
+        self._formatted = [False] * plan.replicas
+        self._known = [0] * plan.replicas
+        self.checkers = self.make_checkers()
         self.system.observers.append(self.checkers.delivered)
         self.system.sending += [self.checkers.sent, self._bad_moment]
+
+    def make_environment(self, index: int) -> SimEnvironment:
+        """The world of a replica's actors."""
+        chance = Chance(self.plan.seed, f"environment {index}")
+        return SimEnvironment(self.system, self.disks[index], chance, ticker=self.plan.ticker)
+
+    def make_checkers(self) -> Checkers:
+        """Who judges the run."""
+        return Checkers(self)
 
     # What replicas and clients ask.
 
@@ -144,7 +153,7 @@ class World:
         entry = self.history.append(request, self.view, replica)
         self.checkers.committed(entry)
         self._known[replica] = entry.op
-        for index in range(REPLICAS):
+        for index in range(self.replicas_count):
             if index != replica:
                 delay = self.system.chance.micros(0.0005, 0.01)
                 self.system.at(delay, self._tell_committed, index, replica, entry.op)
@@ -208,7 +217,7 @@ class World:
         if isinstance(message, WriteSlots) and not message.repair and self.chance.fraction() < 0.8:
             return
         index = process.host.index
-        if index < REPLICAS and self.chance.chance(self.plan.bad_moments):
+        if index < self.replicas_count and self.chance.chance(self.plan.bad_moments):
             self.marks.hit(f"died_at_{type(message).__name__}")
             delay = self.chance.micros(0.0, self.plan.disk.latency_high * 1.5)
             if self.chance.chance(0.6):
@@ -264,7 +273,11 @@ class World:
         return all(self._has_copy(header, slot, index) for header in self.checkers.wanted_in(index, slot))
 
     def _has_copy(self, header: bytes, slot: int, without: int) -> bool:
-        return any(self.checkers.holds_for_good(other, slot, header) for other in range(REPLICAS) if other != without)
+        return any(
+            self.checkers.holds_for_good(other, slot, header)
+            for other in range(self.replicas_count)
+            if other != without
+        )
 
     def may_lose_file(self, index: int) -> bool:
         """True if everything that the replica holds survives elsewhere."""
@@ -288,11 +301,11 @@ class World:
                     release()
 
     def _start(self) -> None:
-        for index in range(REPLICAS):
+        for index in range(self.replicas_count):
             self.system.at(self.chance.micros(0.0, 0.1), self.start_replica, index)
         share, more = divmod(self.plan.requests, self.plan.clients)
         for index in range(self.plan.clients):
-            host = Host(f"c{index}", REPLICAS + index)
+            host = Host(f"c{index}", self.replicas_count + index)
             requirements = (self, index, share + (index < more))
             client = self.system.create(ClientActor, requirements, name=f"c{index}.client", host=host)
             self.clients.append(client)
@@ -305,7 +318,9 @@ class World:
     def _run_faults(self) -> None:
         from .faults import Faults
 
-        faults = Faults(self)
+        self._strike(Faults(self))
+
+    def _strike(self, faults: Faults) -> None:
         limit = int(self.plan.fault_time * MICROSECONDS)
         while self.system.now < limit and not self.clients_done():
             faults.step()
@@ -319,16 +334,16 @@ class World:
         for disk in self.disks:
             disk.rules = type(disk.rules)()
             disk.slow, disk.capacity, disk.lanes = 0.0, None, {}
-        self.lag = [0.0] * REPLICAS
-        self.sync_wanted = [False] * REPLICAS
+        self.lag = [0.0] * self.replicas_count
+        self.sync_wanted = [False] * self.replicas_count
         for process in list(self.system.processes.values()):
             self.system.resume(process)
         limit = self.system.now + CALM_TIME
         while self.system.now < limit:
-            for index in range(REPLICAS):
+            for index in range(self.replicas_count):
                 self.start_replica(index)
             self._move_primary_to_the_living()
-            self._known = [self.history.op] * REPLICAS
+            self._known = [self.history.op] * self.replicas_count
             self.system.run(self.system.now + LOOK_STEP)
             if self.clients_done() and not self.checkers.unfinished():
                 return
@@ -362,9 +377,9 @@ class World:
             replica.close()
             self.system.current = None
         limit = self.system.now + CALM_TIME
-        while self.system.now < limit and not all(self._is_closed(index) for index in range(REPLICAS)):
+        while self.system.now < limit and not all(self._is_closed(index) for index in range(self.replicas_count)):
             self.system.run(self.system.now + LOOK_STEP)
-        self.checkers.ended([index for index in range(REPLICAS) if not self._is_closed(index)])
+        self.checkers.ended([index for index in range(self.replicas_count) if not self._is_closed(index)])
 
     def _is_closed(self, index: int) -> bool:
         process = self.replicas[index]

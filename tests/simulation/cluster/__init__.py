@@ -1,0 +1,1 @@
+"""The simulator of the whole cluster: see README.md."""

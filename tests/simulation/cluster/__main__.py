@@ -1,0 +1,22 @@
+"""The simulator of the whole cluster at the command line: see README.md, and `..command` for what it takes."""
+
+from __future__ import annotations
+
+from ..command import Command, run
+from .marks import EXPECTED
+from .plan import draw_plan
+from .planted import PLANTED, measure, table_of
+from .runner import run_plan
+
+if __name__ == "__main__":
+    run(
+        Command(
+            program="tests.simulation.cluster",
+            draw_plan=draw_plan,
+            run_plan=run_plan,
+            expected=EXPECTED,
+            planted=PLANTED,
+            measure=measure,
+            table_of=table_of,
+        )
+    )

@@ -1,0 +1,354 @@
+"""What a run of the whole cluster is judged by, besides what the component's checkers see.
+
+Guarantees: nothing here asks the protocol whether it is right. One history, made of what was executed first, is
+executed once more beside it by a machine of its own.
+
+    history    one entry an op on all replicas; each request once; the reply and the slot that the history gives
+    votes      what a replica says that it has, or has left behind, is in its store; what is executed, in a quorum's
+    answers    every answer that leaves is the first reply, byte for byte; a refusal is true
+    sync       a state sync is finished when every reply that it wanted is on the disk, or lost for good
+    disks      nobody gives up a good disk; snapshots of an op are the same
+    the end    everybody is done, whole and the same, slots included
+
+Owns: the history.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from client_replies.messages.replies import RepliesOpened, SessionsInstalled
+from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
+
+from ..checkers import Checkers, ModelSessions
+from ..history import CLUSTER, ClientRequest, Entry, Result
+from ..system import Process
+from .machine import ClusterReplicaActor, SimLogStore
+from examples.cluster.frames import OPERATION_CLOSE
+from examples.cluster.ledger_machine import LedgerMachine
+from examples.cluster.network import Envelope
+from examples.cluster.protocol import Answer, Refusal, Refused
+from examples.cluster.vsr.durable import Snapshot
+from examples.cluster.vsr.execution import Applied, Execution, Skipped
+from examples.cluster.vsr.messages import DoViewChange, LogEntry, PrepareOk, RecoveryResponse, StartViewChange
+
+if TYPE_CHECKING:
+    from .world import ClusterWorld
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRequest(ClientRequest):
+    """A request of the cluster, as the model of the session table sees it."""
+
+    closes: bool
+
+
+class ClusterModel(ModelSessions):
+    """The model, with sessions that end."""
+
+    def commit(self, entry: Entry) -> int | None:
+        """See `ModelSessions`."""
+        slot = super().commit(entry)
+        request = entry.request
+        if slot is not None and isinstance(request, ClusterRequest) and request.closes:
+            del self.sessions[request.client]
+        return slot
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is remembered of one replica from message to message."""
+
+    process: int = 0
+    sync_op: int = 0
+    wanted: dict[int, bytes] | None = None  # replies that a state sync waits for, by slot
+    view: int = -1
+    primary_of: int = -1
+
+
+class ClusterCheckers(Checkers):
+    """See the module."""
+
+    world: ClusterWorld
+
+    def __init__(self, world: ClusterWorld) -> None:
+        super().__init__(world)
+        self.model = ClusterModel(world.plan.clients_max)
+        self.entries: dict[int, LogEntry] = {}
+        self.reference = Execution(CLUSTER, world.plan.clients_max, LedgerMachine())
+        self.seen = [Seen() for _ in world.hosts]
+        self._once: dict[tuple[int, int, int], int] = {}
+        self._snapshots: dict[int, bytes] = {}
+
+    # History.
+
+    def executed(self, index: int, entry: LogEntry, applied: Applied | Skipped) -> None:
+        """A replica executed an entry, for the first time or again."""
+        known = self.entries.get(entry.op)
+        if known is None:
+            self._first(index, entry)
+        elif known.checksum != entry.checksum:
+            self.fail("one history", f"r{index} executed another op {entry.op}")
+        expected = self.world.history.results[entry.op]
+        reply = applied.reply.pack() if isinstance(applied, Applied) else None
+        slot = applied.slot if isinstance(applied, Applied) else None
+        if reply != expected.reply:
+            self.fail("exactly once, in one order", f"r{index} came to another reply at op {entry.op}")
+        if slot != expected.slot:
+            self.fail("12: eviction and slots follow from what is committed", f"r{index} op {entry.op} slot {slot}")
+
+    def _first(self, index: int, entry: LogEntry) -> None:
+        if entry.op != self.world.history.op + 1:
+            self.fail("one history", f"r{index} executed op {entry.op} after {self.world.history.op}")
+        self._on_a_quorum(index, entry)
+        key = (entry.request.client, entry.request.session, entry.request.number)
+        if entry.request.number and self._once.setdefault(key, entry.op) != entry.op:
+            self.fail("a request gets one place in the log", f"{key} at op {self._once[key]} and at {entry.op}")
+        if entry.timestamp <= self.reference.timestamp:
+            self.fail("one history", f"time goes back at op {entry.op}")
+        self.entries[entry.op] = entry
+        applied = self.reference.apply(entry)
+        reply = applied.reply.pack() if isinstance(applied, Applied) else None
+        if isinstance(applied, Applied) and applied.evicted is not None:
+            self.world.marks.hit("session_evicted")
+        request = entry.request
+        noted = ClusterRequest(
+            client=request.client,
+            session=request.session,
+            request=request.number,
+            checksum=request.checksum,
+            size=len(reply) - HEADER_SIZE if reply is not None else 0,
+            closes=request.operation == OPERATION_CLOSE,
+        )
+        self.world.history.entries.append(Entry(entry.op, noted, entry.view, entry.replica))
+        self.committed(self.world.history.entry(entry.op))
+        slot = self._slots[entry.op]
+        if (applied.slot if isinstance(applied, Applied) else None) != slot:
+            self.fail("12: eviction and slots follow from what is committed", f"op {entry.op}: the model has {slot}")
+        self.world.history.results[entry.op] = Result(slot, reply, entry.op)
+
+    def _on_a_quorum(self, index: int, entry: LogEntry) -> None:
+        # Who has no vote does not count; who had one and lost its disk since does.
+        holders = sum(
+            any(store.state.voting and self._holds(store, entry) for store in (*stores, *self.world.lost[other]))
+            for other, stores in self.world.stores()
+        )
+        if holders < self.world.quorum:
+            self.fail("what is executed is durable on a quorum", f"r{index} executed op {entry.op} of {holders}")
+
+    @staticmethod
+    def _holds(store: SimLogStore, entry: LogEntry) -> bool:
+        return bool(store.base >= entry.op or store.checksum(entry.op) == entry.checksum)
+
+    def snapshot_saved(self, index: int, snapshot: Snapshot) -> None:
+        """A replica saves a snapshot."""
+        encoded = snapshot.encode()
+        if self._snapshots.setdefault(snapshot.op, encoded) != encoded:
+            self.fail("snapshots of an op are the same", f"r{index} has another one of op {snapshot.op}")
+
+    # What is sent.
+
+    def sent(self, process: Process, message: object) -> None:
+        """See `Checkers`."""
+        super().sent(process, message)
+        if isinstance(message, Envelope):
+            if isinstance(process.instance, ClusterReplicaActor):
+                for item in message.items:
+                    self._said(process.host.index, item)
+        elif isinstance(message, SessionsInstalled):
+            self._sync_wants(process.host.index, message.faulty)
+        elif isinstance(message, RepliesOpened):
+            store = self.world.store(process.host.index)
+            if store is not None and store.state.sync_op:
+                self._sync_wants(process.host.index, message.faulty)
+
+    def _said(self, index: int, item: object) -> None:
+        if isinstance(item, Answer):
+            self._answered(index, item)
+        elif isinstance(item, Refused):
+            self._refused(item)
+        elif isinstance(item, PrepareOk):
+            self._prepared(index, item)
+        elif isinstance(item, StartViewChange | DoViewChange | RecoveryResponse):
+            self._left(index, item)
+
+    def _answered(self, index: int, answer: Answer) -> None:
+        result = self.world.history.results.get(packed_op(answer.reply[:HEADER_SIZE]))
+        if result is None or result.reply != answer.reply:
+            self.fail("the original reply", f"r{index} answers client {answer.client} with another reply")
+
+    def _refused(self, refused: Refused) -> None:
+        self.world.marks.hit(f"refused_{refused.refusal.name}")
+        if refused.refusal is Refusal.REPLY_LOST:
+            self.reply_lost_told(refused)
+
+    def session_ended(self, refused: Refused) -> None:
+        """A client takes it that its session is gone. Who has not heard of it may say so, but in an earlier view."""
+        if refused.refusal in (Refusal.NO_SESSION, Refusal.SESSION_TOO_LOW, Refusal.REPLACED):
+            self.evicted(refused.client, refused.session)
+        else:
+            self.fail("a refusal is true", f"client {refused.client}: {refused}")
+
+    def reply_lost_told(self, refused: Refused) -> None:
+        """A client is told that its reply is lost."""
+        held = self.model.sessions.get(refused.client)
+        if held is not None and (held.session, held.request) == (refused.session, refused.number):
+            self.fail("a reply that must survive survives", f"client {refused.client} lost {refused.number}")
+
+    def _prepared(self, index: int, message: PrepareOk) -> None:
+        store = self.world.store(index)
+        if store is None or message.view < store.state.view:
+            return  # It has left the view since; then this counts no more.
+        state = store.state
+        if state.log_view != message.view or store.op < message.op or (message.voting and not state.voting):
+            self.fail("a vote is durable", f"r{index} says {message}, and has {state} up to {store.op}")
+        primary = self.world.core(message.view % self.world.replicas_count)
+        if primary is None or primary.view != message.view or not primary.is_primary or message.op <= store.base:
+            return
+        if primary.log.base < message.op <= primary.log.op:
+            checksum = store.checksum(message.op)
+            if checksum is not None and not primary.log.has_checksum(message.op, checksum):
+                self.fail("one view has one log", f"r{index} has another op {message.op} in view {message.view}")
+
+    def _left(self, index: int, message: StartViewChange | DoViewChange | RecoveryResponse) -> None:
+        store = self.world.store(index)
+        if store is None or store.state.view < message.view:
+            self.fail("a view is left durably", f"r{index} says {message}")
+        state = store.state if store is not None else None
+        # What was said before the view's log was taken over may still be leaving.
+        if isinstance(message, DoViewChange) and store is not None and state is not None:
+            same = (state.view, state.log_view) == (message.view, message.log_view)
+            if same and (store.op < message.op or not state.voting):
+                self.fail("a vote is durable", f"r{index} sends a log up to {message.op}, and has {store.op}")
+
+    # State sync.
+
+    def _sync_wants(self, index: int, faulty: tuple[int, ...]) -> None:
+        parts = self.world.parts(index)
+        if parts is None:
+            return
+        expected = parts.opened.slots.expected
+        self.seen[index].wanted = {slot: expected[slot] for slot in faulty if expected[slot] is not None}
+
+    def delivered(self, process: Process, message: object) -> None:
+        """See `Checkers`."""
+        super().delivered(process, message)
+        if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
+            self._replica(process, process.instance)
+
+    def _replica(self, process: Process, actor: ClusterReplicaActor) -> None:
+        index, core = process.host.index, actor.core
+        seen = self.seen[index]
+        if seen.process != process.number:
+            seen.process, seen.sync_op, seen.view = process.number, core.sync_op, core.view
+        if core.view != seen.view:
+            seen.view = core.view
+            if core.sync_op or core.sync.source >= 0:
+                self.world.marks.hit("view_change_during_state_sync")
+        if core.is_primary and seen.primary_of != core.view:
+            seen.primary_of = core.view
+            self.world.view_begun(index, core)
+        if seen.sync_op and not core.sync_op:
+            self._sync_finished(index)
+        seen.sync_op = core.sync_op
+
+    def _sync_finished(self, index: int) -> None:
+        self.world.marks.hit("state_sync_finished")
+        wanted, self.seen[index].wanted = self.seen[index].wanted or {}, None
+        parts = self.world.parts(index)
+        if parts is None:
+            return
+        if wanted:
+            self.world.marks.hit("state_sync_repaired_replies")
+        for slot, header in wanted.items():
+            same = parts.opened.slots.expected[slot] == header
+            if same and slot not in parts.repair.lost and not self._is_there(index, slot, header):
+                self.fail("9: a state sync ends when its replies are durable", f"r{index} slot {slot}")
+
+    # Disks.
+
+    def holds_for_good(self, index: int, slot: int, header: bytes) -> bool:
+        """See `Checkers`. A reply whose entry is in the durable log is made again after a crash."""
+        if super().holds_for_good(index, slot, header):
+            return True
+        store, core = self.world.store(index), self.world.core(index)
+        if store is None or core is None or core.sync_op or index in self.world.injured:
+            return False
+        parts, file, op = self.world.parts(index), self.world.file(index), packed_op(header)
+        if parts is None or file is None or self._stopped(index) or parts.opened.slots.expected[slot] != header:
+            return False
+        entry = self.entries.get(op)
+        logged = entry is not None and store.checksum(op) == entry.checksum
+        start = self.world.layout.slot_offset(slot)
+        good = self._on_medium(file, slot, header) and not file.is_damaged(start, packed_size(header))
+        return bool(core.checkpoint.op < op and logged and slot not in parts.opened.slots.faulty) and good
+
+    def disk_given_up(self, index: int) -> None:
+        """A replica removes what it has."""
+        self.world.marks.hit("disk_given_up")
+        if index not in self.world.injured:
+            self.fail("nobody gives up a good disk", f"r{index}")
+
+    def member_failed(self, index: int, reason: str) -> None:
+        """A replica says that it cannot begin."""
+        if "IO_ERROR" in reason:
+            self.world.marks.hit("replica_could_not_begin")
+            process = self.world.replicas[index]
+            if process is not None:
+                self.world.system.kill(process, "its operator")  # and it starts again
+            return
+        self.fail("a replica can begin", f"r{index}: {reason}")
+
+    # The end.
+
+    def unfinished(self) -> list[str]:
+        """See `Checkers`."""
+        world = self.world
+        left = [client.name for client in world.clients if not client.instance.done]
+        if world.system.now < world.quiet_at:
+            left.append("what is replayed late")
+        for index, process in enumerate(world.replicas):
+            left += self._unfinished_of(index, process)
+        return left or self._unscrubbed()
+
+    def _unfinished_of(self, index: int, process: Process | None) -> list[str]:
+        if process is None or not process.alive or not process.instance.opened:
+            return [f"r{index} is not open"]
+        replica, parts = process.instance, self.world.parts(index)
+        if parts is None:
+            return [f"r{index} has no component"]
+        left, core, slots = [], replica.core, parts.opened.slots
+        if not replica.is_whole or core.executed < max(core.log.op, self.world.history.op):
+            left.append(f"r{index} is at {replica._vsr.status()}")
+        if not replica._replies.is_kept or replica._port.pending:
+            left.append(f"r{index} has work in its port")
+        if slots.queued or slots.writing or slots.repairs:
+            left.append(f"r{index} writes")
+        faulty = [slot for slot in slots.faulty if slot not in parts.repair.lost]
+        return [*left, f"r{index} has faulty slots {faulty}"] if faulty else left
+
+    def states_at_the_end(self) -> None:
+        """Everybody has come to the state that the history gives."""
+        machine, sessions = self.reference.machine.encode(), self.reference.sessions.encode()
+        for index in range(self.world.replicas_count):
+            core = self.world.core(index)
+            if core is None or core.execution.machine.encode() != machine:
+                self.fail("the same state at the end", f"r{index} has another ledger")
+            if core is not None and core.execution.sessions.encode() != sessions:
+                self.fail("the same state at the end", f"r{index} has another session table")
+
+    def finals_at_the_end(self, finals: list[str]) -> None:
+        """What the replicas said when they closed."""
+        said = [json.loads(text) for text in finals]
+        for one in said:
+            del one["counters"]
+        if any(one != said[0] for one in said) or sum(said[0]["balances"].values()):
+            self.fail("the same state at the end", f"{said}")
+
+    def _same_at_the_end(self, index: int, slot: int, header: bytes) -> None:
+        parts = self.world.parts(index)
+        if parts is not None and slot in parts.repair.lost:
+            return
+        super()._same_at_the_end(index, slot, header)

@@ -1,0 +1,211 @@
+"""A replica's machine as the simulator decides it, and the shipped replica on it.
+
+Guarantees: the replica is the shipped class; what it takes from its machine comes from here. A write of the log is all
+there or not at all, and what was completed stays: that is what the store promises, and how a crash is modelled here. A
+failed write leaves either.
+
+Owns: the store of the replica's log, which outlives the replica's processes.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from thespian.actors import Actor, ActorAddress
+
+from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.storage.client_sessions import ClientSessions
+
+from ..chance import Chance
+from ..disk import PowerLost, SimDisk
+from ..environment import SimEnvironment
+from ..system import Killed, SimSystem
+from examples.cluster.control import StartReplica
+from examples.cluster.log_store import LogStore, MemoryLogStore, StoreFailed, StoreIdentity, StoreMissing
+from examples.cluster.machine import Machine
+from examples.cluster.replica import ReplicaActor
+from examples.cluster.vsr.config import VsrConfig
+from examples.cluster.vsr.core import Core
+from examples.cluster.vsr.durable import DurableState, LogWrite
+from examples.cluster.vsr.execution import Applied, Skipped
+from examples.cluster.vsr.messages import LogEntry
+
+if TYPE_CHECKING:
+    from .world import ClusterWorld
+
+
+class SimLogStore(MemoryLogStore):
+    """A store on a simulated disk. `state` is what is durable of the promises."""
+
+    def __init__(self, world: ClusterWorld, index: int, identity: StoreIdentity, *, voting: bool) -> None:
+        super().__init__(identity, voting=voting)
+        self._world = world
+        self._index = index
+        self.state = DurableState(voting=voting)
+
+    def write(self, *writes: LogWrite) -> None:
+        """See `MemoryLogStore`."""
+        disk = self._world.disks[self._index]
+        if disk.spend():
+            raise PowerLost
+        if disk.chance.chance(disk.rules.sync_error):
+            self._world.marks.hit("log_write_failed")
+            if disk.chance.chance(0.5):
+                self._write(*writes)
+            raise StoreFailed("a simulated error")
+        self._write(*writes)
+
+    def _write(self, *writes: LogWrite) -> None:
+        super().write(*writes)
+        self.state = writes[-1].state
+        for write in writes:
+            if write.snapshot is not None:
+                self._world.checkers.snapshot_saved(self._index, write.snapshot)
+
+    @property
+    def base(self) -> int:
+        """Ops up to here were trimmed."""
+        return self._base[0]
+
+    @property
+    def op(self) -> int:
+        """The end of the durable log."""
+        return self.base + len(self._image.heads)
+
+    def checksum(self, op: int) -> bytes | None:
+        """The checksum of the entry that the store holds at `op`, or once held."""
+        head = self._image.heads.get(op)
+        return head[0] if head is not None else None
+
+    def snapshots(self) -> tuple[int, ...]:
+        """The ops of the stored snapshots."""
+        return tuple(sorted(self._image.snapshots))
+
+
+class SimMachine(Machine):
+    """See the module."""
+
+    def __init__(self, world: ClusterWorld, index: int) -> None:
+        self._world = world
+        self._index = index
+        self._chance = Chance(world.plan.seed, f"machine {index}")
+        self.store: SimLogStore | None = None
+        self.files: dict[str, str] = {}
+
+    def pid(self) -> int:
+        """See `Machine`."""
+        process = self._world.system.current
+        return process.number if process is not None else 0
+
+    def random(self) -> random.Random:
+        """See `Machine`."""
+        return random.Random(self._chance.bits(64))
+
+    def make_directory(self, directory: str) -> None:
+        """See `Machine`."""
+
+    def clear_directory(self, directory: str) -> None:
+        """See `Machine`."""
+        self._world.checkers.disk_given_up(self._index)
+        self._world.lose_file(self._index)
+        self._world.forget_store(self._index)
+
+    def open_log(self, directory: str, identity: StoreIdentity) -> LogStore:
+        """See `Machine`."""
+        if self.store is None:
+            raise StoreMissing("there is no log")
+        self.store.crash()
+        return self.store
+
+    def format_log(self, directory: str, identity: StoreIdentity, *, voting: bool) -> LogStore:
+        """See `Machine`."""
+        self.store = SimLogStore(self._world, self._index, identity, voting=voting)
+        return self.store
+
+    def write_file(self, directory: str, name: str, text: str) -> None:
+        """See `Machine`."""
+        self.files[name] = text
+
+    def end(self) -> NoReturn:
+        """See `Machine`."""
+        process = self._world.system.current
+        if process is not None:
+            self._world.marks.hit("replica_ended_itself")
+            self._world.system.kill(process, "it ends itself")
+        raise Killed
+
+
+class ReplicaEnvironment(SimEnvironment):
+    """One replica's world, the machine included."""
+
+    def __init__(self, system: SimSystem, disk: SimDisk, chance: Chance, *, world: ClusterWorld, index: int) -> None:
+        super().__init__(system, disk, chance, ticker=world.plan.ticker)
+        self.world = world
+        self.index = index
+        self.machine = SimMachine(world, index)
+
+
+class ClusterReplicaActor(ReplicaActor):
+    """The shipped replica on a simulated machine, with small limits; and what the checkers want to know of it."""
+
+    def __init__(self, capabilities: Any = None, requirements: Any = None) -> None:
+        self._place: ReplicaEnvironment = requirements
+        super().__init__(capabilities, requirements)
+
+    def make_machine(self) -> Machine:
+        """See `ReplicaActor`."""
+        return self._place.machine
+
+    def create_child(self, actor: type[Actor]) -> ActorAddress:
+        """See `ComponentActor`."""
+        address = super().create_child(actor)
+        if actor is ClientRepliesActor:
+            self._place.world.component_created(self._place.index, address)
+        return address
+
+    def vsr_config(self, message: StartReplica) -> VsrConfig:
+        """See `ReplicaActor`."""
+        plan = self._place.world.plan
+        return replace(
+            super().vsr_config(message),
+            pipeline_max=plan.pipeline_max,
+            log_max=3 * plan.checkpoint_interval + plan.pipeline_max + plan.log_spare,
+            chunk_size=plan.chunk_size,
+            waits_max=plan.waits_max,
+        )
+
+    # For the checkers.
+
+    @property
+    def opened(self) -> bool:
+        """True once log and replies are open and the protocol runs."""
+        return self._vsr is not None
+
+    @property
+    def core(self) -> Core:
+        """The protocol's state."""
+        if self._vsr is None:
+            raise RuntimeError("the replica has not begun")
+        return self._vsr.core
+
+    @property
+    def sessions(self) -> ClientSessions:
+        """The session table."""
+        return self.core.execution.sessions
+
+    @property
+    def checkpoint_op(self) -> int:
+        """The op of the last checkpoint that is durable in log and component."""
+        return self.core.checkpoint.op if self.opened else 0
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the replica votes and has no state sync before it."""
+        return self._vsr is not None and self._vsr.is_whole and not self._vsr.core.log.rotten()
+
+    def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
+        """See `ReplicaActor`."""
+        super().observe(entry, applied)
+        self._place.world.checkers.executed(self._place.index, entry, applied)

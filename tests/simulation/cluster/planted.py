@@ -1,0 +1,256 @@
+"""Bugs planted in the protocol and where it meets the component, to prove that the simulator would find them.
+
+Guarantees: a bug is a change of a shipped function's source, taken back when its `with` ends. The text that it changes
+must be there, once, so the list cannot fall behind the code.
+"""
+
+from __future__ import annotations
+import __future__
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from .runner import run_seed
+from examples.cluster.log_writer import LogWriter
+from examples.cluster.replica import ReplicaActor
+from examples.cluster.replica_replies import Replies
+from examples.cluster.vsr import checkpoint, clients, normal, sync, view_change
+from examples.cluster.vsr.core import Core
+from examples.cluster.vsr.execution import Execution
+from examples.cluster.vsr.replica import HANDLERS, Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """In a function of a module or class, what is there and what is put there."""
+
+    owner: Any
+    name: str
+    found: str
+    put: str
+
+    def apply(self, stack: ExitStack) -> None:
+        """Put it there until the stack ends."""
+        original = getattr(self.owner, self.name)
+        source = textwrap.dedent(inspect.getsource(original))
+        if source.count(self.found) != 1:
+            raise LookupError(f"{self.name} has {source.count(self.found)} times {self.found!r}")
+        code = compile(
+            source.replace(self.found, self.put),
+            f"<planted in {self.name}>",
+            "exec",
+            flags=__future__.annotations.compiler_flag,
+            dont_inherit=True,
+        )
+        made: dict[str, Any] = {}
+        exec(code, vars(sys.modules[original.__module__]), made)
+        stack.enter_context(patch.object(self.owner, self.name, made[self.name]))
+        handled = {kind: made[self.name] for kind, handler in HANDLERS.items() if handler is original}
+        stack.enter_context(patch.dict(HANDLERS, handled))
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """One bug."""
+
+    where: str
+    what: str
+    edits: tuple[Edit, ...]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The bug is there within."""
+        with ExitStack() as stack:
+            for edit in self.edits:
+                edit.apply(stack)
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How many seeds it took, and what noticed; nothing noticed if `invariant` is empty."""
+
+    bug: Planted
+    seeds: int
+    invariant: str
+
+
+def measure(bug: Planted, seeds_max: int, *, first: int = 1, report: Callable[[str], None] | None = None) -> Found:
+    """Run seeds with the bug until one fails."""
+    with bug.applied():
+        for count in range(1, seeds_max + 1):
+            result = run_seed(first + count - 1)
+            if not result.passed:
+                if report is not None:
+                    report(f"{bug.where}: {bug.what}: {count} seeds: {result.invariant}")
+                return Found(bug, count, result.invariant)
+    return Found(bug, seeds_max, "")
+
+
+def table_of(found: list[Found]) -> str:
+    """The table for the documentation."""
+    lines = ["| where | planted bug | seeds | noticed as |", "| --- | --- | ---: | --- |"]
+    for each in found:
+        seeds = str(each.seeds) if each.invariant else f"not in {each.seeds}"
+        lines.append(f"| {each.bug.where} | {each.bug.what} | {seeds} | {each.invariant} |")
+    counts = sorted(each.seeds for each in found)
+    lines += ["", f"median {counts[len(counts) // 2]}, most {counts[-1]}"]
+    return "\n".join(lines)
+
+
+def _bug(where: str, what: str, *edits: tuple[Any, str, str, str]) -> Planted:
+    return Planted(where, what, tuple(Edit(*edit) for edit in edits))
+
+
+_IN_PIPELINE = "if request.client in core.clients.pipeline:"
+
+PROTOCOL = (
+    _bug(
+        "normal",
+        "the primary commits without a quorum",
+        (normal, "advance_commit", "sorted(held, reverse=True)[core.config.quorum - 1]", "max(held)"),
+    ),
+    _bug(
+        "normal",
+        "a backup acknowledges before the entry is durable",
+        (normal, "acknowledge", "op=core.log.durable,", "op=core.log.op,"),
+    ),
+    _bug(
+        "normal",
+        "an entry is executed before it is committed",
+        (normal, "execute", "core.executed < min(core.commit, core.log.durable)", "core.executed < core.log.durable"),
+    ),
+    _bug(
+        "normal",
+        "who has no vote is counted",
+        (normal, "on_prepare_ok", "if message.voting and message.op", "if message.op"),
+    ),
+    _bug(
+        "clients",
+        "a request is not judged by the pipeline",
+        (clients, "on_request", f"el{_IN_PIPELINE}", "elif False:"),
+        (clients, "_judge", _IN_PIPELINE, "if False:"),
+    ),
+    _bug(
+        "clients",
+        "a new primary judges before it has executed the view's log",
+        (clients, "advance", "if core.executed < core.clients.view_op or core.sync.installing:", "if False:"),
+    ),
+    _bug(
+        "view change",
+        "the longest log is taken instead of the latest view's",
+        (view_change, "best_log", "(log.log_view, log.op, log.replica)", "(log.op, log.log_view, log.replica)"),
+    ),
+    _bug(
+        "view change",
+        "a new primary does not prepare again what may be committed",
+        (view_change, "_choose", "op = _cut(core, best, commit)", "op = commit"),
+    ),
+    _bug(
+        "view change",
+        "a view is left before that is durable",
+        (view_change, "begin", "lambda: _left(core, view))", "lambda: None); _left(core, view)"),
+        (view_change, "_left", " and core.durable.view == view:", ":"),
+    ),
+    _bug(
+        "view change",
+        "a log vouches for a snapshot that is not durable",
+        (view_change, "_send", "if core.sync.installing:", "if False:"),
+        (view_change, "on_do_view_change", " and not core.sync.installing:", ":"),
+    ),
+    _bug(
+        "restart",
+        "the view of the log is forgotten",
+        (Core, "state", "log_view=self.log_view,", "log_view=0,"),
+    ),
+    _bug(
+        "restart",
+        "a primary that restarts goes on in its view",
+        (Replica, "_enter", "elif formatted or core.primary != core.replica:", "elif core.view == core.log_view:"),
+    ),
+)
+SEAM = (
+    _bug(
+        "recovery",
+        "a replica that lost its disk votes at once",
+        (ReplicaActor, "_open_store", "voting=message.fresh", "voting=True"),
+    ),
+    _bug(
+        "log",
+        "a write counts as durable when it is begun",
+        (
+            LogWriter,
+            "flush",
+            "lambda outcome: self._done(batch, outcome))",
+            "lambda outcome: setattr(self, '_busy', False)); [self._written(effect.number) for effect in batch]",
+        ),
+    ),
+    _bug(
+        "reply",
+        "the stored reply has the replica's own view in it",
+        (normal, "_apply", "applied = core.execution", "core.execution.own = core.view; applied = core.execution"),
+        (Execution, "_reply", "view=entry.view", "view=getattr(self, 'own', entry.view)"),
+    ),
+    _bug(
+        "reply",
+        "a reply that cannot be read now is called lost",
+        (clients, "reply_not_read", "or not core.is_primary or not lost:", "or not core.is_primary:"),
+    ),
+    _bug(
+        "reply",
+        "the component hears of an op before its reply",
+        (Replies, "flush", "self._port.committed(self._committed)", "self._port.committed(self._committed + 8)"),
+    ),
+    _bug(
+        "checkpoint",
+        "the log is trimmed before the component's checkpoint is durable",
+        (
+            checkpoint,
+            "_begin",
+            "core.checkpoint.snapshot = snapshot\n",
+            "core.checkpoint.snapshot = snapshot; settle(core, snapshot)\n",
+        ),
+    ),
+    _bug(
+        "checkpoint",
+        "the component's checkpoint comes before the log's snapshot",
+        (
+            checkpoint,
+            "_begin",
+            "core.persist(LogWrite(state=core.state(), snapshot=snapshot), saved)",
+            "core.persist(LogWrite(state=core.state(), snapshot=snapshot), lambda: None); saved()",
+        ),
+    ),
+    _bug(
+        "checkpoint",
+        "a restart begins at the log's snapshot, not at the component's checkpoint",
+        (Replica, "_restore", "self._start_from(snapshots[replies_op])", "self._start_from(snapshots[latest])"),
+    ),
+    _bug(
+        "state sync",
+        "it counts as finished before its replies are durable",
+        (sync, "_maybe_finish", " and state.checkpointed and not state.waiting", " and state.checkpointed"),
+    ),
+    _bug(
+        "state sync",
+        "nobody waits for what the slots are without",
+        (sync, "replies_installed", "await_replies(core, faulty)", "await_replies(core, ())"),
+    ),
+    _bug(
+        "repair",
+        "the component repairs before it has heard of what the log still had",
+        (
+            ReplicaActor,
+            "_meet_peers",
+            "if caught_up and self._replies.is_kept and self._port.pending == 0:",
+            "if True:",
+        ),
+    ),
+)
+PLANTED = PROTOCOL + SEAM

@@ -1,0 +1,153 @@
+"""Who keeps the replicas up and tells everybody where everybody is: `examples.cluster.members`, in virtual time.
+
+Guarantees: a replica whose process has ended is created anew after a pause and told what its predecessor was told; the
+members hear of a new address as soon as there is one, and again until they say so. Owns: who is where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thespian.actors import Actor, ActorAddress, WakeupMessage
+
+from ..chance import MICROSECONDS, Chance
+from examples.cluster.control import Finish, FinishState, Join, Joined, MemberFailed, ReplicaStarted, StartReplica
+from examples.cluster.replica import replica_name
+
+if TYPE_CHECKING:
+    from .world import ClusterWorld
+
+TICK = 0.1  # seconds
+RESEND = 0.5
+RESTART_PAUSE = (0.02, 0.3)
+
+
+@dataclass(slots=True)
+class _Replica:
+    """What is known of one replica. `number` is that of its process."""
+
+    number: int = 0
+    replies: ActorAddress | None = None
+    fresh: bool = True
+    started: bool = False
+    joined: bool = False
+    asked_at: float = -RESEND
+
+
+class SupervisorActor(Actor):
+    """See the module."""
+
+    def __init__(self, capabilities: object = None, requirements: Any = None) -> None:
+        super().__init__()
+        self.world: ClusterWorld = requirements
+        self.chance = Chance(self.world.plan.seed, "supervisor")
+        self.replicas = [_Replica() for _ in self.world.hosts]
+        self.failed: dict[int, str] = {}
+        self.finished: set[int] = set()
+        self.finish_op: int | None = None
+        self._told: Join | None = None
+        self._clients: dict[str, int] = {}  # the number of what each was told
+        self._clients_told_at = 0.0
+
+    @property
+    def now(self) -> float:
+        """The time in seconds."""
+        return self.world.system.now / MICROSECONDS
+
+    def receiveMessage(self, message: object, _sender: ActorAddress) -> None:
+        """Take a message."""
+        if isinstance(message, WakeupMessage):
+            self._tick()
+        elif isinstance(message, ReplicaStarted):
+            self._started(message)
+        elif isinstance(message, Joined):
+            self._joined(message)
+        elif isinstance(message, MemberFailed):
+            self.failed[_index(message.name)] = message.reason
+            self.world.checkers.member_failed(_index(message.name), message.reason)
+        elif isinstance(message, FinishState):
+            if message.done:
+                self.finished.add(_index(message.name))
+        else:
+            self._tick()
+
+    def _tick(self) -> None:
+        self.wakeupAfter(TICK)
+        for index, replica in enumerate(self.replicas):
+            process = self.world.replicas[index]
+            if process is None or not process.alive:
+                self.world.restart_when_due(index, self.chance.between(*RESTART_PAUSE))
+                process = self.world.replicas[index]
+            if process is None or not process.alive:
+                continue
+            if process.number != replica.number:
+                replica.number, replica.started, replica.joined = process.number, False, False
+                replica.asked_at = -RESEND
+            if self.now - replica.asked_at >= RESEND:
+                replica.asked_at = self.now
+                self._ask(index, replica, process.address)
+        if self.now - self._clients_told_at >= RESEND:
+            self._tell_clients()
+
+    def _ask(self, index: int, replica: _Replica, address: ActorAddress) -> None:
+        if not replica.started:
+            self.send(address, self._start_of(index, replica.fresh))
+        elif not replica.joined and self._told is not None:
+            self.send(address, self._told)
+        elif self.finish_op is not None and index not in self.finished:
+            self.send(address, Finish(request=1, op=self.finish_op, close=True))
+
+    def _start_of(self, index: int, fresh: bool) -> StartReplica:
+        plan = self.world.plan
+        return StartReplica(
+            name=replica_name(index),
+            replicas=plan.replicas,
+            config=self.world.config(index),
+            directory=f"r{index}",
+            fresh=fresh,
+            checkpoint_interval=plan.checkpoint_interval,
+            view_change=plan.view_change,
+            seed=plan.seed,
+            weather=plan.weather,
+        )
+
+    def _started(self, message: ReplicaStarted) -> None:
+        index = _index(message.name)
+        replica = self.replicas[index]
+        if message.pid != replica.number or replica.started:
+            return
+        replica.started, replica.fresh, replica.replies = True, False, message.replies
+        self._tell_everybody()
+
+    def _tell_everybody(self) -> None:
+        replies = tuple((index, one.replies) for index, one in enumerate(self.replicas) if one.replies is not None)
+        if len(replies) < len(self.replicas):
+            return
+        members = [(replica_name(index), process.address) for index, process in self._processes()]
+        members += [(client.instance.name, client.address) for client in self.world.clients]
+        number = self._told.number + 1 if self._told is not None else 1
+        self._told = Join(number=number, members=tuple(members), replies=replies)
+        for index, process in self._processes():
+            self.replicas[index].joined = False
+            self.send(process.address, self._told)
+        self._tell_clients()
+
+    def _tell_clients(self) -> None:
+        self._clients_told_at = self.now
+        for client in self.world.clients:
+            if self._told is not None and self._clients.get(client.instance.name, 0) < self._told.number:
+                self.send(client.address, self._told)
+
+    def _processes(self) -> list[tuple[int, Any]]:
+        return [(index, process) for index, process in enumerate(self.world.replicas) if process is not None]
+
+    def _joined(self, message: Joined) -> None:
+        if message.name.startswith("client"):
+            self._clients[message.name] = message.number
+        elif self._told is not None and message.number == self._told.number:
+            self.replicas[_index(message.name)].joined = True
+
+
+def _index(name: str) -> int:
+    return int(name.rpartition("-")[2])

@@ -1,0 +1,75 @@
+"""What the simulator of the whole cluster found, each as the smallest run that shows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from client_replies.messages.storage_io import OpenStorage
+
+from examples.cluster.control import Join, Joined
+from examples.cluster.members import Members, _Replica
+from tests.simulation.cluster.plan import ClusterPlan
+from tests.simulation.cluster.world import ClusterWorld
+from tests.simulation.system import Process
+
+
+def quiet_world(**changes: object) -> ClusterWorld:
+    """A cluster to which nothing happens by itself."""
+    return ClusterWorld(ClusterPlan(seed=1, requests=20, clients=2, checkpoint_interval=5, **changes))  # type: ignore[arg-type]
+
+
+def test_a_quiet_cluster_passes() -> None:
+    """Without faults everything is done, and nothing is repaired or changed."""
+    world = quiet_world()
+    world.run()
+    assert world.marks.counts["view_begun"] == 1
+    assert world.marks.counts["run_ended_in_order"] == 1
+    assert world.marks.counts["state_sync_finished"] == 0
+
+
+@pytest.mark.parametrize("kind", ["storage", "pool"])
+def test_an_actor_that_dies_while_the_replies_are_opened_is_no_reason_to_give_up(kind: str) -> None:
+    """Seeds 36, 38, 98, 100: the replica said that its replies cannot be opened, and the whole cluster ended."""
+    world = quiet_world()
+    killed: list[Process] = []
+
+    def strike(process: Process, message: object) -> None:
+        if isinstance(message, OpenStorage) and process.host.index == 1 and not killed:
+            victim = next(one for one in world.system.processes.values() if one.name.startswith(f"r1.{kind}."))
+            killed.append(victim)
+            world.system.at(0, world.system.kill, victim)
+
+    world.system.sending.append(strike)
+    world.run()
+    assert killed
+    assert world.marks.counts["member_failed"] == 0
+    assert world.marks.counts["replica_ended_itself"] >= 1
+
+
+def test_a_join_that_was_overtaken_changes_nothing() -> None:
+    """Seed 57: a replica took an earlier list of the members for the latest, and never spoke to one of them again."""
+    world = quiet_world()
+    stale: list[Join] = []
+
+    def strike(process: Process, message: object) -> None:
+        if isinstance(message, Join) and not stale:
+            members = tuple((name, process.address) for name, _address in message.members)
+            stale.append(Join(number=message.number - 1, members=members, replies=message.replies))
+            for replica in world.replicas:
+                if replica is not None:
+                    world.system.at(300_000, world.system.post, process, replica.address, stale[0])
+
+    world.system.sending.append(strike)
+    world.run()
+    assert stale
+
+
+def test_an_answer_to_an_earlier_join_does_not_stand_for_the_latest() -> None:
+    """Seed 57: the latest may be lost, and would never be said again."""
+    members = Members(system=None)  # type: ignore[arg-type]
+    members.replicas["replica-0"] = _Replica(start=None)  # type: ignore[arg-type]
+    members._told = Join(number=2, members=(), replies=())
+    members._joined(Joined(name="replica-0", number=1))
+    assert not members.replicas["replica-0"].joined
+    members._joined(Joined(name="replica-0", number=2))
+    assert members.replicas["replica-0"].joined
