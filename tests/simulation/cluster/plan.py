@@ -94,17 +94,17 @@ def _draw_protocol(chance: Chance) -> dict[str, Any]:
     return {
         "checkpoint_interval": chance.pick((3, 5, 8, 16, 30)),
         "view_change": chance.pick((0.2, 0.3, 0.5)),
-        "pipeline_max": chance.pick((1, 2, 4, 8)),
+        "pipeline_max": chance.pick((1, 4, 8, 8)),
         "log_spare": chance.pick((0, 0, 10, 100)),
         "chunk_size": chance.pick((300, 1000, 100_000)),
         "weather": chance.chance(0.3),
-        "log_lane": chance.pick((0.3, 1.0, 1.0, 3.0)),
+        "log_lane": chance.pick((0.3, 1.0, 3.0)),
     }
 
 
 def _draw_workload(chance: Chance) -> dict[str, Any]:
     return {
-        "clients": chance.integer(3, 7),
+        "clients": chance.integer(3, 8),
         "accounts": chance.pick((2, 4, 12)),
         "think": chance.pick((0.01, 0.05, 0.1)),
         "quiet": chance.pick((0.0, 0.02, 0.1)),
@@ -160,8 +160,8 @@ def _draw_faults(chance: Chance) -> dict[str, Any]:
         "disk_rate": _sometimes(chance, 0.5, 0.1, 1.0),
         "log_rot_rate": _sometimes(chance, 0.3, 0.05, 0.5),
         "blackout_rate": _sometimes(chance, 0.3, 0.02, 0.2),
-        "ambush_rate": _sometimes(chance, 0.3, 0.1, 0.8),
-        "usurper_rate": _sometimes(chance, 0.4, 0.1, 0.8),
+        "ambush_rate": _sometimes(chance, 0.3, 0.1, 1.0),
+        "usurper_rate": _sometimes(chance, 0.5, 0.3, 2.0),
         "mute_rate": _sometimes(chance, 0.3, 0.1, 0.8),
         "isolate_rate": _sometimes(chance, 0.6, 0.1, 0.8),
         "deaf_moments": _sometimes(chance, 0.5, 0.002, 0.05),
