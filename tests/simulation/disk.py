@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
-from client_replies.messages.reply_header import Buffer
+from client_replies.messages.reply_header import HEADER_SIZE, Buffer
 from client_replies.storage.device import MemoryDevice, MemoryDisk, MemoryFile, NewFile, _NewMemoryFile
 from client_replies.storage.errors import storage_error
 from client_replies.storage.layout import Layout
@@ -71,6 +71,7 @@ class SimFile(MemoryFile):
         self.unreadable: set[int] = set()
         self.damaged: set[int] = set()
         self.misread = False  # a read came from elsewhere once: a good slot may have been called faulty
+        self.misread_as: dict[int, bytes] = {}  # where the last read came from elsewhere: the header that it gave
 
     def is_damaged(self, offset: int, size: int) -> bool:
         """True if a fault was put into a sector of this range and not written over since."""
@@ -119,13 +120,16 @@ class SimDevice(MemoryDevice):
         if file.unreadable and any(sector in file.unreadable for sector in sectors):
             disk.marks.hit("read_unreadable_sector")
             raise storage_error(FaultKind.IO_ERROR, "an unreadable sector", f"a read at {offset}")
+        elsewhere = offset
         if disk.chance.chance(disk.rules.misdirected_read):
             elsewhere = disk.misdirected(offset, len(into))
-            file.misread |= elsewhere != offset
-            offset = elsewhere
         cached = not direct or any(sector in file.dirty for sector in sectors)
         source = file.data if cached else file.stable
-        into[:] = memoryview(source)[offset : offset + len(into)]
+        into[:] = memoryview(source)[elsewhere : elsewhere + len(into)]
+        file.misread_as.pop(offset, None)
+        if elsewhere != offset:
+            file.misread = True
+            file.misread_as[offset] = bytes(into[:HEADER_SIZE])
 
     def _write(self, offset: int, parts: Sequence[Buffer]) -> None:
         disk, content = self.disk, b"".join(parts)
@@ -161,6 +165,7 @@ class SimDevice(MemoryDevice):
         file.data[offset : offset + len(content)] = content
         file.unsynced.append((offset, content))
         file.dirty.update(sectors)
+        file.misread_as.pop(offset, None)
         if file.damaged or file.unreadable:
             file.damaged.difference_update(sectors)
             file.unreadable.difference_update(sectors)

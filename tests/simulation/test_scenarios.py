@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client_replies.messages import leases, replies, storage_io
+from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.peers import GetReplies, RepliesFound, RepliesMissing
 from client_replies.messages.reply_header import HEADER_SIZE
 
@@ -201,6 +202,29 @@ def test_a_client_that_asks_for_a_lost_reply_is_told() -> None:
     client.outstanding = entry.request
     client._ask()
     scenario.run_until(lambda: scenario.marks("reply_lost_told") == 1)
+
+
+def test_a_slot_that_another_one_was_read_for_is_found_by_the_scrubber(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 4927: the reply was where a misdirected write had put it, and a misdirected read took it from there."""
+    scenario = Scenario(checkpoint_interval=1)
+    scenario.settle()
+    disk, file, slot = scenario.world.disks[0], scenario.file(0), scenario.durable_slot()
+    layout = scenario.world.layout
+    starts = [layout.slot_offset(other) for other in (slot, (slot + 1) % layout.clients_max)]
+    here, elsewhere = (slice(start, start + layout.message_size_max) for start in starts)
+    for content in (file.stable, file.data):
+        content[here], content[elsewhere] = content[elsewhere], content[here]
+    file.damaged.add(elsewhere.start // SECTOR_SIZE)
+    disk.rules.misdirected_read = 1.0
+    misdirect = {here.start: elsewhere.start}
+    monkeypatch.setattr(disk, "misdirected", lambda offset, _size: misdirect.get(offset, offset))
+    scenario.world.kill_process(0, "replies")
+    scenario.run_until(lambda: here.start in file.misread_as and len(scenario.world.living()) == REPLICAS)
+    assert slot not in scenario.slots(0).faulty
+    disk.rules.misdirected_read = 0.0
+    scenario.run_until(lambda: slot in scenario.slots(0).faulty)
+    scenario.settle()
+    scenario.finish()
 
 
 def test_a_sector_that_cannot_be_read_is_written_again() -> None:
