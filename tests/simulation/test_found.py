@@ -50,8 +50,10 @@ def repair_with_two_peers() -> Repair:
 def test_a_denial_of_one_reply_says_nothing_of_the_next_in_the_same_slot() -> None:
     """Seed 34: after an installation, the answer to the old question made the new reply lost."""
     repair = repair_with_two_peers()
+    repair.add(0, header(1))
     (asked,) = repair.plan({0: header(1)}, 0.0, 8)
     assert asked.replica == 1
+    repair.add(0, header(2))
     (again,) = repair.plan({0: header(2)}, 0.1, 8)
     assert again.replica == 2
     assert repair.missing(1, asked.request, [(0, Missing.FAULTY)], 0.2) == []
@@ -62,11 +64,15 @@ def test_a_denial_of_one_reply_says_nothing_of_the_next_in_the_same_slot() -> No
 def test_a_denial_is_forgotten_when_the_slot_is_right_again() -> None:
     """Seed 19: a peer was faulty, then repaired; its old denial made a reply lost that it held by then."""
     repair = repair_with_two_peers()
-    first, second = repair.plan({0: header(1)}, 0.0, 8), repair.plan({0: header(1), 1: header(2)}, 0.0, 8)
+    repair.add(0, header(1))
+    first = repair.plan({0: header(1)}, 0.0, 8)
+    repair.add(1, header(2))
+    second = repair.plan({0: header(1), 1: header(2)}, 0.0, 8)
     assert [request.slots for request in (*first, *second)] == [(0,), (1,)]
     assert repair.missing(1, first[0].request, [(0, Missing.FAULTY)], 0.1) == []
     repair.forget()
     repair.found(2, second[0].request, (1,))
+    repair.add(0, header(1))
     asked = {request.replica for request in repair.plan({0: header(1)}, 0.2, 8)}
     assert asked == {1}
 
