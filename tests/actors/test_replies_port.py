@@ -604,7 +604,7 @@ def test_an_installation_forgets_what_waited_and_gives_its_buffers_back(bench: B
     for slot in (0, 1):
         port.write(slot, reply(slot, slot + 10, size=9000))
     port.committed(11)
-    assert sorted(bench.writes().payloads) == [make_lease(0, 1), make_lease(1, 1)]  # type: ignore[type-var]
+    assert sorted(bench.writes().payloads) == [make_lease(0, 1), make_lease(1, 1)]
     assert len(bench.pool_sent) == asked + 1  # ahead, for the next
 
 
