@@ -216,9 +216,9 @@ class StorageActor(ComponentActor):
 
         def run(file: DataFile) -> Message:
             file.write_slots(message.slots, [self._bytes_of(payload) for payload in message.payloads])
-            return SlotsWritten(batch=message.batch, repair=message.repair)
+            return SlotsWritten(batch=message.batch, repair=message.repair, lane=message.lane)
 
-        self._run("repair" if message.repair else "write", message, run, sender)
+        self._run("repair" if message.repair else f"write {message.lane}", message, run, sender)
 
     def write_checkpoint(self, message: WriteCheckpoint, sender: ActorAddress) -> None:
         """Store the session table."""

@@ -1,7 +1,7 @@
 """Commit writes: what is accepted, what is started, and what can be called durable.
 
 Guarantees: a batch is taken over whole or refused whole, after every item was verified. What waits is written in
-groups, one in flight; a repair never shares a group with a commit and never takes its credit (invariant 7). "Durable"
+groups, one in flight in each lane; a repair never shares a group with a commit and never takes its credit (invariant 7). "Durable"
 is said once everything up to a batch is on disk or needless, never before.
 
 Gives up: writing every reply. One that a newer one of its slot replaces in the queue is never written (8).
@@ -26,11 +26,13 @@ from client_replies.messages.reply_header import (
     packed_op,
     packed_size,
 )
-from client_replies.messages.storage_io import SlotsWritten, WriteSlots
+from client_replies.messages.storage_io import WRITE_LANES, SlotsWritten, WriteSlots
 
 from .opened import Opened
 from .slots import Read, Write
 
+LANES = tuple(f"write {lane}" for lane in range(WRITE_LANES))
+REPAIR_LANE = "repair"
 REPAIR_GROUP_BYTES = 4 * 1024 * 1024
 
 
@@ -80,8 +82,8 @@ class Writing:
 
     @property
     def is_behind(self) -> bool:
-        """True while accepted writes wait for the group before them."""
-        return bool(self._opened.slots.queued) and self._opened.calls.is_busy("write")
+        """True while accepted writes wait for the groups before them."""
+        return bool(self._opened.slots.queued) and all(map(self._opened.calls.is_busy, LANES))
 
     def verify(self, message: WriteReplies) -> list[bytes]:
         """The packed header of each reply of the batch, everything verified. Raises `Refused`; changes nothing."""
@@ -201,13 +203,14 @@ class Writing:
     def pump(self) -> None:
         """Start what can be started, and tell what has become durable."""
         opened = self._opened
-        if not opened.calls.is_busy("write") and opened.slots.queued:
-            latest = opened.now() - opened.config.hold_back
-            if self.flushing or opened.slots.pending_count * 2 >= opened.config.writes_max:
-                latest = float("inf")
-            self._start("write", opened.slots.start(opened.config.write_batch_max, latest, self.barrier))
-        if not opened.calls.is_busy("repair") and opened.slots.repairs:
-            self._start("repair", opened.slots.start_repairs(REPAIR_GROUP_BYTES, self._place_repair))
+        for lane in LANES:
+            if opened.slots.queued and not opened.calls.is_busy(lane):
+                latest = opened.now() - opened.config.hold_back
+                if self.flushing or opened.slots.pending_count * 2 >= opened.config.writes_max:
+                    latest = float("inf")
+                self._start(lane, opened.slots.start(opened.config.write_batch_max, latest, self.barrier))
+        if not opened.calls.is_busy(REPAIR_LANE) and opened.slots.repairs:
+            self._start(REPAIR_LANE, opened.slots.start_repairs(REPAIR_GROUP_BYTES, self._place_repair))
         self._note_durable()
 
     def _place_repair(self, write: Write) -> bool:
@@ -227,14 +230,15 @@ class Writing:
                 batch=self._opened.calls.next_number(lane),
                 slots=tuple(write.slot for write in writes),
                 payloads=tuple(write.payload for write in writes),
-                repair=lane == "repair",
+                repair=lane == REPAIR_LANE,
+                lane=0 if lane == REPAIR_LANE else LANES.index(lane),
             )
             self._opened.call_storage(lane, message)
 
     def written(self, answer: SlotsWritten) -> list[Write]:
         """A group is durable. Returns the writes of repairs that put a slot right."""
         opened = self._opened
-        message = opened.calls.answered("repair" if answer.repair else "write", answer.batch)
+        message = opened.calls.answered(REPAIR_LANE if answer.repair else LANES[answer.lane], answer.batch)
         if not isinstance(message, WriteSlots):
             return []
         repaired = []

@@ -1,7 +1,7 @@
 """The ClientRepliesActor and its StorageActor: everything that touches the disk.
 
-One batch of each kind (open, commit write, repair write, read, verify, checkpoint, close) is in flight at a time, and
-kinds do not wait for each other. `batch` grows by one within a kind and comes back in the answer; a batch repeated
+One batch of each kind (open, commit write, repair write, read, verify, checkpoint, close) is in flight at a time, of
+commit writes one in each of `WRITE_LANES` lanes, and none waits for another. `batch` grows by one within a kind and comes back in the answer; a batch repeated
 because its answer was lost is not done again, only answered again. Who opened the file is served, and nobody else. A
 payload with a lease is lent: its holder stays the sender, who keeps it until the answer. A write error stops the
 storage: it answers nothing more but `StorageStopped`.
@@ -19,6 +19,8 @@ from .replies import SLOT_MAX, Payload
 from .reply_header import HEADER_SIZE
 
 NO_LEASE = Lease(0)
+# Groups of commit writes in flight: while one waits for its sync, the next is written and begins to wait for its own.
+WRITE_LANES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ class WriteSlots(Message):
     slots: tuple[int, ...]
     payloads: tuple[Payload, ...] = field(repr=False)
     repair: bool = False  # repairs have a lane of their own, so that no commit waits for one
+    lane: int = 0  # of the commit writes'
 
     def validate(self) -> None:
         """Check the columns."""
@@ -76,6 +79,7 @@ class WriteSlots(Message):
         if not set(map(type, self.payloads)) <= {bytes, int}:
             raise MessageInvalid("payloads", "another type", "bytes or leases")
         check_type("repair", self.repair, bool)
+        check_int("lane", self.lane, 0, WRITE_LANES - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ class SlotsWritten(Message):
 
     batch: int
     repair: bool = False
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

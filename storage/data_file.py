@@ -61,7 +61,6 @@ class DataFile:
         self._refusal: Fault | None = None
         # The operating system reports a failed write-back to one sync only, so syncs take turns: one that comes after a
         # failure must find the refusal set, or it would call durable what is lost.
-        self._syncing = threading.Lock()
         self._scratch = threading.local()
 
     @property
@@ -244,13 +243,14 @@ class DataFile:
             raise
 
     def _sync(self) -> None:
-        with self._syncing:
-            self._check_usable()
-            try:
-                self._device.sync()
-            except StorageError as error:
-                self._stop(error.fault)
-                raise
+        """Sync what this thread wrote, beside other threads. Once one failed, no other calls anything durable."""
+        self._check_usable()
+        try:
+            self._device.sync()
+        except StorageError as error:
+            self._stop(error.fault)
+            raise
+        self._check_usable()
 
     def _stop(self, fault: Fault) -> None:
         self._refusal = Fault(

@@ -21,6 +21,7 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -121,6 +122,8 @@ class FileDevice(Device):
         super().__init__(size)
         self._descriptor = descriptor
         self._direct_descriptor = _open_direct(descriptor)
+        self._own = threading.local()
+        self._others: list[int] = []  # of threads
 
     @property
     def reads_past_cache(self) -> bool:
@@ -143,14 +146,26 @@ class FileDevice(Device):
 
     def _write(self, offset: int, parts: Sequence[Buffer]) -> None:
         try:
-            _write_fully(self._descriptor, offset, parts)
+            _write_fully(self._thread_descriptor(), offset, parts)
         except OSError as error:
             raise StorageError(fault_of(error, f"a write at {offset}")) from error
 
+    def _thread_descriptor(self) -> int:
+        """This thread's own opening of the file, made before its first write.
+
+        The kernel reports a failed write-back once for each opening (open file description). Two threads that share
+        one could both sync, and the news of a lost write would reach only the one that did not make it.
+        """
+        descriptor: int | None = getattr(self._own, "descriptor", None)
+        if descriptor is None:
+            descriptor = self._own.descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+            self._others.append(descriptor)
+        return descriptor
+
     def sync(self) -> None:
-        """Return when everything written is durable."""
+        """Return when everything that this thread wrote is durable."""
         try:
-            os.fdatasync(self._descriptor)
+            os.fdatasync(self._thread_descriptor())
         except OSError as error:
             raise StorageError(fault_of(error, "a data sync")) from error
 
@@ -159,6 +174,8 @@ class FileDevice(Device):
         if self._descriptor < 0:
             return
         descriptor, self._descriptor = self._descriptor, -1
+        while self._others:
+            os.close(self._others.pop())
         if self._direct_descriptor is not None:
             os.close(self._direct_descriptor)
         # Unlocked by name: a process forked meanwhile would otherwise hold the lock on.

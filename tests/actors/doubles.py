@@ -203,7 +203,7 @@ class ScriptedStorage(StorageActor):
         self._let_go: dict[str, Any] = {}
         self._dropping: Counter[str] = Counter()
         self._repeating: Counter[str] = Counter()
-        self._written: dict[tuple[bool, int], tuple[int, ...]] = {}
+        self._written: dict[tuple[bool, int, int], tuple[int, ...]] = {}
 
     def handlers(self) -> dict[type, Handler]:
         """Add the script's messages."""
@@ -254,7 +254,7 @@ class ScriptedStorage(StorageActor):
 
     def write(self, message: WriteSlots, sender: ActorAddress) -> None:
         """Note the slots, so that a held answer can name them."""
-        self._written[(message.repair, message.batch)] = message.slots
+        self._written[(message.repair, message.lane, message.batch)] = message.slots
         super().write(message, sender)
 
     def send(self, target: ActorAddress, message: Any) -> None:
@@ -263,7 +263,7 @@ class ScriptedStorage(StorageActor):
         slots: tuple[int, ...] = ()
         if isinstance(message, SlotsWritten):
             lane = "repair" if message.repair else "write"
-            slots = self._written[(message.repair, message.batch)]
+            slots = self._written[(message.repair, message.lane, message.batch)]
         if lane in self._held and self._let_go.get(lane) != message:
             watcher, waiting = self._held[lane]
             # A request that is sent again while its answer is kept back changes nothing.

@@ -73,6 +73,7 @@ CHANGING = (
     RepliesFound,
     StorageOpened,
 )
+WRITE_LANES = ("write 0", "write 1")
 FAILURES = frozenset(
     {
         FaultKind.FILE_LOCKED,
@@ -357,13 +358,13 @@ class Checkers:
         """One write in flight a slot; a busy slot holds up no other."""
         calls, slots = parts.opened.calls._calls, parts.opened.slots
         flying: list[int] = []
-        for lane in ("write", "repair"):
+        for lane in (*WRITE_LANES, "repair"):
             call = calls.get(lane)
             if call is not None:
                 flying.extend(call.message.slots)
         if len(set(flying)) != len(flying) or set(flying) != set(slots.writing):
             self.fail("5: one write in flight a slot", f"r{index}: {sorted(flying)} and {sorted(slots.writing)}")
-        if "write" not in calls and parts.opened.config.hold_back == 0.0:
+        if not all(lane in calls for lane in WRITE_LANES) and parts.opened.config.hold_back == 0.0:
             free = [slot for slot in slots.queued if slot not in slots.writing]
             if free:
                 self.fail("5: a busy slot holds up no other", f"r{index}: {free} wait for nothing")

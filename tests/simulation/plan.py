@@ -19,7 +19,7 @@ from .network import Rules
 REPLICAS = 3
 CLIENTS = 6
 REQUESTS = 200
-LANES = ("write", "repair", "read", "verify", "checkpoint")
+LANES = ("write 0", "write 1", "repair", "read", "verify", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
