@@ -1,8 +1,8 @@
 """Commit writes: what is accepted, what is started, and what can be called durable.
 
 Guarantees: a batch is taken over whole or refused whole, after every item was verified. What waits is written in
-groups, one in flight in each lane; a repair never shares a group with a commit and never takes its credit (invariant 7). "Durable"
-is said once everything up to a batch is on disk or needless, never before.
+groups, one in flight in each lane; a repair never shares a group with a commit and never takes its credit (invariant
+7). "Durable" is said once everything up to a batch is on disk or needless, never before.
 
 Gives up: writing every reply. One that a newer one of its slot replaces in the queue is never written (8).
 """

@@ -1,10 +1,10 @@
 """The ClientRepliesActor and its StorageActor: everything that touches the disk.
 
 One batch of each kind (open, commit write, repair write, read, verify, checkpoint, close) is in flight at a time, of
-commit writes one in each of `WRITE_LANES` lanes, and none waits for another. `batch` grows by one within a kind and comes back in the answer; a batch repeated
-because its answer was lost is not done again, only answered again. Who opened the file is served, and nobody else. A
-payload with a lease is lent: its holder stays the sender, who keeps it until the answer. A write error stops the
-storage: it answers nothing more but `StorageStopped`.
+commit writes one in each of `WRITE_LANES` lanes, and none waits for another. `batch` grows by one within a kind and
+comes back in the answer; a batch repeated because its answer was lost is not done again, only answered again. Who
+opened the file is served, and nobody else. A payload with a lease is lent: its holder stays the sender, who keeps it
+until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
 """
 
 from __future__ import annotations
