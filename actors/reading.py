@@ -2,7 +2,7 @@
 
 Guarantees: a reply that is pending is answered from memory at once; what comes from disk was verified against the
 expected header; a failed read makes the slot faulty only if it still means the same reply (invariant 3). The replica's
-reads go before those for peers. Every number of waiting reads is bounded, and beyond it the answer is "busy".
+reads never wait for those for peers. Every number of waiting reads is bounded, and beyond it the answer is "busy".
 
 Gives up: reading a reply that the slot is not expected to hold. Owns: the reads that wait, and the buffers lent to the
 replica until `ReplyTaken`.
@@ -27,7 +27,7 @@ from .repair import Repair
 from .serving import Serving
 from .slots import Read
 
-SERVE_BATCH_BYTES = 1024 * 1024
+SERVE_BATCH_BYTES = 4 * 1024 * 1024
 SCRUB_STEPS_MAX = 1024  # slots looked at, empty ones too, before the mailbox gets its turn
 
 
@@ -68,7 +68,7 @@ class Reading:
         self._waiting: deque[ClientRead] = deque()
         self._serving: dict[int, Serving] = {}
         self._peer_waiting: deque[PeerRead] = deque()
-        self._batch: ReadBatch | None = None
+        self._batches: dict[str, ReadBatch] = {}  # in flight, by lane
         self._verifying: list[Read] = []
         self._scrub_cursor = 0
         self._scrub_resume = 0.0
@@ -212,29 +212,31 @@ class Reading:
     # Reads from the disk.
 
     def pump(self) -> None:
-        """Answer the reads that need no disk any more; start the next group if none is in flight."""
+        """Answer the reads that need no disk any more; start the next group of each lane where none is in flight."""
         if self._waiting:
             self._waiting = deque(read for read in self._waiting if not self._answer_now(read))
-        if self._opened.calls.is_busy("read") or not (self._waiting or self._peer_waiting):
-            return
-        batch = ReadBatch([], [])
-        self._gather_client_reads(batch)
-        self._gather_peer_reads(batch)
+        if self._waiting and not self._opened.calls.is_busy("read"):
+            self._start("read", self._gather_client_reads())
+        if self._peer_waiting and not self._opened.calls.is_busy("serve"):
+            self._start("serve", self._gather_peer_reads())
+
+    def _start(self, lane: str, batch: ReadBatch) -> None:
         if batch.reads:
-            self._batch = batch
+            self._batches[lane] = batch
             message = ReadSlots(
-                batch=self._opened.calls.next_number("read"),
+                batch=self._opened.calls.next_number(lane),
                 slots=tuple(read.slot for read in batch.reads),
                 headers=b"".join(read.header for read in batch.reads),
                 leases=tuple(batch.leases),
+                for_peers=lane == "serve",
             )
-            self._opened.call_storage("read", message)
+            self._opened.call_storage(lane, message)
 
-    def _gather_client_reads(self, batch: ReadBatch) -> None:
-        opened = self._opened
+    def _gather_client_reads(self) -> ReadBatch:
+        opened, batch = self._opened, ReadBatch([], [])
         for _ in range(len(self._waiting)):
             if len(batch.reads) >= opened.config.read_batch_max:
-                return
+                break
             read = self._waiting.popleft()
             lease = NO_LEASE
             inline = opened.is_inline(read.message.expected)
@@ -246,16 +248,17 @@ class Reading:
             if not inline:
                 lease = opened.read_stock.pop()
             self._add(batch, opened.slots.read_start(read.message.slot, read.message.expected, read), lease)
+        return batch
 
-    def _gather_peer_reads(self, batch: ReadBatch) -> None:
-        opened = self._opened
+    def _gather_peer_reads(self) -> ReadBatch:
+        opened, batch = self._opened, ReadBatch([], [])
         size = 0
-        while self._peer_waiting and len(batch.reads) < opened.config.read_batch_max:
+        while self._peer_waiting:
             read = self._peer_waiting[0]
             size += packed_size(read.header)
             inline = opened.is_inline(read.header)
             if (batch.reads and size > SERVE_BATCH_BYTES) or not (inline or opened.repair_stock):
-                return
+                break
             self._peer_waiting.popleft()
             if read.serving.dropped:
                 continue
@@ -268,6 +271,7 @@ class Reading:
             else:
                 lease = NO_LEASE if inline else opened.repair_stock.pop()
                 self._add(batch, opened.slots.read_start(read.slot, read.header, read), lease)
+        return batch
 
     def _add(self, batch: ReadBatch, read: Read, lease: Lease) -> None:
         batch.reads.append(read)
@@ -275,9 +279,10 @@ class Reading:
 
     def read_done(self, answer: SlotsRead) -> bool:
         """A group of reads ended. True if a slot was found faulty."""
-        if self._opened.calls.answered("read", answer.batch) is None or self._batch is None:
+        lane = "serve" if answer.for_peers else "read"
+        if self._opened.calls.answered(lane, answer.batch) is None:
             return False
-        batch, self._batch = self._batch, None
+        batch = self._batches.pop(lane)
         found_faulty = False
         for read, lease, result in zip(batch.reads, batch.leases, answer.results, strict=True):
             failed = isinstance(result, SlotFault)

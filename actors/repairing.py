@@ -17,6 +17,8 @@ from .reading import Reading
 from .repair import Repair
 from .slots import Write
 
+WAITING_ANSWERS = 2  # how many answers' worth of replies may wait to be written before no more are asked for
+
 
 class Repairing:
     """All repairs of one opening."""
@@ -51,9 +53,8 @@ class Repairing:
         """How many more slots may be asked for: all of it may arrive before any of it is written."""
         config, repairs = self._opened.config, self._opened.slots.repairs
         room = config.repairs_max - len(repairs) - self._repair.in_flight
-        if room <= 0 or sum(packed_size(write.header) for write in repairs.values()) >= config.repair_bytes_max:
-            return 0
-        return room
+        waiting = sum(packed_size(write.header) for write in repairs.values()) if room > 0 else 0
+        return room if waiting < WAITING_ANSWERS * config.repair_bytes_max else 0
 
     def found(self, message: RepliesFound) -> None:
         """Replies from a peer: verified one by one, whatever was asked and whoever sent them."""

@@ -1,9 +1,9 @@
 """StorageActor: owns the data file, and through it the disk.
 
 Guarantees: it never blocks its mailbox on the disk where the actor system lets it watch a descriptor; commit writes,
-repair writes, reads, verification and checkpoints run beside each other and are answered as they end. A batch that is
-repeated because its answer was lost is answered again and not done twice, and one that comes late does nothing. While
-a file is open, who opened it is served and nobody else.
+repair writes, reads, reads for peers, verification and checkpoints run beside each other and are answered as they end.
+A batch that is repeated because its answer was lost is answered again and not done twice, and one that comes late does
+nothing. While a file is open, who opened it is served and nobody else.
 
 Gives up: retrying. After a failed write or sync nothing about the file can be trusted, so the storage says
 `StorageStopped`, once for every request, and does no more (invariant 14).
@@ -237,9 +237,9 @@ class StorageActor(ComponentActor):
                 self._read_one(file, slot, header, lease)
                 for slot, header, lease in zip(message.slots, headers_of(message), message.leases, strict=True)
             ]
-            return SlotsRead(batch=message.batch, results=tuple(results))
+            return SlotsRead(batch=message.batch, results=tuple(results), for_peers=message.for_peers)
 
-        self._run("read", message, run, sender)
+        self._run("serve" if message.for_peers else "read", message, run, sender)
 
     def _read_one(self, file: DataFile, slot: int, header: bytes, lease: Lease) -> Payload | SlotFault:
         if lease == NO_LEASE:

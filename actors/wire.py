@@ -33,6 +33,7 @@ KEY_SIZE_MIN = 16
 MAC_SIZE = 32
 FRAME_SIZE_MAX = 64 * 1024 * 1024
 LENGTH_DIGITS_MAX = 10
+PART_SIZE_MIN = 4096
 # Less than the smallest frame, so that a first read never takes bytes of the frame that follows.
 FIRST_READ_SIZE = 20
 REFUSAL_LOG_INTERVAL_S = 1.0
@@ -230,14 +231,27 @@ def _peer(connection: socket.socket) -> str:
         return "gone"
 
 
+class _Parts(list[bytes]):
+    """What a pickler writes, and large bytes objects of the message as they are: nothing is copied but once, at last.
+
+    Each copy of a megabyte is new memory, which costs more than what is in it.
+    """
+
+    write = list.append
+
+
 def signed_frame(key: bytes, message: object) -> bytes:
     """Pickle and sign one message."""
-    # Named, because members may run different Pythons.
-    payload = pickle.dumps(message, protocol=5)
-    size = MAC_SIZE + len(payload)
-    if size > FRAME_SIZE_MAX:
-        raise FrameTooLarge(len(payload))
-    return b"".join((b"%d>" % size, hmac.digest(key, payload, "sha256"), payload))
+    parts = _Parts()
+    # The protocol is named, because members may run different Pythons.
+    pickle.Pickler(parts, protocol=5).dump(message)
+    size = sum(map(len, parts))
+    if size > FRAME_SIZE_MAX - MAC_SIZE:
+        raise FrameTooLarge(size)
+    signature = hmac.new(key, digestmod="sha256")
+    for part in parts:
+        signature.update(part)
+    return b"".join((b"%d>" % (MAC_SIZE + size), signature.digest(), *parts))
 
 
 class SignedReceiveBuffer:
@@ -252,7 +266,9 @@ class SignedReceiveBuffer:
         self._key = key
         self._length = b""
         self._size: int | None = None
-        self._data = bytearray()
+        self._parts: list[bytes] = []
+        self._received = 0
+        self._data = b""
         self._message: tuple[Any, bytes] | None = None
 
     def addMore(self, received: bytes) -> None:
@@ -269,10 +285,16 @@ class SignedReceiveBuffer:
             self._begin(length)
         if self._size is None:
             return
-        self._data += received
-        if len(self._data) > self._size:
+        if self._parts and len(self._parts[-1]) < PART_SIZE_MIN:
+            self._parts[-1] += received  # Many small objects would hold many times what was sent.
+        else:
+            self._parts.append(received)
+        self._received += len(received)
+        if self._received > self._size:
             self.refusal = "more_than_a_frame"
-        elif len(self._data) == self._size:
+        elif self._received == self._size:
+            self._data = b"".join(self._parts)
+            self._parts.clear()
             self._verify()
 
     def _begin(self, length: bytes) -> None:
@@ -294,11 +316,11 @@ class SignedReceiveBuffer:
 
     def remainingAmount(self) -> int:
         """Say how much may be read without reading into the next frame."""
-        return FIRST_READ_SIZE if self._size is None else self._size - len(self._data)
+        return FIRST_READ_SIZE if self._size is None else self._size - self._received
 
     def isDone(self) -> bool:
         """Say whether a frame is whole, or refused."""
-        return self.refusal is not None or (self._size is not None and len(self._data) == self._size)
+        return self.refusal is not None or (self._size is not None and self._received == self._size)
 
     def removeExtra(self) -> None:
         """Do nothing: nothing beyond a frame is ever kept."""

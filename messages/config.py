@@ -62,7 +62,7 @@ class RepliesConfig(Message):
     waits_max: int = 64  # AwaitDurable requests not yet answered
 
     repairs_max: int = 512  # slots under repair at the same time
-    repair_bytes_max: int = 1024 * 1024  # bytes that one GetReplies may ask for, and that may wait to be written
+    repair_bytes_max: int = 4 * 1024 * 1024  # bytes of replies that one GetReplies may ask for
     repair_buffers: int = 64  # buffers that the component keeps for repaired large replies and for reads for peers
     repair_timeout: float = 0.5  # a peer that has not answered by then is asked again later
     repair_backoff_max: float = 8.0  # the longest pause before a silent peer is asked again

@@ -1,10 +1,10 @@
 """The ClientRepliesActor and its StorageActor: everything that touches the disk.
 
-One batch of each kind (open, commit write, repair write, read, verify, checkpoint, close) is in flight at a time, of
-commit writes one in each of `WRITE_LANES` lanes, and none waits for another. `batch` grows by one within a kind and
-comes back in the answer; a batch repeated because its answer was lost is not done again, only answered again. Who
-opened the file is served, and nobody else. A payload with a lease is lent: its holder stays the sender, who keeps it
-until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
+One batch of each kind (open, commit write, repair write, read, read for peers, verify, checkpoint, close) is in flight
+at a time, of commit writes one in each of `WRITE_LANES` lanes, and none waits for another. `batch` grows by one within
+a kind and comes back in the answer; a batch repeated because its answer was lost is not done again, only answered
+again. Who opened the file is served, and nobody else. A payload with a lease is lent: its holder stays the sender, who
+keeps it until the answer. A write error stops the storage: it answers nothing more but `StorageStopped`.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class ReadSlots(Message):
     slots: tuple[int, ...]
     headers: bytes = field(repr=False)
     leases: tuple[Lease, ...]
+    for_peers: bool = False  # these have a lane of their own, so that no read of the replica waits for one
 
     def validate(self) -> None:
         """Check the columns."""
@@ -107,6 +108,7 @@ class ReadSlots(Message):
         check_ints("leases", self.leases, 0, U64_MAX)
         if len(self.leases) != len(self.slots):
             raise MessageInvalid("leases", shown(self.leases), f"a tuple of length {len(self.slots)}")
+        check_type("for_peers", self.for_peers, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,7 @@ class SlotsRead(Message):
 
     batch: int
     results: tuple[Payload | SlotFault, ...] = field(repr=False)
+    for_peers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

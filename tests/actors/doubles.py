@@ -41,7 +41,6 @@ from client_replies.storage.errors import StorageError
 LANES: dict[type, str] = {
     StorageOpened: "open",
     StorageOpenFailed: "open",
-    SlotsRead: "read",
     SlotsVerified: "verify",
     CheckpointWritten: "checkpoint",
     StorageClosed: "close",
@@ -264,6 +263,8 @@ class ScriptedStorage(StorageActor):
         if isinstance(message, SlotsWritten):
             lane = "repair" if message.repair else "write"
             slots = self._written[(message.repair, message.lane, message.batch)]
+        elif isinstance(message, SlotsRead):
+            lane = "serve" if message.for_peers else "read"
         if lane in self._held and self._let_go.get(lane) != message:
             watcher, waiting = self._held[lane]
             # A request that is sent again while its answer is kept back changes nothing.

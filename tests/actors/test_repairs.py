@@ -264,15 +264,29 @@ def test_an_answer_to_a_peer_stays_within_its_bytes_and_the_reads_for_peers_are_
     assert driver.expect(RepliesFound).slots == (0,)
     answer = driver.expect(RepliesMissing)
     assert (answer.slots, answer.reasons) == ((1,), (Missing.BUSY,))
-    driver.hold("read")
-    read = driver.ask_read(0, book.header(0))
-    driver.held("read")
-    driver.send(asked_for(book, 2, 0, 1, 2, 3))
+    driver.hold("serve")
+    driver.send(asked_for(book, 2, 0))
+    driver.held("serve")
+    driver.send(asked_for(book, 3, 0, 1, 2, 3))
     driver.until(lambda status: status.queues["peer_reads_waiting"] == 2)
-    driver.let_go("read")
-    assert driver.read_answer(read) == book.replies[0]
+    driver.let_go("serve")
     assert driver.expect(RepliesFound).slots == (0, 1)
     assert driver.expect(RepliesMissing).reasons == (Missing.BUSY, Missing.BUSY)
+    driver.close()
+
+
+def test_a_read_of_the_replica_does_not_wait_for_a_read_for_a_peer(asys: OwnedSystem, tmp_path: Path) -> None:
+    """They have a lane each; the peer is answered when its own read ends."""
+    config, book = config_for(tmp_path / "file"), Book()
+    driver = Driver(asys, scripted=True)
+    driver.open(config)
+    driver.commit(book, 0, 1)
+    driver.hold("serve")
+    driver.send(asked_for(book, 1, 0))
+    driver.held("serve")
+    assert driver.read(1, book.header(1)) == book.replies[1]
+    driver.let_go("serve")
+    assert driver.expect(RepliesFound).slots == (0,)
     driver.close()
 
 
@@ -282,12 +296,12 @@ def test_a_newer_question_of_a_peer_replaces_the_one_in_progress(asys: OwnedSyst
     driver = Driver(asys, scripted=True)
     driver.open(config)
     driver.commit(book, 0, 1)
-    driver.hold("read")
+    driver.hold("serve")
     driver.send(asked_for(book, 1, 0))
-    driver.held("read")
+    driver.held("serve")
     driver.send(asked_for(book, 2, 1))
     driver.until(lambda status: status.queues["peer_reads_waiting"] == 1)
-    driver.let_go("read")
+    driver.let_go("serve")
     answer = driver.expect(RepliesFound)
     assert (answer.request, answer.slots) == (2, (1,))
     assert not driver.has(RepliesFound, RepliesMissing)

@@ -342,6 +342,15 @@ def test_a_frame_is_whole_however_it_was_cut(step: int) -> None:
     assert fed(signed_frame(KEY, message)[:-1], step).completed() is None
 
 
+def test_what_trickles_in_is_held_in_little_more_memory_than_it_has_bytes() -> None:
+    """A stranger who sends a few bytes at a time must not make a process hold many times as much."""
+    frame = signed_frame(KEY, bytes(40_000))
+    buffer = fed(frame[:-1], 3)
+    assert sum(sys.getsizeof(part) + 8 for part in buffer._parts) < 1.02 * len(frame)
+    buffer.addMore(frame[-1:])
+    assert buffer.completed() == (bytes(40_000), b"")
+
+
 def test_every_flipped_bit_of_a_frame_is_noticed() -> None:
     """No byte of length, signature or pickle can be changed unnoticed."""
     frame = signed_frame(KEY, ["a", "message"])

@@ -408,8 +408,7 @@ class Checkers:
         opened, reading = parts.opened, parts.reading
         own = [*opened.read_stock, *opened.repair_stock]
         own += [read.lent for read in reading._reads.values() if read.lent is not None]
-        if reading._batch is not None:
-            own += [lease for lease in reading._batch.leases if lease]
+        own += [lease for batch in reading._batches.values() for lease in batch.leases if lease]
         own += [write.payload for write in self._writes(opened.slots) if write.is_repair and _is_lease(write.payload)]
         given = [
             write.payload for write in self._writes(opened.slots) if not write.is_repair and _is_lease(write.payload)

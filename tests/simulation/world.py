@@ -181,6 +181,7 @@ class World:
         disk = SimDisk(Chance(self.plan.seed, f"disk {index}"), self.plan.disk, self.marks, self.layout)
         disk.spares = lambda slot: not self.calm and self.may_damage(index, slot)
         disk.lanes = dict(zip(LANES, self.plan.lanes, strict=True))
+        disk.lanes["serve"] = disk.lanes["read"]
         disk.on_read = lambda file: self.checkers.opening(index, file)
         if self.plan.full_disk_at_start and index == 0:
             disk.capacity = 0
