@@ -6,13 +6,14 @@ meanwhile cannot starve it (invariant 8), and repairs cannot delay it (7). One a
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.replies import Checkpoint, CheckpointDone
-from client_replies.messages.reply_header import packed_op, packed_size
+from client_replies.messages.reply_header import packed_op
 from client_replies.messages.storage_io import CheckpointWritten, WriteCheckpoint
-from client_replies.storage.client_sessions import ClientSessions, SessionsInvalid
+from client_replies.storage.client_sessions import Expectations, SessionsInvalid
 
 from .opened import Opened
 from .writing import Writing
@@ -48,15 +49,16 @@ class Checkpointing:
         expectations = decode_expectations(self._opened, message.sessions)
         if isinstance(expectations, Fault):
             return expectations
-        for slot, header in expectations.items():
-            if packed_op(header) > message.op:
-                found = f"a reply of op {packed_op(header)} in slot {slot}"
-                return Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected=f"none beyond op {message.op}")
+        if expectations.op_max > message.op:
+            found = f"a reply of op {expectations.op_max}"
+            return Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected=f"none beyond op {message.op}")
         expected = self._opened.slots.expected
-        for slot in range(len(expected)):
-            held, said = expected[slot], expectations.get(slot)
+        said = map(expectations.headers.get, range(len(expected)))
+        different = [slot for slot, differs in enumerate(map(operator.ne, expected, said)) if differs]
+        for slot in different:
+            held = expected[slot]
             # Slots may be ahead of the table, by commits after the checkpoint's op, but never behind it.
-            if held != said and (held is None or packed_op(held) <= message.op) and not self._left_later(message, slot):
+            if (held is None or packed_op(held) <= message.op) and not self._left_later(message, slot):
                 found = f"another reply in slot {slot} than the session table has"
                 return Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected="the reply that was written")
         return None
@@ -107,17 +109,14 @@ class Checkpointing:
         return self._running is not None
 
 
-def decode_expectations(opened: Opened, sessions: bytes) -> dict[int, bytes] | Fault:
+def decode_expectations(opened: Opened, sessions: bytes) -> Expectations | Fault:
     """What the encoded session table says each slot holds, or why it cannot be decoded."""
     config = opened.config
     try:
-        table = ClientSessions.decode(sessions, clients_max=config.clients_max, cluster=config.cluster)
+        expectations = Expectations.decode(sessions, clients_max=config.clients_max, cluster=config.cluster)
     except SessionsInvalid as error:
         return Fault(kind=FaultKind.SESSIONS_INVALID, found=str(error), expected="an encoded session table")
-    expectations = table.expectations()
-    for slot, header in expectations.items():
-        if packed_size(header) > config.message_size_max:
-            found = f"a reply of {packed_size(header)} bytes in slot {slot}"
-            expected = f"at most {config.message_size_max} bytes"
-            return Fault(kind=FaultKind.SESSIONS_INVALID, found=found, expected=expected)
+    if expectations.size_max > config.message_size_max:
+        found, expected = f"a reply of {expectations.size_max} bytes", f"at most {config.message_size_max} bytes"
+        return Fault(kind=FaultKind.SESSIONS_INVALID, found=found, expected=expected)
     return expectations

@@ -345,7 +345,7 @@ class ClientRepliesActor(ComponentActor):
             expectations = decode_expectations(opened, message.sessions)
             if isinstance(expectations, Fault):
                 raise InvariantBroken(f"the storage verified a session table that cannot be decoded: {expectations}")
-            opened.slots.begin(expectations, message.faulty)
+            opened.slots.begin(expectations.headers, message.faulty)
         parts.answer_open = RepliesOpened(
             owner=opened.owner,
             formatted=message.formatted,
@@ -494,7 +494,7 @@ class ClientRepliesActor(ComponentActor):
         if isinstance(expectations, Fault):
             self._refuse(message, expectations, sender)
             return
-        parts.opened.slots.install(expectations)
+        parts.opened.slots.install(expectations.headers)
         parts.opened.op = max(parts.opened.op, message.op)
         faulty = tuple(parts.opened.slots.faulty)
         answer = SessionsInstalled(owner=message.owner, number=message.number, faulty=faulty)

@@ -41,7 +41,7 @@ from client_replies.messages.storage_io import (
     WriteCheckpoint,
     WriteSlots,
 )
-from client_replies.storage.client_sessions import ClientSessions, SessionsInvalid
+from client_replies.storage.client_sessions import Expectations, SessionsInvalid
 from client_replies.storage.data_file import DataFile
 from client_replies.storage.errors import StorageError, storage_error
 from client_replies.storage.layout import sectors_size
@@ -313,11 +313,10 @@ def find_faulty(file: DataFile, message: OpenStorage) -> tuple[int, ...]:
         return ()
     config = message.config
     try:
-        sessions = ClientSessions.decode(file.sessions, clients_max=config.clients_max, cluster=config.cluster)
+        expected = Expectations.decode(file.sessions, clients_max=config.clients_max, cluster=config.cluster)
     except SessionsInvalid as error:
         raise storage_error(FaultKind.TRAILER_CORRUPT, str(error), "the session table of the checkpoint") from error
-    expected = sessions.expectations()
-    return tuple(slot for slot, header in expected.items() if file.verify_slot(slot, header) is not None)
+    return tuple(slot for slot, header in expected.headers.items() if file.verify_slot(slot, header) is not None)
 
 
 def headers_of(message: ReadSlots | VerifySlots) -> list[bytes]:

@@ -20,12 +20,17 @@ Encoded, little-endian (sizes in bytes), the columns in slot order:
 from __future__ import annotations
 
 import heapq
+import operator
 import struct
+import sys
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from client_replies.messages.faults import invariant
+from client_replies.messages.faults import InvariantBroken, invariant
+from client_replies.messages.message import U32_MAX, U64_MAX
 from client_replies.messages.reply_header import (
     CHECKSUM_SIZE,
     HEADER_SIZE,
@@ -361,20 +366,14 @@ class ClientSessions:
     def decode(cls, data: Buffer, *, clients_max: int, cluster: int) -> ClientSessions:
         """The table that was encoded as `data`. Raises the `SessionsInvalid` that names what is wrong."""
         sessions = cls(clients_max, cluster)
-        entries = []
-        for entry, slot, header in _decode_entries(memoryview(data), clients_max, cluster):
-            client, _, session, commit, _ = packed_client_request(header)
-            if packed_cluster_client(header)[0] != cluster or client == 0 or not 0 < session <= commit:
-                found = f"client {client:x}, session {session}, commit {commit}"
-                raise SessionsEntryWrong(found, f"a reply of cluster {cluster:x}", entry)
-            entries.append((commit, entry, client, slot, header))
-        entries.sort()
-        for position, (commit, entry, client, slot, header) in enumerate(entries):
-            if client in sessions._slots:
-                raise SessionsEntryWrong(f"client {client:x} twice", "each client once", entry)
-            if position and commit == entries[position - 1][0]:
-                raise SessionsEntryWrong(f"commit {commit} twice", "each commit once", entry)
-            sessions._put(slot, client, header, commit)
+        table = _Table.decode(data, clients_max, cluster)
+        for slot, header in zip(table.slots, table.headers, strict=True):
+            sessions._headers[slot] = header
+        commits, clients = table.column(_COMMIT), table.clients()
+        for entry in sorted(range(len(commits)), key=commits.__getitem__):
+            low, high = clients[entry]
+            sessions._slots[high << 64 | low] = table.slots[entry]
+        sessions.commit_max = max(commits, default=0)
         sessions._free = [slot for slot, header in enumerate(sessions._headers) if header is None]
         return sessions
 
@@ -416,25 +415,109 @@ class ClientSessions:
         return header
 
 
-def _decode_entries(data: memoryview, clients_max: int, cluster: int) -> list[tuple[int, int, bytes]]:
-    """Position, slot and header of each entry: the table's own rules and all checksums hold."""
-    count = _decode_prefix(data, clients_max, cluster)
-    slots_end = _PREFIX.size + _SLOT.size * count
-    slots = struct.unpack_from(f"<{count}I", data, _PREFIX.size)
-    entries = []
-    previous = -1
-    for entry, slot in enumerate(slots):
-        if not previous < slot < clients_max:
-            raise SessionsEntryWrong(f"slot {slot}", f"a slot from {previous + 1} to {clients_max - 1}", entry)
-        previous = slot
-        start = slots_end + entry * HEADER_SIZE
-        header = bytes(data[start : start + HEADER_SIZE])
-        try:
-            verify_header_checksum(header)
-        except HeaderInvalid as error:
-            raise SessionsEntryWrong(error.found, error.expected, entry) from error
-        entries.append((entry, slot, header))
-    return entries
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What an encoded table says of the slots that hold a reply: the packed headers, the largest op and size."""
+
+    headers: dict[int, bytes]
+    op_max: int
+    size_max: int
+
+    @classmethod
+    def decode(cls, data: Buffer, *, clients_max: int, cluster: int) -> Expectations:
+        """As `ClientSessions.decode`, at a fraction of its time and memory. Raises `SessionsInvalid`."""
+        table = _Table.decode(data, clients_max, cluster)
+        sizes = [word & U32_MAX for word in table.column(_SIZE)]
+        entries = zip(table.slots, table.headers, sizes, strict=True)
+        ops = (op for op, size in zip(table.column(_OP), sizes, strict=True) if size > HEADER_SIZE)
+        return cls(
+            headers={slot: header for slot, header, size in entries if size > HEADER_SIZE},
+            op_max=max(ops, default=0),
+            size_max=max(sizes, default=0),
+        )
+
+
+# Where a header, seen as 32 words of 8 bytes, has the fields that the table asks for.
+_WORDS = HEADER_SIZE // 8
+_CLUSTER, _CLIENT, _SESSION, _OP, _COMMIT, _SIZE = 4, 6, 12, 13, 14, 17  # the size is the lower half of its word
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A decoded table whose every rule was verified, column by column: an entry costs little where all is well."""
+
+    slots: tuple[int, ...]
+    headers: list[bytes]
+    words: array[int]
+
+    @classmethod
+    def decode(cls, data: Buffer, clients_max: int, cluster: int) -> _Table:
+        """Raises `SessionsInvalid`."""
+        view = memoryview(data)
+        count = _decode_prefix(view, clients_max, cluster)
+        slots = struct.unpack_from(f"<{count}I", view, _PREFIX.size)
+        block = bytes(view[_PREFIX.size + _SLOT.size * count :])
+        headers = [block[start : start + HEADER_SIZE] for start in range(0, len(block), HEADER_SIZE)]
+        words = array("Q", block)
+        if sys.byteorder == "big":
+            words.byteswap()
+        table = cls(slots, headers, words)
+        if not table._is_valid(clients_max, cluster):
+            table._raise_fault(clients_max, cluster)
+        return table
+
+    def column(self, word: int) -> array[int]:
+        """This word of every header."""
+        return self.words[word::_WORDS]
+
+    def clients(self) -> list[tuple[int, int]]:
+        """Each client's number, its lower and its upper half."""
+        return list(zip(self.column(_CLIENT), self.column(_CLIENT + 1), strict=True))
+
+    def _is_valid(self, clients_max: int, cluster: int) -> bool:
+        slots, count = self.slots, len(self.slots)
+        if not count:
+            return True
+        clients, sessions, commits = set(self.clients()), self.column(_SESSION), self.column(_COMMIT)
+        return (
+            all(map(operator.lt, slots, slots[1:]))
+            and slots[-1] < clients_max
+            and set(self.column(_CLUSTER)) == {cluster & U64_MAX}
+            and set(self.column(_CLUSTER + 1)) == {cluster >> 64}
+            and len(clients) == count
+            and (0, 0) not in clients
+            and min(sessions) > 0
+            and all(map(operator.le, sessions, commits))
+            and len(set(commits)) == count
+            and all(header[:CHECKSUM_SIZE] == checksum128(header[CHECKSUM_SIZE:]) for header in self.headers)
+        )
+
+    def _raise_fault(self, clients_max: int, cluster: int) -> NoReturn:
+        """Name the entry that breaks a rule, and the rule."""
+        previous = -1
+        entries = []
+        for entry, (slot, header) in enumerate(zip(self.slots, self.headers, strict=True)):
+            if not previous < slot < clients_max:
+                raise SessionsEntryWrong(f"slot {slot}", f"a slot from {previous + 1} to {clients_max - 1}", entry)
+            previous = slot
+            try:
+                verify_header_checksum(header)
+            except HeaderInvalid as error:
+                raise SessionsEntryWrong(error.found, error.expected, entry) from error
+            client, _, session, commit, _ = packed_client_request(header)
+            if packed_cluster_client(header)[0] != cluster or client == 0 or not 0 < session <= commit:
+                found = f"client {client:x}, session {session}, commit {commit}"
+                raise SessionsEntryWrong(found, f"a reply of cluster {cluster:x}", entry)
+            entries.append((commit, entry, client))
+        entries.sort()
+        clients: set[int] = set()
+        for position, (commit, entry, client) in enumerate(entries):
+            if client in clients:
+                raise SessionsEntryWrong(f"client {client:x} twice", "each client once", entry)
+            if position and commit == entries[position - 1][0]:
+                raise SessionsEntryWrong(f"commit {commit} twice", "each commit once", entry)
+            clients.add(client)
+        raise InvariantBroken("a session table breaks a rule, and no entry of it does")
 
 
 def _decode_prefix(data: memoryview, clients_max: int, cluster: int) -> int:
