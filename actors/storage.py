@@ -225,6 +225,7 @@ class StorageActor(ComponentActor):
 
         def run(file: DataFile) -> Message:
             file.write_checkpoint(message.sequence, message.op, message.sessions)
+            file.sessions = b""  # Nobody asks for it again, and a large table would stay for good.
             return CheckpointWritten(batch=message.batch)
 
         self._run("checkpoint", message, run, sender)
@@ -280,6 +281,7 @@ class StorageActor(ComponentActor):
             self.send(sender, StorageStopped(fault=fault))
         else:
             file = self._file
+            self._lanes["open"].answer = None  # Its client has it, and with it the session table.
             lane.batch, lane.answer = batch, None
             self._in_flight += 1
             self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome))

@@ -331,4 +331,5 @@ class SignedReceiveBuffer:
             return None
         if self._message is None:
             self._message = pickle.loads(memoryview(self._data)[MAC_SIZE:]), b""
+            self._data = b""  # The message has it all; a large one must not be held twice while it is handled.
         return self._message

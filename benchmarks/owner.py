@@ -122,8 +122,9 @@ class Owner(Actor):
 
     def _start(self, message: StartRun, sender: ActorAddress) -> None:
         self.params, self.asker = message.params, sender
-        self.config = self.configure()
+        # In this order: what this process needs to get ready is not to be counted as the memory of its child.
         self.replies = self.createActor(ClientRepliesActor)
+        self.config = self.configure()
         self._port = RepliesPort(
             owner=OWNER,
             send=self._send_component,

@@ -369,10 +369,9 @@ class ClientSessions:
         table = _Table.decode(data, clients_max, cluster)
         for slot, header in zip(table.slots, table.headers, strict=True):
             sessions._headers[slot] = header
-        commits, clients = table.column(_COMMIT), table.clients()
+        commits, clients = table.column(_COMMIT), list(table.clients())
         for entry in sorted(range(len(commits)), key=commits.__getitem__):
-            low, high = clients[entry]
-            sessions._slots[high << 64 | low] = table.slots[entry]
+            sessions._slots[clients[entry]] = table.slots[entry]
         sessions.commit_max = max(commits, default=0)
         sessions._free = [slot for slot, header in enumerate(sessions._headers) if header is None]
         return sessions
@@ -453,12 +452,13 @@ class _Table:
     @classmethod
     def decode(cls, data: Buffer, clients_max: int, cluster: int) -> _Table:
         """Raises `SessionsInvalid`."""
-        view = memoryview(data)
-        count = _decode_prefix(view, clients_max, cluster)
-        slots = struct.unpack_from(f"<{count}I", view, _PREFIX.size)
-        block = bytes(view[_PREFIX.size + _SLOT.size * count :])
-        headers = [block[start : start + HEADER_SIZE] for start in range(0, len(block), HEADER_SIZE)]
-        words = array("Q", block)
+        packed = bytes(data)
+        count = _decode_prefix(memoryview(packed), clients_max, cluster)
+        slots = struct.unpack_from(f"<{count}I", packed, _PREFIX.size)
+        begin = _PREFIX.size + _SLOT.size * count
+        headers = [packed[start : start + HEADER_SIZE] for start in range(begin, len(packed), HEADER_SIZE)]
+        words = array("Q")
+        words.frombytes(memoryview(packed)[begin:])
         if sys.byteorder == "big":
             words.byteswap()
         table = cls(slots, headers, words)
@@ -470,22 +470,22 @@ class _Table:
         """This word of every header."""
         return self.words[word::_WORDS]
 
-    def clients(self) -> list[tuple[int, int]]:
-        """Each client's number, its lower and its upper half."""
-        return list(zip(self.column(_CLIENT), self.column(_CLIENT + 1), strict=True))
+    def clients(self) -> Iterator[int]:
+        """Each client's number."""
+        return (high << 64 | low for low, high in zip(self.column(_CLIENT), self.column(_CLIENT + 1), strict=True))
 
     def _is_valid(self, clients_max: int, cluster: int) -> bool:
         slots, count = self.slots, len(self.slots)
         if not count:
             return True
-        clients, sessions, commits = set(self.clients()), self.column(_SESSION), self.column(_COMMIT)
+        clients, commits, sessions = set(self.clients()), self.column(_COMMIT), self.column(_SESSION)
         return (
             all(map(operator.lt, slots, slots[1:]))
             and slots[-1] < clients_max
             and set(self.column(_CLUSTER)) == {cluster & U64_MAX}
             and set(self.column(_CLUSTER + 1)) == {cluster >> 64}
             and len(clients) == count
-            and (0, 0) not in clients
+            and 0 not in clients
             and min(sessions) > 0
             and all(map(operator.le, sessions, commits))
             and len(set(commits)) == count

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, checksum128
+from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, checksum128, packed_op
 from client_replies.storage import client_sessions as module
 from client_replies.storage.client_sessions import (
     ClientSessions,
     DuplicateRequest,
     Evicted,
+    Expectations,
     NewRequest,
     NoSession,
     OlderRequest,
@@ -278,6 +279,8 @@ class TestEncoding:
                 ClientSessions.decode(data, **{"clients_max": 4, "cluster": CLUSTER, **arguments})
             assert type(raised.value) is error
             assert raised.value.entry == entry
+            with pytest.raises(error):
+                Expectations.decode(data, **{"clients_max": 4, "cluster": CLUSTER, **arguments})
             assert error.__name__ in str(raised.value)
             assert ("entry" in str(raised.value)) == (entry >= 0)
             reached.add(error)
@@ -414,6 +417,10 @@ def random_run(seed: int) -> set[type]:
         assert dict(sessions) == {e.slot: e.header.pack() for e in naive.entries}
         bodies = {e.slot: e.header.pack() for e in naive.entries if e.header.size > HEADER_SIZE}
         assert sessions.expectations() == bodies
+        told = Expectations.decode(silent.encode(), clients_max=clients_max, cluster=CLUSTER)
+        assert told.headers == bodies
+        assert told.op_max == max((packed_op(header) for header in bodies.values()), default=0)
+        assert told.size_max == max((e.header.size for e in naive.entries), default=0)
     return seen
 
 
