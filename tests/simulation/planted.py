@@ -193,6 +193,7 @@ def _silence_denies(self: Repair, peer: Peer, now: float) -> None:
     for slot in asked.slots if asked is not None else ():
         if slot in self._cases:
             self._cases[slot].denied[peer.replica] = now
+            self._ask_later(slot, self._cases[slot], peer.replica)
     _failed(self, peer, now)
 
 
