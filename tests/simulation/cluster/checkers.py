@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client_replies.messages.replies import RepliesOpened, SessionsInstalled
 from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
+from client_replies.messages.storage_io import WriteCheckpoint
+from client_replies.storage.client_sessions import ClientSessions
 
 from ..checkers import Checkers, ModelSessions
 from ..history import CLUSTER, ClientRequest, Entry, Result
@@ -80,6 +82,7 @@ class ClusterCheckers(Checkers):
         self.reference = Execution(CLUSTER, world.plan.clients_max, LedgerMachine())
         self.seen = [Seen() for _ in world.hosts]
         self._once: dict[tuple[int, int, int], int] = {}
+        self._executed_in: dict[int, int] = {}  # by op: the view of who executed it first
         self._snapshots: dict[int, bytes] = {}
 
     # History.
@@ -103,6 +106,8 @@ class ClusterCheckers(Checkers):
         if entry.op != self.world.history.op + 1:
             self.fail("one history", f"r{index} executed op {entry.op} after {self.world.history.op}")
         self._on_a_quorum(index, entry)
+        core = self.world.core(index)
+        self._executed_in[entry.op] = core.view if core is not None else entry.view
         key = (entry.request.client, entry.request.session, entry.request.number)
         if entry.request.number and self._once.setdefault(key, entry.op) != entry.op:
             self.fail("a request gets one place in the log", f"{key} at op {self._once[key]} and at {entry.op}")
@@ -178,18 +183,22 @@ class ClusterCheckers(Checkers):
         result = self.world.history.results.get(packed_op(answer.reply[:HEADER_SIZE]))
         if result is None or result.reply != answer.reply:
             self.fail("the original reply", f"r{index} answers client {answer.client} with another reply")
+        op = packed_op(answer.reply[:HEADER_SIZE])
+        if op in self.entries and self._executed_in[op] < answer.view:
+            self.world.marks.hit("reply_answered_in_a_later_view")
 
     def _refused(self, refused: Refused) -> None:
         self.world.marks.hit(f"refused_{refused.refusal.name}")
         if refused.refusal is Refusal.REPLY_LOST:
             self.reply_lost_told(refused)
+        elif refused.view >= self._executed_in.get(refused.session, refused.view + 1):
+            # Who says so in an earlier view may not have heard of the session; who says so now has executed it.
+            self.session_ended(refused)
 
     def session_ended(self, refused: Refused) -> None:
-        """A client takes it that its session is gone. Who has not heard of it may say so, but in an earlier view."""
+        """A session is gone, says one who must know."""
         if refused.refusal in (Refusal.NO_SESSION, Refusal.SESSION_TOO_LOW, Refusal.REPLACED):
             self.evicted(refused.client, refused.session)
-        else:
-            self.fail("a refusal is true", f"client {refused.client}: {refused}")
 
     def reply_lost_told(self, refused: Refused) -> None:
         """A client is told that its reply is lost."""
@@ -222,6 +231,14 @@ class ClusterCheckers(Checkers):
             same = (state.view, state.log_view) == (message.view, message.log_view)
             if same and (store.op < message.op or not state.voting):
                 self.fail("a vote is durable", f"r{index} sends a log up to {message.op}, and has {store.op}")
+
+    def _write_checkpoint(self, index: int, parts: Any, message: WriteCheckpoint) -> None:
+        super()._write_checkpoint(index, parts, message)
+        table = ClientSessions.decode(message.sessions, clients_max=self.world.plan.clients_max, cluster=CLUSTER)
+        for slot, header in table.expectations().items():
+            expected = parts.opened.slots.expected[slot]
+            if expected is not None and packed_op(expected) < packed_op(header):
+                self.fail("a component knows the replies of its checkpoint", f"r{index} slot {slot} op {message.op}")
 
     # State sync.
 
@@ -303,6 +320,14 @@ class ClusterCheckers(Checkers):
 
     # The end.
 
+    def harvest(self) -> None:
+        """See `Checkers`."""
+        super().harvest()
+        for process in self.world.system.processes.values():
+            if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
+                for name, count in process.instance.core.counters.items():
+                    self.world.marks.hit(f"protocol_{name}", count)
+
     def unfinished(self) -> list[str]:
         """See `Checkers`."""
         world = self.world
@@ -332,12 +357,16 @@ class ClusterCheckers(Checkers):
     def states_at_the_end(self) -> None:
         """Everybody has come to the state that the history gives."""
         machine, sessions = self.reference.machine.encode(), self.reference.sessions.encode()
+        wanted = self.reference.sessions.expectations()
         for index in range(self.world.replicas_count):
             core = self.world.core(index)
             if core is None or core.execution.machine.encode() != machine:
                 self.fail("the same state at the end", f"r{index} has another ledger")
             if core is not None and core.execution.sessions.encode() != sessions:
                 self.fail("the same state at the end", f"r{index} has another session table")
+            expected = enumerate(self.world.parts(index).opened.slots.expected)
+            if {slot: header for slot, header in expected if header is not None} != wanted:
+                self.fail("a component expects what is committed", f"r{index}")
 
     def finals_at_the_end(self, finals: list[str]) -> None:
         """What the replicas said when they closed."""

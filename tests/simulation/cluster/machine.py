@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from .world import ClusterWorld
 
 
+TRANSFERS = 4  # of one write; before the last it did not happen
+
+
 class SimLogStore(MemoryLogStore):
     """A store on a simulated disk. `state` is what is durable of the promises."""
 
@@ -48,7 +51,7 @@ class SimLogStore(MemoryLogStore):
     def write(self, *writes: LogWrite) -> None:
         """See `MemoryLogStore`."""
         disk = self._world.disks[self._index]
-        if disk.spend():
+        if any(disk.spend() for _ in range(TRANSFERS)):
             raise PowerLost
         if disk.chance.chance(disk.rules.sync_error):
             self._world.marks.hit("log_write_failed")

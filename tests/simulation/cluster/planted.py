@@ -20,7 +20,7 @@ from .runner import run_seed
 from examples.cluster.log_writer import LogWriter
 from examples.cluster.replica import ReplicaActor
 from examples.cluster.replica_replies import Replies
-from examples.cluster.vsr import checkpoint, clients, normal, sync, view_change
+from examples.cluster.vsr import checkpoint, clients, normal, recovery, sync, view_change
 from examples.cluster.vsr.core import Core
 from examples.cluster.vsr.execution import Execution
 from examples.cluster.vsr.replica import HANDLERS, Replica
@@ -139,8 +139,9 @@ PROTOCOL = (
     ),
     _bug(
         "clients",
-        "a new primary judges before it has executed the view's log",
+        "a new primary judges by a table that is behind, and does not know what is on its way",
         (clients, "advance", "if core.executed < core.clients.view_op or core.sync.installing:", "if False:"),
+        (clients, "enter_view", "for entry in core.log.after(core.executed)}", "for entry in ()}"),
     ),
     _bug(
         "view change",
@@ -243,13 +244,13 @@ SEAM = (
         (sync, "replies_installed", "await_replies(core, faulty)", "await_replies(core, ())"),
     ),
     _bug(
-        "repair",
-        "the component repairs before it has heard of what the log still had",
+        "recovery",
+        "a replica that lost its disk votes before it has caught up",
         (
-            ReplicaActor,
-            "_meet_peers",
-            "if caught_up and self._replies.is_kept and self._port.pending == 0:",
-            "if True:",
+            recovery,
+            "maybe_vote",
+            "if state.view >= 0 and caught_up and core.executed >= min(core.commit, state.op):",
+            "if state.view >= 0:",
         ),
     ),
 )

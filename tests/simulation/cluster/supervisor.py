@@ -18,7 +18,7 @@ from examples.cluster.replica import replica_name
 if TYPE_CHECKING:
     from .world import ClusterWorld
 
-TICK = 0.1  # seconds
+TICK = 0.05  # seconds
 RESEND = 0.5
 RESTART_PAUSE = (0.02, 0.3)
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from client_replies.messages.storage_io import OpenStorage
 
 from examples.cluster.control import Join, Joined
+from examples.cluster.ledger_machine import LedgerMachine
+from examples.cluster.log_store import MemoryLogStore, StoreIdentity
 from examples.cluster.members import Members, _Replica
+from examples.cluster.vsr import sync, view_change
+from examples.cluster.vsr.config import VsrConfig
+from examples.cluster.vsr.core import Core
+from examples.cluster.vsr.durable import Snapshot
+from examples.cluster.vsr.effects import SendMessage, WriteLog
+from examples.cluster.vsr.messages import DoViewChange, StartViewChange
+from examples.cluster.vsr.replica import Replica
 from tests.simulation.cluster.plan import ClusterPlan
 from tests.simulation.cluster.world import ClusterWorld
+from tests.simulation.history import CLUSTER
 from tests.simulation.system import Process
 
 
@@ -73,3 +85,27 @@ def test_an_answer_to_an_earlier_join_does_not_stand_for_the_latest() -> None:
     assert not members.replicas["replica-0"].joined
     members._joined(Joined(name="replica-0", number=2))
     assert members.replicas["replica-0"].joined
+
+
+def test_a_log_that_begins_with_a_snapshot_vouches_for_nothing_until_that_is_installed() -> None:
+    """Seed 57: in a view change a replica sent a log that began with a snapshot that was not durable yet."""
+    store = MemoryLogStore(StoreIdentity(CLUSTER, 0), voting=True)
+    config = VsrConfig(cluster=CLUSTER, replica=0, replicas=3)
+    replica = Replica(config, LedgerMachine(), store.load(), replies_op=0, faulty=(), now=0.0, random=Random(1))
+    core = replica.core
+    view_change.begin(core, 1)
+    for effect in core.take_effects():
+        if isinstance(effect, WriteLog):
+            core.written(effect.number)
+    core.view_change.started |= {0, 2}
+    sync.install(core, Snapshot(op=9, parent=bytes(16), sessions=core.execution.sessions.encode(), machine=b""))
+    core.take_effects()
+    view_change._send(core)
+    assert [type(effect.message) for effect in _sent(core)] == [StartViewChange, StartViewChange]
+    core.sync.installing = 0
+    view_change._send(core)
+    assert any(isinstance(effect.message, DoViewChange) for effect in _sent(core))
+
+
+def _sent(core: Core) -> list[SendMessage]:
+    return [effect for effect in core.take_effects() if isinstance(effect, SendMessage)]

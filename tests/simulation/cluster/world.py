@@ -13,6 +13,8 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
+from client_replies.messages.replies import CheckpointDone
+
 from ..chance import MICROSECONDS, Chance
 from ..network import Host
 from ..system import Killed, Process
@@ -26,7 +28,7 @@ from .supervisor import SupervisorActor
 from examples.cluster.network import Envelope
 from examples.cluster.protocol import Answer
 from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.messages import DoViewChange, Recovery, SnapshotChunk, StartView
+from examples.cluster.vsr.messages import DoViewChange, Prepare, Recovery, SnapshotChunk, StartView
 
 RARE = (DoViewChange, StartView, SnapshotChunk, Recovery)
 FINAL_FILE = "final.json"
@@ -147,19 +149,31 @@ class ClusterWorld(World):
         """See `World`; and the moments of the protocol."""
         super()._bad_moment(process, message)
         index = process.host.index
-        if not isinstance(message, Envelope) or index >= self.replicas_count:
+        if index >= self.replicas_count or self.calm:
             return
+        if isinstance(message, CheckpointDone) and self.chance.chance(self.plan.bad_moments):
+            self.marks.hit("died_at_CheckpointDone")
+            self.system.at(0, self.crash_host, index, self.chance.between(0.05, 1.0))
+        if isinstance(message, Envelope):
+            self._bad_moment_of_protocol(index, message)
+
+    def _bad_moment_of_protocol(self, index: int, message: Envelope) -> None:
         answers = [item for item in message.items if isinstance(item, Answer)]
         if answers:
             for strike in list(self.strikes):
                 strike(index, answers[-1].view)
-            if not self.calm and self.chance.chance(self.plan.deaf_moments):
+            if self.chance.chance(self.plan.deaf_moments):
                 self.marks.hit("primary_died_with_answers_unsent")
                 self._die_now(index)
         rare = [type(item).__name__ for item in message.items if isinstance(item, RARE)]
-        if rare and not self.calm and self.chance.chance(self.plan.bad_messages):
+        if rare and self.chance.chance(self.plan.bad_messages):
             self.marks.hit(f"died_at_{rare[0]}")
             self._die_now(index)
+
+        if self.chance.chance(self.plan.prepare_moments) and any(isinstance(one, Prepare) for one in message.items):
+            # What was sent is not durable here, and the next life begins before anybody misses this one.
+            self.marks.hit("died_at_Prepare")
+            self.system.at(0, self.crash_host, index, 0.01)
 
     def _die_now(self, index: int) -> None:
         """In the middle of a handler: the message that is being sent is not."""
