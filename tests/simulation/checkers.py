@@ -251,9 +251,7 @@ class Checkers:
         slots = parts.opened.slots
         if not _claims_durable(slots, slot) or not self._on_medium(file, slot, header):
             return False
-        # What it denied a moment ago may still be counted by who asked: a copy is a copy when that is over.
-        counted = int((self.world.plan.repair_backoff_max + 1.0) * MICROSECONDS)
-        if self.world.system.now - self._watched[index].right_since.get(slot, -counted) < counted:
+        if self._may_be_counted(index, slot):
             return False
         replica = self.world.replicas[index]
         return (
@@ -262,6 +260,11 @@ class Checkers:
             and bool(replica.instance.checkpoint_op >= packed_op(header))
             and not file.is_damaged(self.world.layout.slot_offset(slot), packed_size(header))
         )
+
+    def _may_be_counted(self, index: int, slot: int) -> bool:
+        """What was denied a moment ago may still be counted by who asked: a copy is a copy when that is over."""
+        counted = int((self.world.plan.repair_backoff_max + 1.0) * MICROSECONDS)
+        return self.world.system.now - self._watched[index].right_since.get(slot, -counted) < counted
 
     def _stopped(self, index: int) -> bool:
         component = self.world.components[index]

@@ -293,6 +293,8 @@ class ClusterCheckers(Checkers):
         store, core = self.world.store(index), self.world.core(index)
         if store is None or core is None or core.sync_op or index in self.world.injured:
             return False
+        if self._may_be_counted(index, slot):
+            return False
         parts, file, op = self.world.parts(index), self.world.file(index), packed_op(header)
         if parts is None or file is None or self._stopped(index) or parts.opened.slots.expected[slot] != header:
             return False

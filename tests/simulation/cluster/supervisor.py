@@ -66,11 +66,8 @@ class SupervisorActor(Actor):
         elif isinstance(message, MemberFailed):
             self.failed[_index(message.name)] = message.reason
             self.world.checkers.member_failed(_index(message.name), message.reason)
-        elif isinstance(message, FinishState):
-            if message.done:
-                self.finished.add(_index(message.name))
-        else:
-            self._tick()
+        elif isinstance(message, FinishState) and message.done:
+            self.finished.add(_index(message.name))
 
     def _tick(self) -> None:
         self.wakeupAfter(TICK)

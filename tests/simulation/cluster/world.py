@@ -235,7 +235,7 @@ class ClusterWorld(World):
             requirements = (self, index, share + (index < more))
             client = self.system.create(ClusterClientActor, requirements, name=f"c{index}.client", host=host)
             self.clients.append(client)
-        self.system.post(self.supervisor, self.supervisor.address, "begin")
+        self.system.wake_later(self.supervisor, 0.0, None)
 
     def _run_faults(self) -> None:
         from .faults import ClusterFaults
