@@ -99,7 +99,7 @@ def _draw_protocol(chance: Chance) -> dict[str, Any]:
         "log_spare": chance.pick((0, 0, 10, 100)),
         "chunk_size": chance.pick((300, 1000, 100_000)),
         "weather": chance.chance(0.3),
-        "log_lane": chance.pick((0.3, 1.0, 3.0)),
+        "log_lane": chance.pick((0.3, 1.0, 1.0, 3.0, 10.0)),
     }
 
 

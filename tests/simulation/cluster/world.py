@@ -151,7 +151,7 @@ class ClusterWorld(World):
         index = process.host.index
         if index >= self.replicas_count or self.calm:
             return
-        if isinstance(message, CheckpointDone) and self.chance.chance(self.plan.bad_moments):
+        if isinstance(message, CheckpointDone) and self.chance.chance(2 * self.plan.bad_moments):
             self.marks.hit("died_at_CheckpointDone")
             self.system.at(0, self.crash_host, index, self.chance.between(0.05, 1.0))
         if isinstance(message, Envelope):
