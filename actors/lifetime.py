@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_MEMORY_MAX = 32 * 1024 * 1024
 FATAL_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 BASE_CAPABILITY = "Thespian ActorSystem Name"
 SIMPLE_BASE_NAME = "simpleSystem"
@@ -41,8 +39,7 @@ _on_admin_forked: Callable[[int], None] | None = None
 def adopt_process(capabilities: Mapping[str, Any] | None) -> None:
     """Make this actor's process die with its parent and of native crashes; to be called in an actor's `__init__`.
 
-    It also keeps what it frees, up to a limit, for the next message. Does nothing where actors share the caller's
-    process.
+    Does nothing where actors share the caller's process, and changes nothing in a system that `start_system` started.
     """
     if capabilities is None or capabilities.get(BASE_CAPABILITY) == SIMPLE_BASE_NAME:
         return
@@ -52,15 +49,6 @@ def adopt_process(capabilities: Mapping[str, Any] | None) -> None:
     for signum in FATAL_SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed: new memory costs a page fault for every 4 KiB of a message's every copy."""
-    mallopt = getattr(_libc, "mallopt", None)  # there is none but in glibc, and nothing depends on it
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY_MAX)
-        mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY_MAX // 4)
 
 
 def die_with_parent() -> None:
