@@ -748,7 +748,9 @@ class ClientRepliesActor(ComponentActor):
     def _release_stopped(self, parts: Parts) -> None:
         opened = parts.opened
         if self._pool is not None and self._pool_calls is not None and opened.own:
-            self._pool_calls.forget()  # What was in flight is answered or was lost; its number is used up either way.
+            # What was in flight is answered or was lost; its number is used up either way. If its own leases are on
+            # their way back already, because the file was closing, that goes on.
+            self._pool_calls.forget()
             self._release(parts, tuple(opened.own))
         opened.calls.forget()
         if self._storage is None:
@@ -775,6 +777,7 @@ class ClientRepliesActor(ComponentActor):
     def _release(self, parts: Parts, leases: tuple[Lease, ...]) -> None:
         if self._pool_calls is None:
             raise InvariantBroken("leases are released before there is a pool")
+        parts.opened.own = parts.opened.own.difference(leases)
         number = self._pool_calls.next_number("release")
         request = ReleaseLeases(holder=parts.opened.incarnation, number=number, leases=leases)
         self._call_pool("release", request)

@@ -49,7 +49,7 @@ class Opened:
     send: Callable[[ActorAddress, Message], None]
     now: Callable[[], float]
     count: Count
-    own: frozenset[Lease]  # the leases that the component acquired for itself, wherever they are now
+    own: frozenset[Lease]  # the leases that the component acquired for itself and has not given back
     read_stock: list[Lease] = field(default_factory=list)
     repair_stock: list[Lease] = field(default_factory=list)
 
