@@ -6,6 +6,7 @@ import pytest
 
 from client_replies.messages import leases, replies, storage_io
 from client_replies.messages.config import SECTOR_SIZE
+from client_replies.messages.leases import ReleaseLeases
 from client_replies.messages.peers import GetReplies, RepliesFound, RepliesMissing
 from client_replies.messages.reply_header import HEADER_SIZE
 
@@ -419,3 +420,21 @@ def test_messages_to_peers_are_lost_doubled_and_late() -> None:
     scenario.finish()
     assert isinstance(scenario.world.replicas[0], Process)
     assert Chance(1, "a").bits(8) == Chance(1, "a").bits(8)
+
+
+def test_a_storage_that_dies_while_a_new_owner_takes_over_costs_no_lease_twice() -> None:
+    """Seed 5426: the component gave its own leases back because the file closed, and again because it stopped."""
+    scenario = Scenario(component_outlives=True)
+    world = scenario.world
+    died: list[int] = []
+
+    def kill_storage(index: int) -> None:
+        died.append(index)
+        world.kill_process(index, "storage")
+
+    scenario.run_requests(10)
+    scenario.when(ReleaseLeases, kill_storage, lambda process, _message: process.name.startswith("r1.replies"))
+    world.kill_process(1, "replica")
+    scenario.run_until(lambda: bool(died))
+    scenario.settle()
+    scenario.finish()
