@@ -53,6 +53,7 @@ from client_replies.messages.storage_io import (
 )
 from client_replies.storage.client_sessions import NoSession, SessionTooLow
 from client_replies.storage.layout import SUPERBLOCK_COPIES, sectors_size
+from client_replies.storage.superblock import MAGIC
 
 from .broken import Broken
 from .chance import MICROSECONDS
@@ -747,7 +748,7 @@ def _sequence_of(data: bytearray) -> int | None:
     for copy in range(SUPERBLOCK_COPIES):
         sector = bytes(data[copy * SECTOR_SIZE : (copy + 1) * SECTOR_SIZE])
         whole = xxhash.xxh3_128_digest(sector[32:])[::-1] == sector[16:32]
-        if whole and int.from_bytes(sector[36:40], "little") == copy:
+        if whole and sector.startswith(MAGIC) and int.from_bytes(sector[36:40], "little") == copy:
             bodies.append(sector[40:])
     agreed = [body for body in bodies if bodies.count(body) >= 2]
     return max((int.from_bytes(body[40:48], "little") for body in agreed), default=None)

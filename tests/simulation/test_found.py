@@ -24,8 +24,10 @@ from client_replies.storage.errors import StorageError
 from client_replies.storage.layout import Layout
 from client_replies.storage.leases import LeaseTable
 from client_replies.storage.shared_memory import PoolMemory
+from client_replies.storage.superblock import Superblock, choose_superblock
 
 from tests.simulation.chance import Chance
+from tests.simulation.checkers import _sequence_of
 from tests.simulation.disk import DiskRules, PowerLost, SimDisk
 from tests.simulation.history import CLUSTER, ClientRequest, Entry, build_reply
 from tests.simulation.marks import Marks
@@ -192,3 +194,15 @@ def test_a_stock_that_asks_for_a_lease_gives_back_what_it_may_not_keep() -> None
         bench.answer()
     assert bench.table.waiting == 0
     assert bench.table.held == bench.stock.free == 2
+
+
+def test_a_copy_of_the_superblock_with_a_damaged_magic_is_no_copy_to_the_checkers_either() -> None:
+    """Seed 1304: two copies of the newest, one of which does not say what it is, are one copy."""
+    shape = {"cluster": 1, "replica": 0, "clients_max": 4, "message_size_max": 4096}
+    old = Superblock(**shape)
+    new = old.checkpointed(1, 5, b"table")
+    data = bytearray(b"".join(superblock.encode(copy) for copy, superblock in enumerate((new, new, old, old))))
+    assert _sequence_of(data) == 1
+    data[4] ^= 1
+    assert _sequence_of(data) == 0
+    assert choose_superblock([data[at : at + 4096] for at in range(0, len(data), 4096)]).superblock == old
