@@ -18,7 +18,7 @@ from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.replies_port import PortEvent, PortFailed, RepliesPort, WritesAreDurable
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.message import Message
-from client_replies.messages.replies import RepliesClosed, RepliesOpened
+from client_replies.messages.replies import GetStatus, RepliesClosed, RepliesOpened, RepliesStatus
 from client_replies.storage.shared_memory import PoolMemory
 
 from .workload import CLUSTER, SESSIONS, slot_size
@@ -110,6 +110,8 @@ class Owner(Actor):
         """Take everything to where it belongs."""
         if isinstance(message, StartRun):
             self._start(message, sender)
+        elif self._port is None and isinstance(message, RepliesStatus):
+            self._open()
         elif self._port is not None and self._port.receive(message):
             for event in self.port.take_events():
                 self._event(event)
@@ -121,9 +123,13 @@ class Owner(Actor):
             self.other(message, sender)
 
     def _start(self, message: StartRun, sender: ActorAddress) -> None:
+        # What this process needs to get ready is not to be counted as the memory of its child, which is made before;
+        # and a child whose parent is busy for seconds gives up saying that it is there, so that is waited for.
         self.params, self.asker = message.params, sender
-        # In this order: what this process needs to get ready is not to be counted as the memory of its child.
         self.replies = self.createActor(ClientRepliesActor)
+        self.send(self.replies, GetStatus(request=0))
+
+    def _open(self) -> None:
         self.config = self.configure()
         self._port = RepliesPort(
             owner=OWNER,
