@@ -330,8 +330,9 @@ def test_8_a_checkpoint_does_not_wait_for_a_reply_that_a_newer_one_replaced(asys
     driver = Driver(asys, scripted=True)
     driver.open(config)
     driver.hold("write")
-    driver.write({0: book.reply(0)}, op=book.op)
-    driver.held("write")
+    for slot in (0, 2):  # A group in each lane, so that the next one has to wait.
+        driver.write({slot: book.reply(slot)}, op=book.op)
+        driver.held("write")
     driver.write({1: book.reply(1)}, op=book.op)
     number = driver.start_checkpoint(book)
     driver.write({1: book.reply(1)}, op=book.op)
