@@ -77,8 +77,8 @@ DATA_FILE = "replies.data"
 JOURNAL_FILE = "journal.jsonl"
 EVENTS_FILE = "events.jsonl"
 FINAL_FILE = "final.json"
-# Why an opening may fail that succeeds in another life.
-PASSING = frozenset({FaultKind.FILE_LOCKED, FaultKind.ACTOR_DIED, FaultKind.STOPPED})
+# Why an opening may fail that succeeds in another life. The pool's memory is gone when its actor has just died.
+PASSING = frozenset({FaultKind.FILE_LOCKED, FaultKind.ACTOR_DIED, FaultKind.STOPPED, FaultKind.MEMORY_UNAVAILABLE})
 
 
 def replica_name(replica: int) -> str:

@@ -58,6 +58,23 @@ def test_an_actor_that_dies_while_the_replies_are_opened_is_no_reason_to_give_up
     assert world.marks.counts["replica_ended_itself"] >= 1
 
 
+def test_a_pool_that_dies_before_its_memory_is_mapped_is_no_reason_to_give_up() -> None:
+    """Seed 20003: the replica could not map what was gone with its owner, and the whole cluster ended."""
+    world = quiet_world()
+    killed: list[Process] = []
+
+    def strike(process: Process, message: object) -> None:
+        if process.name.startswith("r1.pool.") and not killed:
+            killed.append(process)
+            world.system.at(0, world.system.kill, process)
+
+    world.system.sending.append(strike)
+    world.run()
+    assert killed
+    assert world.marks.counts["member_failed"] == 0
+    assert world.marks.counts["replica_ended_itself"] >= 1
+
+
 def test_a_join_that_was_overtaken_changes_nothing() -> None:
     """Seed 57: a replica took an earlier list of the members for the latest, and never spoke to one of them again."""
     world = quiet_world()
