@@ -153,6 +153,14 @@ class ClusterCheckers(Checkers):
         if self._snapshots.setdefault(snapshot.op, encoded) != encoded:
             self.fail("snapshots of an op are the same", f"r{index} has another one of op {snapshot.op}")
 
+    def caught_up(self, index: int) -> None:
+        """A replica uses its vote: if it lost its disk, it has again what is committed and was on that disk."""
+        store = self.world.store(index)
+        for lost in self.world.lost[index]:
+            held = (op for op in range(self.world.history.op, 0, -1) if self._holds(lost, self.entries[op]))
+            if store is None or store.op < next(held, 0):
+                self.fail("who lost its disk votes when it has caught up", f"r{index} lost {lost.op}")
+
     # What is sent.
 
     def sent(self, process: Process, message: object) -> None:
@@ -213,6 +221,8 @@ class ClusterCheckers(Checkers):
         state = store.state
         if state.log_view != message.view or store.op < message.op or (message.voting and not state.voting):
             self.fail("a vote is durable", f"r{index} says {message}, and has {state} up to {store.op}")
+        if message.voting:
+            self.caught_up(index)
         primary = self.world.core(message.view % self.world.replicas_count)
         if primary is None or primary.view != message.view or not primary.is_primary or message.op <= store.base:
             return
@@ -225,6 +235,7 @@ class ClusterCheckers(Checkers):
         store = self.world.store(index)
         if store is None or store.state.view < message.view:
             self.fail("a view is left durably", f"r{index} says {message}")
+        self.caught_up(index)
         state = store.state if store is not None else None
         # What was said before the view's log was taken over may still be leaving.
         if isinstance(message, DoViewChange) and store is not None and state is not None:

@@ -46,6 +46,7 @@ class ClusterPlan(Plan):
     isolate_rate: float = 0.0  # a replica is cut off for long: it comes back to a state sync
     deaf_moments: float = 0.0  # probability that a primary dies with an answer that is committed and not sent
     prepare_moments: float = 0.0  # probability that a primary dies when it has sent entries that are not durable here
+    sync_moments: float = 0.0  # probability that the primary dies when another begins to install its snapshot
     bad_messages: float = 0.0  # probability that a replica dies in the moment of a rare message of the protocol
 
 
@@ -167,5 +168,6 @@ def _draw_faults(chance: Chance) -> dict[str, Any]:
         "isolate_rate": _sometimes(chance, 0.6, 0.1, 0.8),
         "deaf_moments": _sometimes(chance, 0.5, 0.002, 0.05),
         "prepare_moments": _sometimes(chance, 0.4, 0.001, 0.02),
+        "sync_moments": _sometimes(chance, 0.5, 0.2, 1.0),
         "bad_messages": _sometimes(chance, 0.4, 0.01, 0.2),
     }

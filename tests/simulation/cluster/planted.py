@@ -160,12 +160,6 @@ PROTOCOL = (
         (view_change, "_left", " and core.durable.view == view:", ":"),
     ),
     _bug(
-        "view change",
-        "a log vouches for a snapshot that is not durable",
-        (view_change, "_send", "if core.sync.installing:", "if False:"),
-        (view_change, "on_do_view_change", " and not core.sync.installing:", ":"),
-    ),
-    _bug(
         "restart",
         "the view of the log is forgotten",
         (Core, "state", "log_view=self.log_view,", "log_view=0,"),
@@ -217,21 +211,6 @@ SEAM = (
             "core.checkpoint.snapshot = snapshot\n",
             "core.checkpoint.snapshot = snapshot; settle(core, snapshot)\n",
         ),
-    ),
-    _bug(
-        "checkpoint",
-        "the component's checkpoint comes before the log's snapshot",
-        (
-            checkpoint,
-            "_begin",
-            "core.persist(LogWrite(state=core.state(), snapshot=snapshot), saved)",
-            "core.persist(LogWrite(state=core.state(), snapshot=snapshot), lambda: None); saved()",
-        ),
-    ),
-    _bug(
-        "checkpoint",
-        "a restart begins at the log's snapshot, not at the component's checkpoint",
-        (Replica, "_restore", "self._start_from(snapshots[replies_op])", "self._start_from(snapshots[latest])"),
     ),
     _bug(
         "state sync",

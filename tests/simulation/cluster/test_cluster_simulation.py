@@ -69,7 +69,7 @@ def test_copying_every_message_of_the_cluster_changes_nothing() -> None:
     "bug", [bug for bug in PLANTED if bug.what in SEEDS_OF_PLANTED], ids=lambda bug: bug.what.replace(" ", "-")
 )
 def test_a_planted_bug_of_the_protocol_is_found(bug: Planted) -> None:
-    """With the first seed that is known to find it; README.md has the table of how many it took."""
+    """Those that take few seeds, with the first that is known to; README.md has the table of all."""
     found = measure(bug, 1, first=SEEDS_OF_PLANTED[bug.what])
     if not found.invariant:
         # The code has moved on, and what the seed means with it: others find the bug then.

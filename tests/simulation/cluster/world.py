@@ -13,7 +13,7 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
-from client_replies.messages.replies import CheckpointDone
+from client_replies.messages.replies import CheckpointDone, InstallSessions
 
 from ..chance import MICROSECONDS, Chance
 from ..network import Host
@@ -154,6 +154,11 @@ class ClusterWorld(World):
         if isinstance(message, CheckpointDone) and self.chance.chance(2 * self.plan.bad_moments):
             self.marks.hit("died_at_CheckpointDone")
             self.system.at(0, self.crash_host, index, self.chance.between(0.05, 1.0))
+        if isinstance(message, InstallSessions) and self.chance.chance(self.plan.sync_moments):
+            primary = self.primary_index()
+            if primary is not None:
+                self.marks.hit("primary_crashed_during_state_sync")
+                self.system.at(0, self.crash_host, primary, self.chance.between(0.3, 1.5))
         if isinstance(message, Envelope):
             self._bad_moment_of_protocol(index, message)
 
@@ -190,6 +195,7 @@ class ClusterWorld(World):
         for index in sorted(self.injured):
             process = self.replicas[index]
             if process is not None and process.alive and process.instance.is_whole:
+                self.checkers.caught_up(index)
                 self.injured.discard(index)
                 self.lost[index].clear()
 
