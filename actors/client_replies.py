@@ -849,19 +849,16 @@ class ClientRepliesActor(ComponentActor):
             parts.repairing.pump()
             parts.writing.pump()  # Repairs that were taken over just now.
             parts.reading.pump()
-            self._answer_writes(parts, even_if_behind=ticking)
+            self._answer_writes(parts, at_once=ticking)
         parts.writing.tell_durable()
         if parts.closing is not None:
             self._close_when_quiet(parts)
 
-    def _answer_writes(self, parts: Parts, *, even_if_behind: bool) -> None:
-        """Answer the last batch, once another may be sent.
-
-        While it waits behind the group that is being written, another would do the same, so that one message can say
-        later that this one is accepted and that one durable. A tick ends the waiting.
-        """
+    def _answer_writes(self, parts: Parts, *, at_once: bool) -> None:
+        """Answer the last batch, once another may be sent: at the next tick at the latest."""
         writing = parts.writing
-        if parts.answer is None and parts.number and writing.credit and (even_if_behind or not writing.is_behind):
+        may_wait = writing.is_answered_later and not at_once
+        if parts.answer is None and parts.number and writing.credit and not may_wait:
             parts.answer = WritesAccepted(
                 owner=parts.opened.owner,
                 number=parts.number,

@@ -71,7 +71,7 @@ class Reading:
         self._batches: dict[str, ReadBatch] = {}  # in flight, by lane
         self._verifying: list[Read] = []
         self._scrub_cursor = 0
-        self._scrub_resume = 0.0
+        self._scrub_resume = self._scrub_pass_began = 0.0
         self.scrub_passes = 0
 
     # Reads of the replica.
@@ -330,11 +330,13 @@ class Reading:
     # The scrubber.
 
     def scrub(self, now: float) -> None:
-        """Verify the next slots on disk, within the bandwidth that scrubbing may use."""
+        """Verify the next slots on disk, within the bandwidth that scrubbing may use, and no file all the time."""
         opened = self._opened
         rate = opened.config.scrub_bytes_per_second
         if not rate or now < self._scrub_resume or opened.calls.is_busy("verify"):
             return
+        if self._scrub_cursor == 0:
+            self._scrub_pass_began = now
         budget = max(1, int(rate * opened.config.scrub_interval))
         reads: list[Read] = []
         size = 0
@@ -349,6 +351,9 @@ class Reading:
             if size >= budget or self._scrub_cursor == 0:
                 break
         self._scrub_resume = now + max(opened.config.scrub_interval, size / rate)
+        if self._scrub_cursor == 0:
+            next_pass = self._scrub_pass_began + opened.config.scrub_pass_interval
+            self._scrub_resume = max(self._scrub_resume, next_pass)
         if reads:
             self._verifying = reads
             message = VerifySlots(

@@ -9,9 +9,10 @@
 
 Guarantees: one numbered message is in flight; what arrives meanwhile forms the next, in commit order, per slot only the
 last operation; what has no answer is sent again, and an answer counts once. What was written before `checkpoint` is
-accepted before it. A reply of `LEASE_SIZE_MIN` or more is copied once, to a leased buffer, and its bytes go through no
-message; up to `inline_size_max` it does not wait for one. Every read, wait and checkpoint ends in exactly one event,
-unless the port fails or has closed, which is an event too.
+accepted before it. Replies that nobody waits for go out once in a `write_interval`, so that a busy session's reply is
+mostly replaced before it costs a message, a write and a share of a sync. A reply of `LEASE_SIZE_MIN` or more is copied
+once, to a leased buffer, and its bytes go through no message; up to `inline_size_max` it does not wait for one. Every
+read, wait and checkpoint ends in exactly one event, unless the port fails or has closed, which is an event too.
 
 Gives up: a place to hide. `write` beyond `pending_max` raises; an owner stops executing while `ready` is false. A
 refusal other than BUSY means that owner and component disagree: the port fails, and the owner must recover.
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from thespian.actors import ActorAddress
 
 from client_replies.messages.config import OpenMode, RepliesConfig
-from client_replies.messages.faults import Fault, FaultKind, invariant
+from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, invariant
 from client_replies.messages.leases import Lease, LeasesGranted, LeasesRefused, LeasesReleased, MemoryName
 from client_replies.messages.message import Message
 from client_replies.messages.replies import (
@@ -72,6 +73,7 @@ from .lease_stock import LeaseStock, StockFailed
 BATCH_MAX = 256  # replies, or removals, in one message; the credit may allow fewer
 PENDING_MAX = 1024  # operations that wait in the port
 READS_MAX = 4  # reads that are asked for at the same time; more would fill the owner's transmit slots
+WRITE_INTERVAL = 0.1  # seconds from one batch that nobody waits for to the next
 LEASE_SIZE_MIN = 1024  # bytes; below, the reply itself is not much more than what stands for it
 RESEND_TIMEOUT = 1.0  # seconds
 OPEN_TIMEOUT = 5.0  # seconds: opening verifies every slot
@@ -225,9 +227,11 @@ class RepliesPort:
         pending_max: int = PENDING_MAX,
         batch_max: int = BATCH_MAX,
         resend_timeout: float = RESEND_TIMEOUT,
+        write_interval: float = WRITE_INTERVAL,
     ) -> None:
         self.owner = owner
         self.credit = 0
+        self.accepted = 0  # the op up to which the component has heard of everything
         self.failed = False
         self._send = send
         self._send_pool = send_pool
@@ -236,6 +240,8 @@ class RepliesPort:
         self._pending_max = pending_max
         self._batch_max = batch_max
         self._resend_timeout = resend_timeout
+        self._write_interval = write_interval
+        self._write_at = now()  # when operations that nobody waits for may go out
         self._config: RepliesConfig | None = None
         self._opened: RepliesOpened | None = None
         self._memory: PoolMemory | None = None
@@ -311,17 +317,19 @@ class RepliesPort:
             raise PortMisused(str(error)) from error
         if not HEADER_SIZE < packed_size(header) == len(reply):
             raise PortMisused(f"a reply of {len(reply)} bytes whose header says {packed_size(header)}")
-        self._queue(_Item(slot, packed_op(header), reply, self._next_serial()))
+        self._queue(slot, packed_op(header), reply, large=len(reply) > config.inline_size_max)
 
     def remove(self, slot: int, op: int) -> None:
         """The slot holds no reply any more, as of `op`. Goes out with the next `committed`."""
         self._require_room()
-        self._queue(_Item(slot, op, None, self._next_serial()))
+        self._queue(slot, op, None)
 
     def committed(self, op: int, *, tell_durable: bool = False) -> None:
-        """Everything committed up to `op` was given to the port: what waits may go out.
+        """Everything committed up to `op` was given to the port: what waits may go out, if a write interval is over.
 
-        With `tell_durable`, a `WritesAreDurable` follows once that is durable, or several that come up to it.
+        With `tell_durable` it goes out now, and a `WritesAreDurable` follows once that is durable, or several that
+        come up to it. After each the port waits for the next call of this method, or a `tick`: what the owner does
+        when it hears of it is to go into one batch with what waits already.
         """
         self._require_open()
         self._committed = max(self._committed, op)
@@ -357,6 +365,7 @@ class RepliesPort:
         self._wait_number += 1
         message = AwaitDurable(owner=self.owner, wait=self._wait_number, slots=slots)
         self._waits[message.wait] = self._post_after_pending(message)
+        self._pump()
         return message.wait
 
     def read(self, slot: int, header: bytes) -> int:
@@ -399,7 +408,8 @@ class RepliesPort:
             return True  # for an earlier incarnation of this owner
         if not self.failed:
             receiver(message)
-            self._pump()
+            if not (self._events and isinstance(self._events[-1], WritesAreDurable)):
+                self._pump()
             self._send_held()
             self._pump_reads()
         return True
@@ -464,7 +474,7 @@ class RepliesPort:
         self._flight = None
         self._opened = message
         self.credit = message.credit
-        self._committed = self._told = self._durable_op = message.op
+        self._committed = self._told = self._durable_op = self.accepted = message.op
         # Half of the pool at most, so that an owner that holds leases ahead never starves itself of the other half.
         self._stock = LeaseStock(
             holder=self.owner,
@@ -487,6 +497,8 @@ class RepliesPort:
         if flight is not None:
             self.credit = message.credit
             self._pending -= len(flight.items)
+            if isinstance(flight.message, WriteReplies | RemoveReplies):
+                self.accepted = max(self.accepted, flight.message.op)
             self._durable_through(message.durable_through)
 
     def _on_durable(self, message: RepliesDurable) -> None:
@@ -539,6 +551,7 @@ class RepliesPort:
         if flight is not None and isinstance(flight.message, InstallSessions):
             # Not what was committed since: the component has not heard of that, and must not speak as if it had.
             self._told = max(self._told, flight.message.op)
+            self.accepted = max(self.accepted, flight.message.op)
             self._events.append(message)
 
     def _on_checkpoint_started(self, message: CheckpointStarted) -> None:
@@ -585,28 +598,31 @@ class RepliesPort:
 
     # The queue, and what goes out.
 
-    def _queue(self, item: _Item) -> None:
+    def _queue(self, slot: int, op: int, payload: bytes | None, *, large: bool = False) -> None:
         operations = self._stages[-1]
-        invariant(isinstance(operations, _Operations), "the last stage takes operations")
-        if isinstance(operations, _Operations):
-            replaced = operations.items.pop(item.slot, None)
-            if replaced is not None:
-                self._forget(replaced)
-                self._pending -= 1
-            operations.items[item.slot] = item
+        if not isinstance(operations, _Operations):
+            raise InvariantBroken("the last stage takes operations")
+        self._serial += 1
+        item = _Item(slot, op, payload, self._serial)
+        replaced = operations.items.pop(slot, None)
+        if replaced is None:
             self._pending += 1
-            self._place_new(item)
-
-    def _place_new(self, item: _Item) -> None:
-        """Copy the reply to a buffer if there is one. If there is none, only a large one has to wait for it."""
-        if self._stock is None or not isinstance(item.payload, bytes):
-            return
-        if self._is_large(item.payload):
+        else:
+            self._forget(replaced)
+        operations.items[slot] = item
+        if large:
             self._unplaced.append(item)
             self._place()
-        elif len(item.payload) >= LEASE_SIZE_MIN and not self._unplaced:
-            lease = self._stock.take(self._now())
-            if lease is not None:
+
+    def _place_small(self, batch: tuple[_Item, ...]) -> None:
+        """Copy replies that may go without to buffers, as far as there are any that no large reply waits for."""
+        if self._stock is None or self._unplaced:
+            return
+        for item in batch:
+            if isinstance(item.payload, bytes) and len(item.payload) >= LEASE_SIZE_MIN:
+                lease = self._stock.take(self._now())
+                if lease is None:
+                    return
                 item.payload = self._copy(item.payload, lease)
 
     def _place(self) -> None:
@@ -658,17 +674,29 @@ class RepliesPort:
             elif stage is None or not self._pump_barrier(stage):
                 return
 
+    def _is_due(self) -> bool:
+        """Whether operations go out: it is time, somebody waits for them, or too much would gather."""
+        return (
+            self._durable_op < self._durable_asked
+            or len(self._stages) > 1  # a checkpoint, an installation or the end
+            or bool(self._held)
+            or bool(self._unplaced)  # buffers are short
+            or 2 * self._pending >= self._pending_max
+            or self._now() >= self._write_at
+        )
+
     def _pump_operations(self, stage: _Operations) -> None:
         """Send the next operations in commit order, which the op in the message relies on.
 
         Were a write that has no buffer yet passed over by later ones, their op would tell the component that the
         skipped reply does not exist, and it would say so to a peer that is looking for it.
         """
-        batch = self._next_batch(stage)
+        batch = self._next_batch(stage) if self._is_due() else ()
         if not batch:
             return
         for item in batch:
             del stage.items[item.slot]
+        self._write_at = self._now() + self._write_interval
         if batch[0].is_removal:
             self._send_removals(batch)
         else:
@@ -696,6 +724,7 @@ class RepliesPort:
         return self._told
 
     def _send_writes(self, batch: tuple[_Item, ...]) -> None:
+        self._place_small(batch)
         message = WriteReplies(
             owner=self.owner,
             number=self._number + 1,
@@ -791,10 +820,6 @@ class RepliesPort:
             if isinstance(stage, _Operations) and stage.items:
                 return next(iter(stage.items.values())).serial
         return self._serial + 1
-
-    def _next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
 
     def _is_flight(self, number: int, *kinds: type[Message]) -> bool:
         flight = self._flight

@@ -33,6 +33,7 @@ from .slots import Read, Write
 
 LANES = tuple(f"write {lane}" for lane in range(WRITE_LANES))
 REPAIR_LANE = "repair"
+SMALL_BATCH = 256 * 1024  # bytes that are written and synced in about the time that a message takes
 REPAIR_GROUP_BYTES = 4 * 1024 * 1024
 
 
@@ -47,11 +48,12 @@ class Wait:
 
 @dataclass(slots=True, eq=False)
 class Mark:
-    """A batch whose durability is still to be told, or only noted."""
+    """A batch whose durability is still to be told, or only noted; whether it may be told that it was accepted then."""
 
     number: int
     barrier: int
     tell: bool
+    soon: bool
 
 
 class Refused(Exception):
@@ -81,9 +83,15 @@ class Writing:
         return max(0, self._opened.config.writes_max - self._opened.slots.pending_count)
 
     @property
-    def is_behind(self) -> bool:
-        """True while accepted writes wait for the groups before them."""
-        return bool(self._opened.slots.queued) and all(map(self._opened.calls.is_busy, LANES))
+    def is_answered_later(self) -> bool:
+        """True while the last batch's answer may wait for news that it can tell as well.
+
+        While the batch waits behind the groups that are being written, another would do the same. And one that is
+        durable soon, which is to be told, would be accepted by a message that is hardly earlier.
+        """
+        if self._opened.slots.queued and all(map(self._opened.calls.is_busy, LANES)):
+            return True
+        return bool(self._marks) and self._marks[-1].soon
 
     def verify(self, message: WriteReplies) -> list[bytes]:
         """The packed header of each reply of the batch, everything verified. Raises `Refused`; changes nothing."""
@@ -178,7 +186,8 @@ class Writing:
             for read in opened.slots.accept(slot, header, payload, now):
                 answered.append((read, payload))
         opened.op = max(opened.op, message.op)
-        self._mark(message.number, message.durable)
+        soon = message.durable and not opened.config.hold_back and sum(map(packed_size, headers)) <= SMALL_BATCH
+        self._mark(message.number, message.durable, soon)
         return answered
 
     def remove(self, slots: tuple[int, ...], op: int, number: int) -> None:
@@ -186,11 +195,11 @@ class Writing:
         for slot in slots:
             self._opened.slots.remove(slot)
         self._opened.op = max(self._opened.op, op)
-        self._mark(number, tell=False)
+        self._mark(number, tell=False, soon=False)
         self._check_waits(slots)
 
-    def _mark(self, number: int, tell: bool) -> None:
-        mark = Mark(number, self._opened.slots.barrier, tell)
+    def _mark(self, number: int, tell: bool, soon: bool) -> None:
+        mark = Mark(number, self._opened.slots.barrier, tell, soon)
         if self._marks and (
             self._marks[-1].barrier == mark.barrier or len(self._marks) >= self._opened.config.writes_max
         ):

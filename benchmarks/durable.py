@@ -16,6 +16,7 @@ from typing import Any
 from thespian.actors import Actor, ActorAddress
 
 from client_replies.actors.system import running_system
+from client_replies.actors.writing import SMALL_BATCH
 from client_replies.messages.replies import RepliesOpened
 from client_replies.storage.layout import Layout, sectors_size
 
@@ -39,7 +40,8 @@ class OursDriver(Owner):
     def opened(self, event: RepliesOpened) -> None:
         """See `Owner`."""
         self._window = int(self.params["window"])
-        self._batch = min(int(self.params.get("batch", BATCH)), self._window)
+        together = self._window if self._window * self.params["size"] <= SMALL_BATCH else BATCH
+        self._batch = min(int(self.params.get("batch", together)), self._window)
         self._replies = Replies(self.params["size"])
         self._meter = Meter(self.params["seconds"], SESSIONS)
         self._fill()

@@ -70,6 +70,7 @@ class RepliesConfig(Message):
 
     scrub_interval: float = 0.05  # pause between two groups of verified slots
     scrub_bytes_per_second: int = 4 * 1024 * 1024  # 0 turns the scrubber off
+    scrub_pass_interval: float = 10.0  # from the start of one pass over all slots to the next, at least
     tick: float = 0.05  # how often timeouts are looked at
     resend_timeout: float = 2.0  # a request between the three actors without an answer by then is sent again
 
@@ -95,6 +96,7 @@ class RepliesConfig(Message):
         for name in ("repair_timeout", "repair_backoff_max", "scrub_interval", "tick", "resend_timeout"):
             _check_seconds(name, getattr(self, name), 0.001)
         _check_seconds("hold_back", self.hold_back, 0.0)
+        _check_seconds("scrub_pass_interval", self.scrub_pass_interval, 0.0)
 
 
 def _check_seconds(field: str, value: object, low: float) -> None:

@@ -257,8 +257,8 @@ class ReplicaActor(ComponentActor):
         start, joined = self._start, self._joined
         if start is None or joined is None or joined.replies == self._peers_known:
             return
-        caught_up = vsr.core.executed >= min(self._restart_op, vsr.core.log.op)
-        if caught_up and self._replies.is_kept and self._port.pending == 0:
+        # What was cut from the log's end in another view is not executed here.
+        if self._port.accepted >= min(self._restart_op, vsr.core.log.op):
             self._peers_known = joined.replies
             self._port.set_peers(tuple(peer for peer in joined.replies if peer[0] != start.config.replica))
 
@@ -424,7 +424,6 @@ class ReplicaActor(ComponentActor):
         if self._finish_stage not in ("closing", "closed"):
             self._meet_peers(vsr)
         self._advance_finish()
-        self._replies.flush(now)
         self._journal.flush()
         self._events.view(vsr.core.view, vsr.core.is_primary, syncing=vsr.core.sync_op > 0)
         self._events.flush(vsr.core.executed)

@@ -37,8 +37,6 @@ from .vsr.effects import (
     RepliesCommitted,
 )
 
-# Replies are handed to the component in batches: nobody waits for them, and a batch costs as much as a reply.
-KEEP_INTERVAL = 0.03  # seconds
 REPAIR_WAIT = 1.0  # seconds that a read waits for the repair of its slot
 
 
@@ -57,18 +55,11 @@ class Replies:
         self.closed: Callable[[], None] | None = None
         self._port = port
         self._tell = tell
-        self._committed = self._kept = 0
-        self._kept_at = 0.0
         self._now = 0.0
         self._installs: deque[int] = deque()
         self._waits: dict[int, int] = {}  # the protocol's: slots by number
         self._all: tuple[int, Callable[[], None]] | None = None
         self._awaited: dict[bytes, _Awaited] = {}  # by header
-
-    @property
-    def is_kept(self) -> bool:
-        """True if everything that was committed may go out."""
-        return self._kept == self._committed
 
     def carry_out(self, effect: Effect, journal: Journal, events: Events) -> None:
         """Ask the component for what the protocol wants."""
@@ -79,14 +70,14 @@ class Replies:
         elif isinstance(effect, ForgetReply):
             port.remove(effect.slot, effect.op)
         elif isinstance(effect, RepliesCommitted):
-            self._committed = effect.op
+            if not port.failed:
+                port.committed(effect.op)
         elif isinstance(effect, CheckpointReplies):
             port.committed(effect.op)
             port.checkpoint(effect.op, effect.sessions)
         elif isinstance(effect, InstallReplies):
             journal.installed(effect.op)
             self._installs.append(effect.op)
-            self._committed = self._kept = effect.op
             port.install(effect.op, effect.sessions)
         elif isinstance(effect, AwaitReply):
             self._waits[port.await_durable((effect.slot,))] = effect.slot
@@ -150,10 +141,3 @@ class Replies:
         for header in [header for header, one in self._awaited.items() if now - one.since > REPAIR_WAIT]:
             del self._awaited[header]
             self._tell("reply_not_read", header, False)
-
-    def flush(self, now: float) -> None:
-        """Let go out what was committed, if it is time."""
-        if self._committed > self._kept and (now - self._kept_at >= KEEP_INTERVAL or not self._port.ready):
-            self._kept, self._kept_at = self._committed, now
-            if not self._port.failed:
-                self._port.committed(self._committed)

@@ -33,7 +33,8 @@ from .transfers import HEADING, read_transfers
 
 SESSIONS = 24  # half of them at the gateway
 RESERVE = 60.0  # seconds at the end, for the last repairs and the verdict; of a short soak 0.4 of its time
-SCRUB_BYTES_PER_SECOND = 1024 * 1024  # all slots once a second: damage must not outlive the next harm
+# All slots once a second: damage must not outlive the next harm.
+SCRUB_BYTES_PER_SECOND, SCRUB_PASS_INTERVAL = 1024 * 1024, 1.0
 PROGRESS_INTERVAL = 10.0
 HOST = "127.0.0.1"
 
@@ -89,7 +90,10 @@ class Soak(Run):
 
     def _start_replica(self, replica: int, epoch: float) -> StartReplica:
         start = super()._start_replica(replica, epoch)
-        return replace(start, config=replace(start.config, scrub_bytes_per_second=SCRUB_BYTES_PER_SECOND))
+        config = replace(
+            start.config, scrub_bytes_per_second=SCRUB_BYTES_PER_SECOND, scrub_pass_interval=SCRUB_PASS_INTERVAL
+        )
+        return replace(start, config=config)
 
     # Working.
 

@@ -133,7 +133,7 @@ def test_3_a_failed_read_of_a_reply_that_was_replaced_marks_nothing(asys: OwnedS
 
 def scrubbing(path: Path) -> RepliesConfig:
     """Give a component that scrubs all the time."""
-    return config_for(path, scrub_bytes_per_second=2**30, scrub_interval=0.001)
+    return config_for(path, scrub_bytes_per_second=2**30, scrub_interval=0.001, scrub_pass_interval=0.0)
 
 
 def rot_found_and_not_told(driver: Driver, config: RepliesConfig, book: Book, slot: int) -> None:

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import pickle
 import selectors
 import socket
 from collections.abc import Iterator
@@ -127,3 +128,24 @@ def test_a_message_and_its_answer_take_few_turns(tcp_system: OwnedSystem) -> Non
     for _ in range(count):
         last = tcp_system.ask(actor, "again", 10)
     assert last - first < 3.5 * count
+
+
+def test_what_a_message_holds_is_told_when_it_is_read_and_not_before() -> None:
+    """The transport names every intent and envelope for log lines that are hardly ever written."""
+    quicken_transport()
+    transport = importlib.import_module("thespian.system.transport")
+
+    class Reluctant:
+        told = 0
+
+        def __str__(self) -> str:
+            self.told += 1
+            return "what it holds"
+
+    message = Reluctant()
+    envelope = transport.ReceiveEnvelope("somebody", message)
+    intent = transport.TransmitIntent("somebody", message)
+    told = [envelope.identify(), intent.identify()]
+    assert message.told == 0
+    for text in (*map(str, told), *pickle.loads(pickle.dumps(told)), str(envelope), str(intent)):
+        assert "what it holds" in text

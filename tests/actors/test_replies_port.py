@@ -95,6 +95,7 @@ class Bench:
 
     memory: PoolMemory
     time: float = 0.0
+    write_interval: float = 0.0
     sent: list[Message] = field(default_factory=list)
     pool_sent: list[Message] = field(default_factory=list)
     port: RepliesPort = field(init=False)
@@ -107,6 +108,7 @@ class Bench:
             now=lambda: self.time,
             open_memory=PoolMemory.open,
             pending_max=16,
+            write_interval=self.write_interval,
         )
 
     def opened(self, credit: int = 100) -> Bench:
@@ -435,13 +437,100 @@ def test_a_small_reply_takes_a_buffer_if_there_is_one_and_waits_for_none(bench: 
     """Its bytes go through two processes otherwise; the smallest are not worth it."""
     port = bench.opened().port
     port.write(0, reply(0, 1, size=2000))
-    port.write(1, reply(1, 2, size=2000))
+    port.committed(1)
+    assert [type(payload) for payload in bench.writes().payloads] == [bytes]
     grant(bench, (0, 1))
-    port.write(2, reply(2, 3, size=100))
-    port.write(3, reply(3, 4, size=2000))
-    port.committed(4)
-    kinds = [type(payload) for payload in bench.writes().payloads]
-    assert kinds == [bytes, bytes, bytes, int]
+    for slot, size in enumerate((100, 2000, 2000, 2000)):
+        port.write(slot, reply(slot, 2 + slot, size=size))
+    port.committed(5)
+    bench.accept(1)
+    batch = bench.writes()
+    assert [type(payload) for payload in batch.payloads] == [bytes, int, int, bytes]
+    for slot in (1, 2):
+        lease = batch.payloads[slot]
+        assert isinstance(lease, int)
+        assert bytes(bench.memory.buffer(Lease(lease))[: HEADER_SIZE + 2000]) == reply(slot, 2 + slot, size=2000)
+
+
+@pytest.fixture
+def paced(bench: Bench) -> Bench:
+    """An open port with a write interval, whose first batch was accepted just now."""
+    paced = Bench(bench.memory, write_interval=0.5).opened()
+    paced.port.write(0, reply(0, 1))
+    paced.port.committed(1)
+    assert paced.writes().slots == (0,)
+    paced.accept(1)
+    return paced
+
+
+def test_what_nobody_waits_for_gathers_for_a_while(paced: Bench) -> None:
+    """Of a busy session most replies are replaced before they cost anything; they can be read all the time."""
+    bench, port = paced, paced.port
+    for op in (2, 3, 4):
+        port.write(0, reply(0, op))
+        port.committed(op)
+    bench.pass_time(0.4)
+    assert bench.sent == []
+    port.read(0, reply(0, 4)[:HEADER_SIZE])
+    assert [type(event) for event in port.take_events()] == [ReplyHad]
+    bench.pass_time(0.1)
+    batch = bench.writes()
+    assert (batch.slots, batch.payloads, batch.op) == ((0,), (reply(0, 4),), 4)
+    assert port.accepted == 1
+    bench.accept(2)
+    assert port.accepted == 4
+
+
+@pytest.mark.parametrize("how", ["durable", "wait", "checkpoint", "install", "close", "full", "large"])
+def test_what_somebody_waits_for_goes_out_at_once(paced: Bench, how: str) -> None:
+    """Be it the owner, a checkpoint, or replies that have no room."""
+    bench, port = paced, paced.port
+    port.write(1, reply(1, 2))
+    if how == "durable":
+        port.committed(2, tell_durable=True)
+    else:
+        port.committed(2)
+        assert bench.sent == []
+    if how == "wait":
+        port.await_durable((1,))
+    elif how == "checkpoint":
+        port.checkpoint(2, b"x")
+    elif how == "install":
+        port.install(2, b"x")
+        assert isinstance(bench.only_sent(), InstallSessions)
+        return
+    elif how == "close":
+        port.close()
+    elif how == "full":
+        for slot in range(8):
+            port.write(slot, reply(slot, 3 + slot))
+        port.committed(10)
+    elif how == "large":
+        port.write(2, reply(2, 3, size=6000))
+        port.write(3, reply(3, 4, size=6000))
+        port.committed(4)
+    assert 1 in bench.writes().slots
+
+
+def test_what_the_owner_does_when_something_is_durable_joins_what_waits(bench: Bench) -> None:
+    """One batch instead of two that take turns for ever; if it does nothing, the tick goes on."""
+    port = bench.opened().port
+    for op in (1, 2):
+        port.write(op, reply(op, op))
+        port.committed(op, tell_durable=True)
+    assert bench.writes().slots == (1,)
+    port.receive(WritesAccepted(owner=OWNER, number=1, credit=9, durable_through=1))
+    assert port.take_events() == [WritesAreDurable(op=1)]
+    assert bench.sent == []
+    port.write(3, reply(3, 3))
+    port.committed(3, tell_durable=True)
+    assert bench.writes().slots == (2, 3)
+    port.write(4, reply(4, 4))
+    port.committed(4, tell_durable=True)
+    port.receive(WritesAccepted(owner=OWNER, number=2, credit=9, durable_through=2))
+    assert port.take_events() == [WritesAreDurable(op=3)]
+    bench.pass_time(0.1)
+    assert bench.writes().slots == (4,)
 
 
 def test_the_owner_is_told_what_is_durable_and_asks_again_if_that_was_lost(bench: Bench) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from client_replies.actors.system import OwnedSystem
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
@@ -181,7 +183,7 @@ def test_reads_beyond_the_limit_are_told_that_it_is_busy(asys: OwnedSystem, tmp_
 
 
 def test_durable_is_said_only_after_the_storage_said_so(asys: OwnedSystem, tmp_path: Path) -> None:
-    """Accepted comes at once; `RepliesDurable` and `SlotsDurable` wait for the sync."""
+    """Accepted does not wait for it, but for a tick; `RepliesDurable` and `SlotsDurable` wait for the sync."""
     config, book = config_for(tmp_path / "file"), Book()
     driver = Driver(asys, scripted=True)
     driver.open(config)
@@ -198,6 +200,30 @@ def test_durable_is_said_only_after_the_storage_said_so(asys: OwnedSystem, tmp_p
     assert driver.expect(SlotsDurable).wait == wait
     status = driver.status(0, 1)
     assert (status.durable, status.durable_through) == ((True, True), number)
+    driver.close()
+
+
+@pytest.mark.parametrize(("durable", "size"), [(True, 300), (True, 300_000), (False, 300)])
+def test_a_small_batch_is_accepted_and_durable_in_one_message(
+    asys: OwnedSystem, tmp_path: Path, durable: bool, size: int
+) -> None:
+    """If its durability is to be told; a large one is accepted first, so that the next is on its way meanwhile."""
+    largest = 512 * KIB
+    config = config_for(
+        tmp_path / "file", message_size_max=largest, inline_size_max=largest, repair_bytes_max=largest, tick=60.0
+    )
+    book, driver = Book(), Driver(asys, scripted=True)
+    driver.open(config)
+    driver.hold("write")
+    number = driver.post({0: book.reply(0, size)}, op=book.op, durable=durable)
+    driver.held("write")
+    at_once = not durable or size > 256 * KIB
+    driver.status()
+    assert driver.has(WritesAccepted) == at_once
+    driver.let_go("write")
+    assert driver.accepted(number).durable_through == (0 if at_once else number)
+    driver.durable(0)
+    assert driver.has(RepliesDurable) == (at_once and durable)
     driver.close()
 
 
@@ -319,7 +345,8 @@ def test_half_of_the_credit_in_use_ends_the_holding_back(asys: OwnedSystem, tmp_
 
 def test_rot_is_found_without_any_read(asys: OwnedSystem, tmp_path: Path) -> None:
     """The scrubber reads the disk itself, slot after slot, and says which one is not what it should be."""
-    config, book = config_for(tmp_path / "file", scrub_bytes_per_second=2**30, scrub_interval=0.001), Book()
+    always = {"scrub_bytes_per_second": 2**30, "scrub_interval": 0.001, "scrub_pass_interval": 0.0}
+    config, book = config_for(tmp_path / "file", **always), Book()
     driver = Driver(asys)
     driver.open(config)
     driver.commit(book, 2, 3)

@@ -51,6 +51,8 @@ class Plan:
     peer_reads_max: int = 4
     scrub_bytes_per_second: int = 1024 * 1024
     scrub_interval: float = 0.1
+    scrub_pass_interval: float = 0.0
+    write_interval: float = 0.0
     tick: float = 0.05
     resend_timeout: float = 0.5
     ticker: bool = True
@@ -190,6 +192,8 @@ def _draw_component(chance: Chance) -> dict[str, Any]:
         "log_size": chance.pick((10, 20, 60, 1000)),
         "wakeup_late_max": chance.pick((0.0, 0.05, 0.5)),
         "lag": chance.pick((0.0, 0.0, 0.2, 1.0)),
+        "scrub_pass_interval": chance.pick((0.0, 0.3)),
+        "write_interval": chance.pick((0.0, 0.0, 0.02, 0.2)),
     }
 
 

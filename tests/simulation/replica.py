@@ -222,6 +222,7 @@ class ReplicaActor(Actor):
             pending_max=self.plan.pending_max,
             batch_max=self.plan.batch_max,
             resend_timeout=self.plan.port_resend,
+            write_interval=self.plan.write_interval,
         )
         self.port.open(self.world.config(self.index), OpenMode.OPEN_OR_FORMAT)
 

@@ -113,6 +113,7 @@ class World:
             peer_reads_max=plan.peer_reads_max,
             scrub_interval=plan.scrub_interval,
             scrub_bytes_per_second=plan.scrub_bytes_per_second,
+            scrub_pass_interval=plan.scrub_pass_interval,
             tick=plan.tick,
             resend_timeout=plan.resend_timeout,
         )

@@ -360,7 +360,7 @@ class ClusterCheckers(Checkers):
         left, core, slots = [], replica.core, parts.opened.slots
         if not replica.is_whole or core.executed < max(core.log.op, self.world.history.op):
             left.append(f"r{index} is at {replica._vsr.status()}")
-        if not replica._replies.is_kept or replica._port.pending:
+        if replica._port.pending or replica._port.accepted < core.executed:
             left.append(f"r{index} has work in its port")
         if slots.queued or slots.writing or slots.repairs:
             left.append(f"r{index} writes")
