@@ -45,8 +45,8 @@ class LeaseStock:
 
     def __init__(self, *, holder: int, buffers: int, resend_timeout: float, send: Callable[[object], None]) -> None:
         self._holder = holder
-        self._free_max = max(1, buffers // 2)
-        self._ahead = min(LEASES_AHEAD_MAX, self._free_max)
+        self.free_max = max(1, buffers // 2)
+        self._ahead = min(LEASES_AHEAD_MAX, self.free_max)
         self._resend_timeout = resend_timeout
         self._send = send
         self._free: list[Lease] = []
@@ -60,10 +60,10 @@ class LeaseStock:
         """Leases at hand."""
         return len(self._free)
 
-    def take(self, now: float) -> Lease | None:
-        """A lease whose buffer is the caller's to fill, or None; more are on their way then."""
+    def take(self, now: float, *, more: bool = True) -> Lease | None:
+        """A lease whose buffer is the caller's to fill, or None. With `more`, others are asked for if few are left."""
         lease = self._free.pop() if self._free else None
-        if len(self._free) < max(1, self._ahead // 2):
+        if more and len(self._free) < max(1, self._ahead // 2):
             self._acquire(now)
         return lease
 
@@ -74,8 +74,8 @@ class LeaseStock:
     def give(self, leases: tuple[Lease, ...], now: float) -> None:
         """Leases that were given away come back, to be handed out again; what is too much goes back to the pool."""
         self._free.extend(leases)
-        if len(self._free) > self._free_max and self._releasing is None:
-            self._release(len(self._free) - self._free_max, now)
+        if len(self._free) > self.free_max and self._releasing is None:
+            self._release(len(self._free) - self.free_max, now)
 
     def _release(self, count: int, now: float) -> None:
         self._release_number += 1

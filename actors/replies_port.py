@@ -620,7 +620,9 @@ class RepliesPort:
             return
         for item in batch:
             if isinstance(item.payload, bytes) and len(item.payload) >= LEASE_SIZE_MIN:
-                lease = self._stock.take(self._now())
+                # With half of the pool lent or free, what comes back is enough: more would be given back at once.
+                more = self._lent + self._stock.free < self._stock.free_max
+                lease = self._stock.take(self._now(), more=more)
                 if lease is None:
                     return
                 item.payload = self._copy(item.payload, lease)

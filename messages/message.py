@@ -41,6 +41,12 @@ class MessageInvalid(ValueError):
 class Message:
     """Base of all messages: frozen, validated when made, with a `str()` that costs nothing."""
 
+    def __init_subclass__(cls) -> None:
+        # The methods that a frozen dataclass with slots would get ask for its fields every time, which takes longer
+        # than everything else that pickling a small message takes.
+        type.__setattr__(cls, "__getstate__", _state)
+        type.__setattr__(cls, "__setstate__", _restore)
+
     def __post_init__(self) -> None:
         self.validate()
 
@@ -56,6 +62,25 @@ class Message:
 
     def __str__(self) -> str:
         return type(self).__name__
+
+
+_names_known: dict[type, tuple[str, ...]] = {}
+
+
+def _names(message: type[Message]) -> tuple[str, ...]:
+    known = _names_known.get(message)
+    if known is None:
+        known = _names_known[message] = tuple(field.name for field in fields(message))
+    return known
+
+
+def _state(message: Message) -> list[object]:
+    return [getattr(message, name) for name in _names(type(message))]
+
+
+def _restore(message: Message, state: list[object]) -> None:
+    for name, value in zip(_names(type(message)), state, strict=True):
+        object.__setattr__(message, name, value)
 
 
 _FieldKinds = tuple[tuple[str, tuple[type, ...]], ...]

@@ -69,11 +69,10 @@ class Journal:
         self._op = entry.op
         if isinstance(applied, Skipped):
             return
-        reply = applied.reply
         for result in executed[:-1]:
-            self._writer.write(journal_line(_execution(entry, reply, result, bytes(16))))
+            self._writer.write(journal_line(_execution(entry, result, bytes(16))))
         last = executed[-1] if executed else Result(self.machine.ledger.sequence, 0, Outcome.DONE)
-        self._writer.write(journal_line(_execution(entry, reply, last, checksum128(reply.pack()))))
+        self._writer.write(journal_line(_execution(entry, last, checksum128(applied.reply))))
 
     def installed(self, op: int) -> None:
         """The state was replaced by that of another replica."""
@@ -92,12 +91,12 @@ class Journal:
             self._writer.close()
 
 
-def _execution(entry: LogEntry, reply: Reply, result: Result, checksum: bytes) -> Execution:
+def _execution(entry: LogEntry, result: Result, checksum: bytes) -> Execution:
     request = entry.request
     return Execution(
         op=entry.op,
         client=request.client,
-        session=reply.header.session,
+        session=entry.op if request.is_registration else request.session,
         request=request.number,
         operation=request.operation,
         row=result.row,

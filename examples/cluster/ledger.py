@@ -27,10 +27,15 @@ STATEMENT_LINES_MAX = 240  # with the header about three sectors
 _TRANSFER = struct.Struct("<IQBB")
 _RESULT = struct.Struct("<QIB3xqqI4x")
 _LINE = struct.Struct("<Qqq24s")
+LINE_SIZE = _LINE.size  # bytes
 
 
 class TransferMalformed(ValueError):
     """Bytes that are no transfer."""
+
+
+class ResultMalformed(ValueError):
+    """Bytes that are no result."""
 
 
 class Outcome(enum.IntEnum):
@@ -83,42 +88,53 @@ class StatementLine:
     balance: int
     other: str
 
+    def encode(self) -> bytes:
+        """The line as it is in a statement, which is its lines side by side."""
+        return _LINE.pack(self.sequence, self.change, self.balance, self.other.encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer to a transfer: its number, what became of it, the balances after it, the payer's statement."""
+    """The answer to a transfer: its number, what became of it, the balances after it, the payer's encoded statement."""
 
     sequence: int
     row: int
     outcome: Outcome
     source_balance: int = 0
     target_balance: int = 0
-    statement: tuple[StatementLine, ...] = field(default=(), repr=False)
+    statement: bytes = field(default=b"", repr=False)
 
     def encode(self) -> bytes:
         """The body of a reply."""
-        prefix = _RESULT.pack(
-            self.sequence, self.row, self.outcome, self.source_balance, self.target_balance, len(self.statement)
-        )
-        lines = [_LINE.pack(line.sequence, line.change, line.balance, line.other.encode()) for line in self.statement]
-        return prefix + b"".join(lines)
+        count = len(self.statement) // LINE_SIZE
+        prefix = _RESULT.pack(self.sequence, self.row, self.outcome, self.source_balance, self.target_balance, count)
+        return prefix + self.statement
 
     @classmethod
     def decode(cls, data: bytes) -> Result:
-        """The result in a reply's body."""
+        """The result in a reply's body. Raises `ResultMalformed`."""
+        if len(data) < _RESULT.size:
+            raise ResultMalformed(f"{len(data)} bytes, expected at least {_RESULT.size}")
         sequence, row, outcome, source, target, count = _RESULT.unpack_from(data)
-        lines = []
-        for index in range(count):
-            number, change, balance, other = _LINE.unpack_from(data, _RESULT.size + index * _LINE.size)
-            lines.append(StatementLine(number, change, balance, other.rstrip(b"\0").decode()))
-        return cls(sequence, row, Outcome(outcome), source, target, tuple(lines))
+        statement = data[_RESULT.size :]
+        if len(statement) != count * LINE_SIZE:
+            raise ResultMalformed(f"a statement of {len(statement)} bytes, expected {count} lines")
+        return cls(sequence, row, Outcome(outcome), source, target, statement)
+
+    def lines(self) -> tuple[StatementLine, ...]:
+        """The statement's lines, the oldest first."""
+        return tuple(
+            StatementLine(sequence, change, balance, other.rstrip(b"\0").decode())
+            for sequence, change, balance, other in _LINE.iter_unpack(self.statement)
+        )
 
 
 @dataclass(slots=True)
 class _Account:
     balance: int = 0
     movements: int = 0
-    statement: deque[StatementLine] = field(default_factory=lambda: deque(maxlen=STATEMENT_LINES_MAX))
+    # Encoded once: every reply of the account repeats them.
+    statement: deque[bytes] = field(default_factory=lambda: deque(maxlen=STATEMENT_LINES_MAX))
 
 
 class Ledger:
@@ -142,7 +158,7 @@ class Ledger:
         account = self._accounts.get(name)
         if account is None:
             return Result(self.sequence, 0, Outcome.UNKNOWN_ACCOUNT)
-        return Result(self.sequence, 0, Outcome.DONE, account.balance, 0, tuple(account.statement))
+        return Result(self.sequence, 0, Outcome.DONE, account.balance, 0, b"".join(account.statement))
 
     def transfer(self, transfer: Transfer) -> Result:
         """Execute one transfer, or refuse it."""
@@ -160,7 +176,7 @@ class Ledger:
             outcome,
             source.balance if source is not None else 0,
             target.balance if target is not None else 0,
-            tuple(source.statement) if source is not None else (),
+            b"".join(source.statement) if source is not None else b"",
         )
 
     def _judge(self, transfer: Transfer) -> Outcome:
@@ -182,7 +198,7 @@ class Ledger:
         account = self._accounts[name]
         account.balance += change
         account.movements += 1
-        account.statement.append(StatementLine(self.sequence, change, account.balance, other))
+        account.statement.append(StatementLine(self.sequence, change, account.balance, other).encode())
 
     def balances(self) -> dict[str, int]:
         """Every account's balance, by name in order."""
@@ -195,4 +211,4 @@ class Ledger:
     def _digest_lines(self) -> Iterator[str]:
         yield str(self.sequence)
         for name, account in sorted(self._accounts.items()):
-            yield f"{name}\t{account.balance}\t{account.movements}\t{list(account.statement)}"
+            yield f"{name}\t{account.balance}\t{account.movements}\t{b''.join(account.statement).hex()}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from .ledger import EQUITY, STATEMENT_LINES_MAX, Ledger, Result, StatementLine, _Account
+from .ledger import EQUITY, LINE_SIZE, STATEMENT_LINES_MAX, Ledger, Result, _Account
 from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
 
 
@@ -32,11 +32,7 @@ class LedgerMachine:
     def encode(self) -> bytes:
         """Give the whole ledger as bytes."""
         accounts = {
-            name: [
-                account.balance,
-                account.movements,
-                [[line.sequence, line.change, line.balance, line.other] for line in account.statement],
-            ]
+            name: [account.balance, account.movements, b"".join(account.statement).hex()]
             for name, account in self.ledger._accounts.items()
         }
         return json.dumps([self.ledger.sequence, accounts], sort_keys=True, separators=(",", ":")).encode()
@@ -48,7 +44,12 @@ class LedgerMachine:
             return
         self.ledger.sequence, accounts = json.loads(data)
         self.ledger._accounts = {
-            name: _Account(balance, movements, deque((StatementLine(*line) for line in lines), STATEMENT_LINES_MAX))
-            for name, (balance, movements, lines) in accounts.items()
+            name: _Account(balance, movements, _lines(bytes.fromhex(statement)))
+            for name, (balance, movements, statement) in accounts.items()
         }
         self.ledger._accounts.setdefault(EQUITY, _Account())
+
+
+def _lines(statement: bytes) -> deque[bytes]:
+    lines = (statement[at : at + LINE_SIZE] for at in range(0, len(statement), LINE_SIZE))
+    return deque(lines, STATEMENT_LINES_MAX)

@@ -33,7 +33,7 @@ def test_a_transfer_moves_money_and_says_so() -> None:
     result = ledger.transfer(Transfer(3, "ada", "ben", 30))
     assert (result.sequence, result.row, result.outcome) == (3, 3, Outcome.DONE)
     assert (result.source_balance, result.target_balance) == (70, 31)
-    assert [(line.sequence, line.change, line.balance, line.other) for line in result.statement] == [
+    assert [(line.sequence, line.change, line.balance, line.other) for line in result.lines()] == [
         (1, 100, 100, EQUITY),
         (3, -30, 70, "ben"),
     ]

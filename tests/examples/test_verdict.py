@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from client_replies.messages.reply_header import ReplyHeader
 from client_replies.storage.layout import sectors_size
 
 from examples.cluster.control import client_id
@@ -109,8 +110,8 @@ def executed(journal: ReplicaJournal) -> tuple[dict[int, bytes], list[AnswerSeen
         applied = service.apply(entry)
         assert isinstance(applied, Applied)
         journal.observe(entry, applied)
-        sessions[client] = applied.reply.header.session
-        packed = applied.reply.pack()
+        packed = applied.reply
+        sessions[client] = ReplyHeader.unpack(packed).session
         if number:
             slots[applied.slot] = packed.ljust(sectors_size(len(packed)), b"\0")
         answers.append(AnswerSeen(client, numbers[client], number, "FIRST", 1, 0.01 * op, packed))

@@ -688,7 +688,7 @@ class World:
         applied = self.reference.apply(entry)
         if not isinstance(applied, Applied):
             return
-        self.reference_replies[entry.op] = applied.reply.pack()
+        self.reference_replies[entry.op] = applied.reply
         if applied.evicted is not None:
             self.reference_ended[applied.evicted] = entry.op
             self.happened["evictions"] += 1

@@ -111,7 +111,7 @@ def executed(core: Core, entry: LogEntry, applied: Applied | Skipped) -> None:
         if applied.reason is not None:
             refuse(core, request, applied.reason)
         return
-    core.emit(AnswerClient(request.client, core.view, applied.reply.pack()))
+    core.emit(AnswerClient(request.client, core.view, applied.reply))
     if applied.evicted is not None:
         client, session = applied.evicted
         core.emit(RefuseClient(client, core.view, session, None, Reason.REPLACED))

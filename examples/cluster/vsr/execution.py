@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from client_replies.messages.reply import Reply
+from client_replies.messages.reply import seal_reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_size
 from client_replies.storage.client_sessions import (
     ClientSessions,
@@ -49,7 +49,7 @@ class StateMachine(Protocol):
 class Applied:
     """What applying an entry led to. `keep`: the reply has a body that belongs in `slot`, else the slot is cleared."""
 
-    reply: Reply
+    reply: bytes  # header and body
     slot: int
     keep: bool
     evicted: tuple[int, int] | None = None  # the client and session that made room
@@ -102,7 +102,7 @@ class Execution:
         if entry.request.operation == OPERATION_CLOSE:
             return Applied(self._reply(entry), self.sessions.remove(entry.request.client), keep=False)
         reply = self._reply(entry, self._execute(entry))
-        return Applied(reply, self.sessions.commit(reply.header), keep=reply.header.size_body > 0)
+        return Applied(reply, self.sessions.commit(reply[:HEADER_SIZE]), keep=not is_whole(reply))
 
     def _register(self, entry: LogEntry) -> Applied:
         evictee = self.sessions.evictee() if entry.request.client not in self.sessions else None
@@ -110,15 +110,15 @@ class Execution:
         if evictee is not None:
             evicted = (evictee.client, self.sessions.session_of(evictee.client) or 0)
         reply = self._reply(entry)
-        registered = self.sessions.register(reply.header)
+        registered = self.sessions.register(reply)
         return Applied(reply, registered.slot, keep=False, evicted=evicted)
 
     def _execute(self, entry: LogEntry) -> bytes:
         return self.machine.execute(entry.request.operation, entry.request.body, entry.timestamp)
 
-    def _reply(self, entry: LogEntry, body: bytes = b"") -> Reply:
+    def _reply(self, entry: LogEntry, body: bytes = b"") -> bytes:
         request = entry.request
-        return Reply.build(
+        return seal_reply(
             cluster=self.cluster,
             client=request.client,
             session=entry.op if request.is_registration else request.session,

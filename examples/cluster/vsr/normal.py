@@ -233,7 +233,7 @@ def _apply(core: Core, entry: LogEntry) -> None:
     if isinstance(applied, Skipped):
         core.count("entries_skipped")
     elif applied.keep:
-        core.emit(KeepReply(applied.slot, entry.op, applied.reply.pack()))
+        core.emit(KeepReply(applied.slot, entry.op, applied.reply))
     else:
         core.emit(ForgetReply(applied.slot, entry.op))
     clients.executed(core, entry, applied)
