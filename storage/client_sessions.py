@@ -426,14 +426,15 @@ class Expectations:
     def decode(cls, data: Buffer, *, clients_max: int, cluster: int) -> Expectations:
         """As `ClientSessions.decode`, at a fraction of its time and memory. Raises `SessionsInvalid`."""
         table = _Table.decode(data, clients_max, cluster)
-        sizes = [word & U32_MAX for word in table.column(_SIZE)]
-        entries = zip(table.slots, table.headers, sizes, strict=True)
-        ops = (op for op, size in zip(table.column(_OP), sizes, strict=True) if size > HEADER_SIZE)
-        return cls(
-            headers={slot: header for slot, header, size in entries if size > HEADER_SIZE},
-            op_max=max(ops, default=0),
-            size_max=max(sizes, default=0),
-        )
+        headers, op_max, size_max = {}, 0, 0
+        for slot, header, op, word in zip(
+            table.slots, table.headers, table.column(_OP), table.column(_SIZE), strict=True
+        ):
+            size = word & U32_MAX
+            if size > HEADER_SIZE:
+                headers[slot] = header
+                op_max, size_max = max(op_max, op), max(size_max, size)
+        return cls(headers, op_max, size_max)
 
 
 # Where a header, seen as 32 words of 8 bytes, has the fields that the table asks for.
@@ -478,14 +479,14 @@ class _Table:
         slots, count = self.slots, len(self.slots)
         if not count:
             return True
-        clients, commits, sessions = set(self.clients()), self.column(_COMMIT), self.column(_SESSION)
+        commits, sessions = self.column(_COMMIT), self.column(_SESSION)
         return (
             all(map(operator.lt, slots, slots[1:]))
             and slots[-1] < clients_max
             and set(self.column(_CLUSTER)) == {cluster & U64_MAX}
             and set(self.column(_CLUSTER + 1)) == {cluster >> 64}
-            and len(clients) == count
-            and 0 not in clients
+            and len(set(self.clients())) == count
+            and 0 not in self.clients()
             and min(sessions) > 0
             and all(map(operator.le, sessions, commits))
             and len(set(commits)) == count
