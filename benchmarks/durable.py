@@ -22,6 +22,7 @@ from client_replies.storage.layout import Layout, sectors_size
 
 from .accounting import install
 from .contest import Comparison, Contestant, Group, Scale
+from .messages_only import MessagesDriver
 from .meter import Meter
 from .owner import Owner, RunDone, StartRun
 from .stores import BatchStored, OpenStore, PutBatch, StoreActor, StoreOpened, open_store
@@ -40,8 +41,7 @@ class OursDriver(Owner):
     def opened(self, event: RepliesOpened) -> None:
         """See `Owner`."""
         self._window = int(self.params["window"])
-        together = self._window if self._window * self.params["size"] <= SMALL_BATCH else BATCH
-        self._batch = min(int(self.params.get("batch", together)), self._window)
+        self._batch = _batch_of_ours(self.params)
         self._replies = Replies(self.params["size"])
         self._meter = Meter(self.params["seconds"], SESSIONS)
         self._fill()
@@ -61,6 +61,13 @@ class OursDriver(Owner):
                 slot, reply = self._replies.next()
                 self.write(slot, reply)
             self.committed(self._replies.op)
+
+
+def _batch_of_ours(params: Mapping[str, Any]) -> int:
+    """Half of the window, so that one half is built while the other is written; all of it where messages cost more."""
+    window = int(params["window"])
+    together = window if window * params["size"] <= SMALL_BATCH else BATCH
+    return min(int(params.get("batch", together)), window)
 
 
 class StoreDriver(Actor):
@@ -177,6 +184,8 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     if contestant in ("ours-tcp", "ours-simple"):
         base = "multiprocTCPBase" if contestant == "ours-tcp" else "simpleSystemBase"
         return measure_actor(base, OursDriver, params)
+    if contestant == "messages":
+        return measure_actor("multiprocTCPBase", MessagesDriver, {**params, "batch": _batch_of_ours(params)})
     if contestant in ("sqlite-actor", "lmdb-actor"):
         return measure_actor("multiprocTCPBase", StoreDriver, {**params, "kind": contestant.split("-")[0]})
     if contestant in ("sqlite-direct", "lmdb-direct"):
@@ -189,6 +198,7 @@ CONTESTANTS = (
     "floor",
     "ours-tcp",
     "ours-simple",
+    "messages",
     "sqlite-actor",
     "lmdb-actor",
     "sqlite-direct",
@@ -208,6 +218,7 @@ TITLES = {
     "floor": "floor: build, write and sync",
     "ours-tcp": "ours, multiprocTCPBase",
     "ours-simple": "ours, simpleSystemBase",
+    "messages": "our messages and nothing else",
     "sqlite-actor": "SQLite behind an actor",
     "lmdb-actor": "LMDB behind an actor",
     "sqlite-direct": "SQLite in-process, one transaction a reply",
@@ -233,13 +244,14 @@ def _group(name: str, size: int) -> Group:
                 "to the better store behind an actor", "ours-tcp", ("sqlite-actor", "lmdb-actor"), ACTOR_TARGETS[name]
             ),
             Comparison("to the better store in-process", "ours-tcp", ("sqlite-direct", "lmdb-direct"), DIRECT_TARGET),
+            Comparison("to our messages and nothing else", "ours-tcp", ("messages",)),
             Comparison("simpleSystemBase to the floor", "ours-simple", ("floor",)),
         ],
     )
 
 
 def _latency_group(name: str, size: int) -> Group:
-    chosen = ("floor", "ours-tcp", "ours-simple", "sqlite-actor", "lmdb-actor")
+    chosen = ("floor", "ours-tcp", "ours-simple", "messages", "sqlite-actor", "lmdb-actor")
     return Group(
         row="durable",
         name=f"{name}, one at a time",
