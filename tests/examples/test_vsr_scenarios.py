@@ -13,6 +13,7 @@ from examples.cluster.vsr.messages import (
     Prepare,
     PrepareOk,
     RecoveryResponse,
+    SnapshotChunk,
     StartView,
     StartViewChange,
     VsrMessage,
@@ -235,6 +236,90 @@ def test_a_crash_in_the_middle_of_a_state_sync_begins_it_again(moment: int) -> N
     world.run_for(0.0012 * moment)
     crash_for(world, slow, 0.1)
     world.run_for(0.5)
+    world.finish()
+
+
+def test_a_start_view_that_is_late_does_not_take_back_what_a_snapshot_brought() -> None:
+    """Seed 32204 of the whole cluster: the snapshot of an op of the view came before the view's first message."""
+    world = cluster(warm=5, requests=200)
+    first, heir, slow = world.nodes
+    assert slow.replica is not None
+    core = slow.replica.core
+    late: list[StartView] = []
+    gone: tuple[type[VsrMessage], ...] = (Prepare, Entries, SnapshotChunk)
+
+    def hold(_source: int, target: int, message: VsrMessage) -> bool:
+        if target == slow.index and isinstance(message, StartView):
+            late.append(message)
+            return False
+        return target != slow.index or not isinstance(message, gone)
+
+    world.message_filter = hold
+    assert world.run_until(lambda: core.sync.source == first.index, 10.0)
+    crash_for(world, first, 0.2)
+    assert world.run_until(lambda: heir.replica is not None and heir.replica.core.is_primary, 5.0)
+    answered(world, 40)
+    gone = (Prepare, Entries)
+    assert world.run_until(lambda: core.executed > late[0].op and not core.sync.installing, 5.0)
+    assert (core.status, core.view) == (Status.VIEW_CHANGE, late[0].view)
+    slow.run(slow.replica.receive(late[0], world.now))
+    world.finish()
+
+
+def test_a_log_and_a_commit_number_of_different_views_are_not_put_together() -> None:
+    """A view fails, and the next one begins without its primary: that one learns nothing of what is committed there.
+
+    A replica that waits in the failed view asks for a snapshot, and has one vote too few for its primary. That one
+    still has entries that nobody else had. With the next view's commit number it would execute them.
+    """
+    world = cluster(replicas=5, clients=12, clients_max=16, warm=20, requests=200, checkpoint_interval=4)
+    source, hopeful, behind, *others = world.nodes
+    assert hopeful.replica is not None
+    assert behind.replica is not None
+    hopes, lagging = hopeful.replica.core, behind.replica.core
+    failing = hopeful.index + 5  # its second view
+    late: dict[tuple[int, int, type[VsrMessage]], VsrMessage] = {}
+    heard: tuple[type[VsrMessage], ...] = (Commit,)  # by who is behind
+    cut_off: set[int] = set()
+    preparing = True
+
+    def hold(sender: int, target: int, message: VsrMessage) -> bool:
+        if isinstance(message, StartViewChange | DoViewChange) and message.view == failing:
+            late.setdefault((sender, target, type(message)), message)
+        if isinstance(message, DoViewChange):
+            return (sender, target) == (behind.index, hopeful.index) or message.view not in range(2, failing + 2)
+        if isinstance(message, Prepare) and not preparing:
+            return False
+        return isinstance(message, heard) if target == behind.index else not cut_off & {sender, target}
+
+    def deliver(sender: Node, target: Node, kind: type[VsrMessage]) -> None:
+        assert target.replica is not None
+        target.run(target.replica.receive(late[sender.index, target.index, kind], world.now))
+
+    world.message_filter = hold
+    assert world.run_until(lambda: lagging.sync.source == source.index, 10.0)
+    heard = ()
+    assert world.run_until(lambda: hopes.is_primary, 10.0)
+    answered(world, 20)
+    cut_off.add(hopeful.index)
+    assert world.run_until(lambda: hopes.log.durable == hopes.commit + 8, 5.0)
+    committed = hopes.commit
+    assert source.replica is not None
+    later = source.replica.core
+    assert world.run_until(lambda: later.checkpoint.op > committed, 60.0)
+    preparing = False
+    assert later.log_view > failing
+    assert later.checkpoint.op <= hopes.log.op
+
+    for node in (behind, hopeful):
+        deliver(others[0], node, StartViewChange)
+    heard = (SnapshotChunk,)
+    world.run_for(0.5)
+    deliver(others[1], behind, StartViewChange)
+    deliver(others[0], hopeful, DoViewChange)
+    world.run_for(0.1)
+    assert (hopes.view, hopes.is_primary) == (failing, True)
+    assert hopes.executed == committed
     world.finish()
 
 

@@ -274,8 +274,12 @@ class RecoveryResponse(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetSnapshot(Message):
-    """The sender needs state: the snapshot named by op and checksum from `offset` on, or the latest (op 0)."""
+    """The sender needs state: the snapshot named by op and checksum from `offset` on, or the latest (op 0).
 
+    It is in `view`: nothing that only a later view has committed is for it.
+    """
+
+    view: int
     replica: int
     op: int
     checksum: bytes

@@ -5,6 +5,8 @@ new beginning of the log, its session table goes to the component (`InstallRepli
 follows, and every reply that the table speaks of and the slots do not hold is awaited until it is durable or known to
 be lost everywhere. Only then the sync is finished, durably (`sync_op` 0; invariant 9). A crash anywhere in between
 begins again where the store says. Execution goes on meanwhile: what a session's next request replaces need not come.
+Nobody is given a snapshot by who is in a later view: what that view has committed may stand where the logs for an
+earlier one have other entries, and a primary of the earlier one would take those for committed.
 
 Gives up: `Checkpoint`s of its own until the component has the one of the snapshot.
 """
@@ -41,15 +43,17 @@ def begin(core: Core, source: int) -> None:
 def _ask(core: Core) -> None:
     state = core.sync
     state.asked_at = core.now
-    message = GetSnapshot(replica=core.replica, op=state.op, checksum=state.checksum, offset=len(state.data))
+    message = GetSnapshot(
+        view=core.view, replica=core.replica, op=state.op, checksum=state.checksum, offset=len(state.data)
+    )
     core.send(state.source, message)
 
 
 def on_get_snapshot(core: Core, message: GetSnapshot) -> None:
     """Another replica needs state: go on with the snapshot that it is reading, or begin with the one we have now."""
     encoded, op = core.checkpoint.encoded, core.checkpoint.op
-    if not encoded:
-        return
+    if not encoded or message.view < core.view:
+        return  # who is in an earlier view hears of this one first, and asks again
     checksum = checksum128(encoded)
     same = (message.op, message.checksum) == (op, checksum) and message.offset < len(encoded)
     offset = message.offset if same else 0

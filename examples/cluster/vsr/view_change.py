@@ -222,8 +222,8 @@ def on_start_view(core: Core, message: StartView) -> None:
         if core.status is Status.NORMAL:
             normal.acknowledge(core)
             return
-        if core.adoption is not None:
-            return
+        if core.adoption is not None or message.op < core.commit:
+            return  # on the way; or late, and a snapshot of the view has overtaken it: the primary is asked again
     else:
         _follow(core, message.view)
     source = message.view % core.config.replicas
