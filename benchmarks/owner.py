@@ -15,7 +15,7 @@ from typing import Any
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.replies_port import PortEvent, PortFailed, RepliesPort, WritesAreDurable
+from client_replies.actors.replies_port import WRITE_INTERVAL, PortEvent, PortFailed, RepliesPort, WritesAreDurable
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.message import Message
 from client_replies.messages.replies import GetStatus, RepliesClosed, RepliesOpened, RepliesStatus
@@ -137,6 +137,7 @@ class Owner(Actor):
             send_pool=lambda pool, request: self.send(pool, request),
             now=time.monotonic,
             open_memory=PoolMemory.open,
+            write_interval=self.params.get("write_interval", WRITE_INTERVAL),
         )
         self.port.open(self.config, OpenMode.OPEN_OR_FORMAT)
         self.wakeupAfter(TICK)

@@ -125,7 +125,8 @@ class WriteReplies(Message):
     """The replies of committed requests, one a slot; all committed up to `op` is known with this.
 
     `slots` and `payloads` are columns of one table. `durable` asks for `RepliesDurable` when this batch and all
-    before it are durable, unless a `WritesAccepted` can say so in that moment. An empty batch only tells the op.
+    before it are durable, unless a `WritesAccepted` says so: the answer to a small batch may wait for that. An empty
+    batch only tells the op.
     """
 
     owner: int
