@@ -618,10 +618,10 @@ class RepliesPort:
         """Copy replies that may go without to buffers, as far as there are any that no large reply waits for."""
         if self._stock is None or self._unplaced:
             return
+        # With half of the pool lent or free, what comes back is enough: more would be given back at once.
+        more = self._lent + self._stock.free < self._stock.free_max
         for item in batch:
             if isinstance(item.payload, bytes) and len(item.payload) >= LEASE_SIZE_MIN:
-                # With half of the pool lent or free, what comes back is enough: more would be given back at once.
-                more = self._lent + self._stock.free < self._stock.free_max
                 lease = self._stock.take(self._now(), more=more)
                 if lease is None:
                     return

@@ -452,6 +452,28 @@ def test_a_small_reply_takes_a_buffer_if_there_is_one_and_waits_for_none(bench: 
         assert bytes(bench.memory.buffer(Lease(lease))[: HEADER_SIZE + 2000]) == reply(slot, 2 + slot, size=2000)
 
 
+def test_small_replies_ask_for_no_more_buffers_than_would_be_kept(bench: Bench) -> None:
+    """With half of the pool lent, those that come back are enough; a large reply asks all the same."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=2000))
+    port.committed(1)
+    grant(bench, (0, 1))
+    bench.accept(1)
+    bench.sent.clear()
+    asked = len(bench.pool_sent)
+    for slot in range(3):
+        port.write(slot, reply(slot, 2 + slot, size=2000))
+    port.committed(4)
+    assert [type(payload) for payload in bench.writes().payloads] == [int, int, bytes]
+    bench.accept(2)
+    port.write(3, reply(3, 5, size=2000))
+    port.committed(5)
+    assert [type(payload) for payload in bench.writes().payloads] == [bytes]
+    assert len(bench.pool_sent) == asked
+    port.write(4, reply(4, 6, size=6000))
+    assert len(bench.pool_sent) == asked + 1
+
+
 @pytest.fixture
 def paced(bench: Bench) -> Bench:
     """An open port with a write interval, whose first batch was accepted just now."""
