@@ -8,6 +8,7 @@ a half, and one that receives them, writes them to its file and syncs once at th
 
 from __future__ import annotations
 
+import hmac
 import multiprocessing
 import os
 import selectors
@@ -20,8 +21,10 @@ from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.replies_port import PortFailed, RepliesPort, SlotsAreDurable
+from client_replies.actors.wire import MAC_SIZE
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.replies import GetStatus, RepliesClosed, RepliesOpened, RepliesStatus, ReplyLost
+from client_replies.messages.reply import verify_reply
 from client_replies.storage.layout import Layout
 from client_replies.storage.shared_memory import PoolMemory
 
@@ -30,10 +33,11 @@ from .contest import Comparison, Contestant, Group, Scale
 from .durable import measure_actor
 from .files import make_file
 from .owner import TICK, RunDone, StartRun, replies_config
-from .workload import Replies
+from .workload import CLUSTER, Replies
 
 REPLICAS = 3
 TARGET = 0.6
+KEY = bytes(32)  # of the signed copy
 
 
 def config_of(params: Mapping[str, Any], replica: int) -> RepliesConfig:
@@ -130,7 +134,7 @@ class RepairDriver(Actor):
 
 
 def copy_plainly(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The same bytes by sockets and files, without actors."""
+    """The same bytes by sockets and files, without actors; `signed` as the actors' frames are, and verified."""
     make_files(params)
     layout = Layout.of(config_of(params, 0))
     context = multiprocessing.get_context("fork")
@@ -163,6 +167,9 @@ def _send_slots(params: Mapping[str, Any], layout: Layout, replica: int, connect
     buffer = bytearray(layout.message_size_max)
     for slot in range(replica - 1, params["slots"], REPLICAS - 1):
         os.preadv(descriptor, [buffer], layout.slot_offset(slot))
+        if params["signed"]:
+            verify_reply(buffer, cluster=CLUSTER, size_max=len(buffer))
+            connection.sendall(hmac.digest(KEY, buffer, "sha256"))
         connection.sendall(slot.to_bytes(8, "little"))
         connection.sendall(buffer)
     connection.close()
@@ -171,7 +178,8 @@ def _send_slots(params: Mapping[str, Any], layout: Layout, replica: int, connect
 def _receive_slots(params: Mapping[str, Any], layout: Layout, connections: list[socket.socket]) -> int:
     """Write what comes to its slot; one sync at the end."""
     descriptor = os.open(f"{params['path']}-0", os.O_WRONLY)
-    buffer = memoryview(bytearray(8 + layout.message_size_max))
+    prefix = MAC_SIZE if params["signed"] else 0
+    buffer = memoryview(bytearray(prefix + 8 + layout.message_size_max))
     total = 0
     with selectors.DefaultSelector() as selector:
         for connection in connections:
@@ -185,8 +193,13 @@ def _receive_slots(params: Mapping[str, Any], layout: Layout, connections: list[
                 count = receiver.recv_into(buffer, len(buffer), socket.MSG_WAITALL)
                 if count < len(buffer):
                     raise RuntimeError(f"a sender stopped after {total} bytes")
-                slot = int.from_bytes(buffer[:8], "little")
-                total += os.pwrite(descriptor, buffer[8:], layout.slot_offset(slot))
+                reply = buffer[prefix + 8 :]
+                if params["signed"]:
+                    if hmac.digest(KEY, reply, "sha256") != buffer[:MAC_SIZE]:
+                        raise RuntimeError("a frame with a wrong signature")
+                    verify_reply(reply, cluster=CLUSTER, size_max=len(reply))
+                slot = int.from_bytes(buffer[prefix : prefix + 8], "little")
+                total += os.pwrite(descriptor, reply, layout.slot_offset(slot))
     os.fdatasync(descriptor)
     os.close(descriptor)
     return total
@@ -194,8 +207,8 @@ def _receive_slots(params: Mapping[str, Any], layout: Layout, connections: list[
 
 def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
-    if contestant == "plain":
-        return copy_plainly(params)
+    if contestant in ("plain", "signed"):
+        return copy_plainly({**params, "signed": contestant == "signed"})
     return measure_actor("multiprocTCPBase", RepairDriver, params)
 
 
@@ -209,7 +222,14 @@ def groups(scale: Scale) -> list[Group]:
             unit="MB/s",
             params={"size": 65536, "slots": slots},
             figures=(("duration", "s"),),
-            contestants=[Contestant("ours", "repair from two peers"), Contestant("plain", "plain sockets and files")],
-            comparisons=[Comparison("repair to plain copy", "ours", ("plain",), TARGET)],
+            contestants=[
+                Contestant("ours", "repair from two peers"),
+                Contestant("plain", "plain sockets and files"),
+                Contestant("signed", "the same, signed and verified"),
+            ],
+            comparisons=[
+                Comparison("repair to plain copy", "ours", ("plain",), TARGET),
+                Comparison("repair to signed copy", "ours", ("signed",)),
+            ],
         )
     ]
