@@ -18,6 +18,7 @@ from .cluster_directory import ask, read_running
 from .ledger import AMOUNT_MAX, NAME_SIZE_MAX, Outcome, Result, Transfer
 from .live import start
 from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
+from .terminal import BAD, FAIR, GOOD, Line, Part, show, show_table
 from .transfers import read_transfers
 
 HURTS = """ways to hurt a cluster:
@@ -102,32 +103,57 @@ def run_start(parsed: argparse.Namespace) -> int:
 
 # status
 
+COLUMNS = ("name", "pid", "state", "role", "view", "op", "commit", "executed", "checkpoint", "slots", "waiting")
+STYLES = {
+    "state": {"up": GOOD, "starting": FAIR, "silent": BAD, "stopped": BAD},
+    "role": {"primary": "bold cyan", "learner": FAIR},
+    "slots": {"durable": GOOD, "queued": FAIR, "writing": FAIR, "faulty": BAD, "empty": "dim"},
+}
+
 
 def run_status(parsed: argparse.Namespace) -> int:
     """`status`."""
     status = ask(parsed.place, {"ask": "status"})
-    print(json.dumps(status) if parsed.json else "\n".join(status_lines(status)))
+    if parsed.json:
+        print(json.dumps(status))
+    else:
+        show_table(COLUMNS, [status_row(replica) for replica in status["replicas"]])
+        show(status_lines(status))
     return 0
 
 
-def status_lines(status: Mapping[str, Any]) -> list[str]:
-    """The status as a table."""
-    columns = ("name", "pid", "state", "role", "view", "op", "commit", "executed", "checkpoint", "slots", "waiting")
-    rows: list[tuple[str, ...]] = [columns]
-    for replica in status["replicas"]:
-        slots = ", ".join(f"{count} {state}" for state, count in replica.get("slots", {}).items() if count)
-        shown = {**replica, "slots": slots or "-", "waiting": replica.get("requests_waiting", "-")}
-        rows.append(tuple(str(shown.get(column, "-")) for column in columns))
-    widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    host, port = status["gateway"]["address"]
+def status_row(replica: Mapping[str, Any]) -> list[Line]:
+    """What the table has of a replica."""
+    row: list[Line] = []
+    for column in COLUMNS:
+        if column == "slots":
+            row.append(_slots(replica.get("slots", {})))
+        else:
+            text = str(replica.get("requests_waiting" if column == "waiting" else column, "-"))
+            row.append([(text, STYLES.get(column, {}).get(text, ""))])
+    return row
+
+
+def _slots(counts: Mapping[str, int]) -> Line:
+    parts: list[Part] = []
+    for state, count in counts.items():
+        if count:
+            parts += [", "] * bool(parts) + [(f"{count} {state}", STYLES["slots"].get(state, ""))]
+    return parts or "-"
+
+
+def status_lines(status: Mapping[str, Any]) -> list[Line]:
+    """What stands below the table."""
     door = status["gateway"]
-    lines.append(
+    host, port = door["address"]
+    lines: list[Line] = [
         f"gateway {host}:{port}, process {door['pid']}, {door.get('connections', '-')} connections, "
         f"{door.get('requests_waiting', '-')} requests waiting; {status['restarts']} restarts"
-    )
+    ]
     if not status["quorum"]:
-        lines.append("no quorum: nothing is executed until more replicas are up; clients wait, and lose nothing")
+        lines.append(
+            [("no quorum", BAD), ": nothing is executed until more replicas are up; clients wait, and lose nothing"]
+        )
     return lines
 
 
@@ -186,7 +212,7 @@ def _send(session: Session, requests: Iterable[tuple[str, int, bytes]], as_json:
     for name, operation, body in requests:
         answer = session.request(operation, body)
         found = _reply(session, name, operation, answer)
-        print(json.dumps(found) if as_json else reply_line(found), flush=True)
+        show([json.dumps(found) if as_json else reply_line(found)])
 
 
 def _reply(session: Session, name: str, operation: int, answer: Answer) -> dict[str, Any]:
@@ -209,7 +235,7 @@ def _reply(session: Session, name: str, operation: int, answer: Answer) -> dict[
     return found
 
 
-def reply_line(found: Mapping[str, Any]) -> str:
+def reply_line(found: Mapping[str, Any]) -> Line:
     """A reply for people."""
     name = str(found["request"]).split()
     balances = f"{name[1]} has {found['source_balance']}"
@@ -217,9 +243,11 @@ def reply_line(found: Mapping[str, Any]) -> str:
         balances += f", {name[2]} has {found['target_balance']}"
     attempts = f"{found['attempts']} attempt{'s' if found['attempts'] > 1 else ''}"
     return (
-        f"{found['request']}: {found['outcome']}; {balances} "
-        f"(op {found['op']}, {found['reply']} reply after {attempts}, {found['milliseconds']:.0f} ms, "
-        f"client {found['client']})"
+        f"{found['request']}: ",
+        (found["outcome"], GOOD if found["outcome"] == "done" else FAIR),
+        f"; {balances} (op {found['op']}, ",
+        (f"{found['reply']} reply", "" if found["reply"] == "first" else FAIR),
+        f" after {attempts}, {found['milliseconds']:.0f} ms, client {found['client']})",
     )
 
 
