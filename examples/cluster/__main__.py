@@ -1,4 +1,5 @@
 """The command line: `python -m examples.cluster` `run`, `soak`, `start`, `status`, `client` or `hurt`; try `--help`."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 from .cluster_directory import ClusterUnusable
 from .commands import COMMANDS, Misused, add_parsers
+from .completion import complete
 from .config import CLIENTS_MAX
 from .journal import Plant
 from .members import MembersFailed
@@ -133,7 +135,9 @@ def _add_soak(commands: Any) -> None:
 
 def main(arguments: list[str]) -> int:
     """Parse, run, and give the exit status: 0 all holds, 1 broken or failed, 2 unusable arguments or file."""
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    complete(parser)
+    parsed = parser.parse_args(arguments)
     ended = "everything was stopped" + (" and removed" if parsed.command in ("run", "soak") else "")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .cluster_client import Answer, ClusterClient, ClusterError, RetryPolicy, Session
 from .cluster_directory import ask, read_running
+from .completion import clusters, completed_by, requests, victims, ways_to_hurt
 from .ledger import AMOUNT_MAX, NAME_SIZE_MAX, Outcome, Result, Transfer
 from .live import start
 from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
@@ -40,12 +41,13 @@ def add_parsers(commands: Any) -> None:
         help="start a cluster that stays up until Ctrl-C",
         description="Start a cluster in a directory, or start again the one that is there. Ctrl-C ends it.",
     )
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory; a new one is made")
+    place = command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory; a new one is made")
+    completed_by(place, clusters)
     command.add_argument("--replicas", type=int, choices=(3, 5), metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument("--port", type=_port, default=0, metavar="N", help="where clients come in (any free port)")
 
     command = commands.add_parser("status", help="how a cluster is", description="Views, roles, ops, slots, queues.")
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory")
+    _add_place(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
     command = commands.add_parser(
@@ -54,15 +56,16 @@ def add_parsers(commands: Any) -> None:
         description="Send requests in a session of their own, and show each reply and whether it is the first or was "
         "stored and is repeated. For example: client /tmp/ledger transfer equity ada 100",
     )
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory")
+    _add_place(command)
     command.add_argument("--timeout", type=_seconds, default=30.0, metavar="S", help="seconds for each request (30)")
     command.add_argument("--json", action="store_true", help="print one JSON object a reply")
-    command.add_argument(
+    words = command.add_argument(
         "words",
         nargs="*",
         metavar="REQUEST",
         help="transfer FROM TO AMOUNT, balance ACCOUNT, or file CSV; without one, a request a line is read from stdin",
     )
+    completed_by(words, requests)
 
     command = commands.add_parser(
         "hurt",
@@ -70,9 +73,13 @@ def add_parsers(commands: Any) -> None:
         description=HURTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory")
-    command.add_argument("action", metavar="HOW", help="see above")
-    command.add_argument("words", nargs="*", metavar="...", help="see above")
+    _add_place(command)
+    completed_by(command.add_argument("action", metavar="HOW", help="see above"), ways_to_hurt)
+    completed_by(command.add_argument("words", nargs="*", metavar="...", help="see above"), victims)
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    completed_by(command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory"), clusters)
 
 
 def _port(text: str) -> int:
@@ -162,9 +169,7 @@ def status_lines(status: Mapping[str, Any]) -> list[Line]:
 
 def run_client(parsed: argparse.Namespace) -> int:
     """`client`."""
-    requests = (
-        [_request(parsed.words)] if parsed.words else (_request(line.split()) for line in sys.stdin if line.strip())
-    )
+    asked = [_request(parsed.words)] if parsed.words else (_request(line.split()) for line in sys.stdin if line.strip())
     running = read_running(parsed.place)
     host, port = running["gateway"]
     policy = RetryPolicy(timeout_s=parsed.timeout)
@@ -173,7 +178,7 @@ def run_client(parsed: argparse.Namespace) -> int:
             ClusterClient([(host, port)], cluster=int(running["cluster"], 16), policy=policy) as client,
             client.session() as session,
         ):
-            for bodies in requests:
+            for bodies in asked:
                 _send(session, bodies, parsed.json)
     except ClusterError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
