@@ -74,6 +74,7 @@ def add_parsers(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_place(command)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
     completed_by(command.add_argument("action", metavar="HOW", help="see above"), ways_to_hurt)
     completed_by(command.add_argument("words", nargs="*", metavar="...", help="see above"), victims)
 
@@ -262,7 +263,8 @@ def reply_line(found: Mapping[str, Any]) -> Line:
 def run_hurt(parsed: argparse.Namespace) -> int:
     """`hurt`."""
     question = {"ask": "hurt", "action": parsed.action, **_hurt(parsed.action, parsed.words)}
-    print(ask(parsed.place, question)["done"])
+    found = ask(parsed.place, question)
+    print(json.dumps(found) if parsed.json else found["done"])
     return 0
 
 
