@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from client_replies.messages.message import U64_MAX, U128_MAX
 
 from .cluster_client import Answer, ClusterClient, ClusterError, RetryPolicy, Session
 from .cluster_directory import ask, read_running
@@ -28,10 +30,21 @@ HURTS = """ways to hurt a cluster:
   corrupt-slot WHO SLOT    overwrite a reply slot on the disk of WHO; SLOT is a number, or client:CLIENT
   kill WHO                 kill -9; WHO may also be gateway, or a process id of the cluster
   partition WHO...         these replicas and the others do not hear each other until heal
-  lose-disk WHO            kill -9, and remove the replica's directory
+  lose-disk WHO            kill -9 of one replica, and remove its directory
   heal                     nobody is cut off and no client is blocked
 WHO is a replica's number, primary, backups or all.
 for example: hurt /tmp/ledger kill primary"""
+EXAMPLE_CLIENT = "2fed73215061f23fab4dcd681797d763"
+HURT_EXAMPLES = {
+    "drop-replies": "drop-replies 10",
+    "block": f"block {EXAMPLE_CLIENT}",
+    "corrupt-slot": "corrupt-slot primary 0",
+    "kill": "kill primary",
+    "partition": "partition 0",
+    "lose-disk": "lose-disk 2",
+    "heal": "heal",
+}
+NUMBER_DIGITS_MAX = 9
 
 
 def add_parsers(commands: Any) -> None:
@@ -187,6 +200,16 @@ def run_client(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def requests_of(lines: Iterable[str]) -> Iterator[Iterable[tuple[str, int, bytes]]]:
+    """The requests that each line asks for. Raises `Misused`."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield _request(line.split())
+            except Misused as error:
+                raise Misused(f"line {number}: {error}") from None
+
+
 def _request(words: Sequence[str]) -> Iterable[tuple[str, int, bytes]]:
     """The requests that the words ask for: what to call each, its operation and its body."""
     if len(words) == 2 and words[0] == "file":
@@ -195,7 +218,8 @@ def _request(words: Sequence[str]) -> Iterable[tuple[str, int, bytes]]:
         return [(f"balance {words[1]}", OPERATION_BALANCE, _name(words[1]).encode())]
     if len(words) == 4 and words[0] == "transfer":
         amount = words[3]
-        if not amount.isascii() or not amount.isdigit() or int(amount) >= 2**64:
+        is_number = amount.isascii() and amount.isdigit() and len(amount) <= len(str(U64_MAX))
+        if not is_number or int(amount) > U64_MAX:
             expected = f"a whole number, at most {AMOUNT_MAX} to be accepted"
             raise Misused(f"amount: found {amount!r}, expected {expected}, such as 100")
         return [_transfer(Transfer(0, _name(words[1]), _name(words[2]), int(amount)))]
@@ -269,14 +293,14 @@ def run_hurt(parsed: argparse.Namespace) -> int:
 
 
 def _hurt(action: str, words: Sequence[str]) -> dict[str, object]:
-    if action == "drop-replies" and len(words) == 1 and words[0].isdigit():
+    if action == "drop-replies" and len(words) == 1 and _is_number(words[0]):
         return {"count": int(words[0])}
     if action == "block" and len(words) == 1:
-        return {"client": _hexadecimal(words[0])}
+        return {"client": _client(words[0])}
     if action == "corrupt-slot" and len(words) == 2:
         if words[1].startswith("client:"):
-            return {"replicas": [words[0]], "client": _hexadecimal(words[1].removeprefix("client:"))}
-        if words[1].isdigit():
+            return {"replicas": [words[0]], "client": _client(words[1].removeprefix("client:"))}
+        if _is_number(words[1]):
             return {"replicas": [words[0]], "slot": int(words[1])}
     if action == "kill" and len(words) == 1:
         return {"who": words[0]}
@@ -286,14 +310,25 @@ def _hurt(action: str, words: Sequence[str]) -> dict[str, object]:
         return {"replicas": list(words)}
     if action == "heal" and not words:
         return {}
-    raise Misused(f"found {' '.join((action, *words))!r}, expected one of the {HURTS}")
+    if action in HURT_EXAMPLES:
+        raise Misused(f"hurt: found {' '.join((action, *words))!r}, expected something like {HURT_EXAMPLES[action]!r}")
+    expected = f"one of {', '.join(HURT_EXAMPLES)}, such as {HURT_EXAMPLES['kill']!r}"
+    raise Misused(f"hurt: found {action!r}, expected {expected}; hurt --help explains them")
 
 
-def _hexadecimal(text: str) -> str:
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS_MAX
+
+
+def _client(text: str) -> str:
     try:
-        return f"{int(text, 16):x}"
+        number = int(text, 16)
     except ValueError:
-        raise Misused(f"client: found {text!r}, expected the number that the command client prints") from None
+        number = 0
+    if not 0 < number <= U128_MAX:
+        expected = f"the number that client prints, such as {EXAMPLE_CLIENT}"
+        raise Misused(f"client: found {text!r}, expected {expected}")
+    return f"{number:x}"
 
 
 COMMANDS = {"start": run_start, "status": run_status, "client": run_client, "hurt": run_hurt}
