@@ -1,4 +1,5 @@
 """The command line: `python -m examples.cluster` `run`, `soak`, `start`, `status`, `client` or `hurt`; try `--help`."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 from .cluster_directory import ClusterUnusable
 from .commands import COMMANDS, Misused, add_parsers
+from .completion import complete
 from .config import CLIENTS_MAX
 from .journal import Plant
 from .members import MembersFailed
@@ -131,9 +133,24 @@ def _add_soak(commands: Any) -> None:
     command.add_argument("--keep", action="store_true", help="do not remove the soak's directory")
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse; words of a request may stand before and after options.
+
+    argparse takes words without number (`nargs="*"`) at one place only; those after the next option are left over.
+    """
+    parser = _parser()
+    complete(parser)
+    parsed, left = parser.parse_known_args(arguments)
+    if left and ("words" not in parsed or any(word.startswith("--") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        parsed.words = [*parsed.words, *left]
+    return parsed
+
+
 def main(arguments: list[str]) -> int:
     """Parse, run, and give the exit status: 0 all holds, 1 broken or failed, 2 unusable arguments or file."""
-    parsed = _parser().parse_args(arguments)
+    parsed = parse(arguments)
     ended = "everything was stopped" + (" and removed" if parsed.command in ("run", "soak") else "")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:

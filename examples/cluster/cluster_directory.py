@@ -36,6 +36,17 @@ class ClusterUnusable(ValueError):
     """The directory cannot be used so; the text says what to do."""
 
 
+def _not_ours(directory: Path, error: OSError) -> ClusterUnusable:
+    """What to say if the directory cannot be read or written."""
+    try:
+        owner = directory.stat().st_uid
+    except OSError:
+        owner = os.geteuid()
+    whose = "" if owner == os.geteuid() else f" in a directory of user {owner}"
+    expected = "one of our own, such as /tmp/ledger"
+    return ClusterUnusable(f"{directory}: found {error.strerror}{whose}, expected {expected}")
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What a cluster is for good."""
@@ -61,7 +72,9 @@ def read_shape(directory: Path) -> Shape:
         return Shape(int(data["cluster"], 16), int(data["replicas"]), bool(data["formed"]))
     except FileNotFoundError:
         raise ClusterUnusable(f"{directory}: there is no cluster. Start one: start {directory}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise _not_ours(directory, error) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise ClusterUnusable(f"{directory / CLUSTER_FILE}: found {error}, expected what start wrote there") from error
 
 
@@ -70,13 +83,20 @@ def opened(directory: Path, replicas: int | None) -> Iterator[Shape]:
     """Have the directory for ourselves; a new one gets a new cluster. Raises `ClusterUnusable`."""
     try:
         directory.mkdir(exist_ok=True)
+        strangers = [entry.name for entry in directory.iterdir() if entry.name != LOCK_FILE]
+        if strangers and not (directory / CLUSTER_FILE).exists():
+            raise ClusterUnusable(
+                f"{directory}: found {strangers[0]}, and no cluster. Give a new or an empty directory"
+            )
+        lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        raise ClusterUnusable(
+            f"{directory}: found no {directory.parent}. Give a directory whose parent exists"
+        ) from error
+    except FileExistsError as error:
+        raise ClusterUnusable(f"{directory}: found a file. Give a new or an empty directory") from error
     except OSError as error:
-        raise ClusterUnusable(f"{directory}: {error.strerror}. Give a directory whose parent exists") from error
-    known = {LOCK_FILE}
-    strangers = [entry.name for entry in directory.iterdir() if entry.name not in known]
-    if strangers and not (directory / CLUSTER_FILE).exists():
-        raise ClusterUnusable(f"{directory}: found {strangers[0]}, and no cluster. Give a new or an empty directory")
-    lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        raise _not_ours(directory, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -104,7 +124,9 @@ def read_running(directory: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((directory / RUNNING_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ClusterUnusable(f"{directory}: the cluster is not up. Start it: start {directory}") from None
+        found = {}
+    if not Path("/proc", str(found.get("pid"))).exists():
+        raise ClusterUnusable(f"{directory}: the cluster is not up. Start it: start {directory}")
     return found
 
 
@@ -157,6 +179,8 @@ def ask(directory: Path, question: Mapping[str, object]) -> dict[str, Any]:
             asker.connect(path)
             asker.sendall(json.dumps(question).encode() + b"\n")
             found = json.loads(_read_line(asker))
+        except PermissionError as error:
+            raise _not_ours(directory, error) from error
         except (OSError, ValueError) as error:
             raise ClusterUnusable(f"{directory}: the cluster does not answer: {error}. Start it again") from error
     if "error" in found:

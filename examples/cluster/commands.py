@@ -9,15 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from client_replies.messages.message import U64_MAX, U128_MAX
+
 from .cluster_client import Answer, ClusterClient, ClusterError, RetryPolicy, Session
 from .cluster_directory import ask, read_running
+from .completion import clusters, completed_by, requests, victims, ways_to_hurt
 from .ledger import AMOUNT_MAX, NAME_SIZE_MAX, Outcome, Result, Transfer
 from .live import start
 from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
+from .terminal import BAD, FAIR, GOOD, Line, Part, show, show_table
 from .transfers import read_transfers
 
 HURTS = """ways to hurt a cluster:
@@ -26,10 +30,21 @@ HURTS = """ways to hurt a cluster:
   corrupt-slot WHO SLOT    overwrite a reply slot on the disk of WHO; SLOT is a number, or client:CLIENT
   kill WHO                 kill -9; WHO may also be gateway, or a process id of the cluster
   partition WHO...         these replicas and the others do not hear each other until heal
-  lose-disk WHO            kill -9, and remove the replica's directory
+  lose-disk WHO            kill -9 of one replica, and remove its directory
   heal                     nobody is cut off and no client is blocked
 WHO is a replica's number, primary, backups or all.
 for example: hurt /tmp/ledger kill primary"""
+EXAMPLE_CLIENT = "2fed73215061f23fab4dcd681797d763"
+HURT_EXAMPLES = {
+    "drop-replies": "drop-replies 10",
+    "block": f"block {EXAMPLE_CLIENT}",
+    "corrupt-slot": "corrupt-slot primary 0",
+    "kill": "kill primary",
+    "partition": "partition 0",
+    "lose-disk": "lose-disk 2",
+    "heal": "heal",
+}
+NUMBER_DIGITS_MAX = 9
 
 
 def add_parsers(commands: Any) -> None:
@@ -39,12 +54,13 @@ def add_parsers(commands: Any) -> None:
         help="start a cluster that stays up until Ctrl-C",
         description="Start a cluster in a directory, or start again the one that is there. Ctrl-C ends it.",
     )
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory; a new one is made")
+    place = command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory; a new one is made")
+    completed_by(place, clusters)
     command.add_argument("--replicas", type=int, choices=(3, 5), metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument("--port", type=_port, default=0, metavar="N", help="where clients come in (any free port)")
 
     command = commands.add_parser("status", help="how a cluster is", description="Views, roles, ops, slots, queues.")
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory")
+    _add_place(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
     command = commands.add_parser(
@@ -53,15 +69,16 @@ def add_parsers(commands: Any) -> None:
         description="Send requests in a session of their own, and show each reply and whether it is the first or was "
         "stored and is repeated. For example: client /tmp/ledger transfer equity ada 100",
     )
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory")
+    _add_place(command)
     command.add_argument("--timeout", type=_seconds, default=30.0, metavar="S", help="seconds for each request (30)")
     command.add_argument("--json", action="store_true", help="print one JSON object a reply")
-    command.add_argument(
+    words = command.add_argument(
         "words",
         nargs="*",
         metavar="REQUEST",
         help="transfer FROM TO AMOUNT, balance ACCOUNT, or file CSV; without one, a request a line is read from stdin",
     )
+    completed_by(words, requests)
 
     command = commands.add_parser(
         "hurt",
@@ -69,9 +86,14 @@ def add_parsers(commands: Any) -> None:
         description=HURTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory")
-    command.add_argument("action", metavar="HOW", help="see above")
-    command.add_argument("words", nargs="*", metavar="...", help="see above")
+    _add_place(command)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    completed_by(command.add_argument("action", metavar="HOW", help="see above"), ways_to_hurt)
+    completed_by(command.add_argument("words", nargs="*", metavar="...", help="see above"), victims)
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    completed_by(command.add_argument("place", type=Path, metavar="DIR", help="the cluster's directory"), clusters)
 
 
 def _port(text: str) -> int:
@@ -102,32 +124,57 @@ def run_start(parsed: argparse.Namespace) -> int:
 
 # status
 
+COLUMNS = ("name", "pid", "state", "role", "view", "op", "commit", "executed", "checkpoint", "slots", "waiting")
+STYLES = {
+    "state": {"up": GOOD, "starting": FAIR, "silent": BAD, "stopped": BAD},
+    "role": {"primary": "bold cyan", "learner": FAIR},
+    "slots": {"durable": GOOD, "queued": FAIR, "writing": FAIR, "faulty": BAD, "empty": "dim"},
+}
+
 
 def run_status(parsed: argparse.Namespace) -> int:
     """`status`."""
     status = ask(parsed.place, {"ask": "status"})
-    print(json.dumps(status) if parsed.json else "\n".join(status_lines(status)))
+    if parsed.json:
+        print(json.dumps(status))
+    else:
+        show_table(COLUMNS, [status_row(replica) for replica in status["replicas"]])
+        show(status_lines(status))
     return 0
 
 
-def status_lines(status: Mapping[str, Any]) -> list[str]:
-    """The status as a table."""
-    columns = ("name", "pid", "state", "role", "view", "op", "commit", "executed", "checkpoint", "slots", "waiting")
-    rows: list[tuple[str, ...]] = [columns]
-    for replica in status["replicas"]:
-        slots = ", ".join(f"{count} {state}" for state, count in replica.get("slots", {}).items() if count)
-        shown = {**replica, "slots": slots or "-", "waiting": replica.get("requests_waiting", "-")}
-        rows.append(tuple(str(shown.get(column, "-")) for column in columns))
-    widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    host, port = status["gateway"]["address"]
+def status_row(replica: Mapping[str, Any]) -> list[Line]:
+    """What the table has of a replica."""
+    row: list[Line] = []
+    for column in COLUMNS:
+        if column == "slots":
+            row.append(_slots(replica.get("slots", {})))
+        else:
+            text = str(replica.get("requests_waiting" if column == "waiting" else column, "-"))
+            row.append([(text, STYLES.get(column, {}).get(text, ""))])
+    return row
+
+
+def _slots(counts: Mapping[str, int]) -> Line:
+    parts: list[Part] = []
+    for state, count in counts.items():
+        if count:
+            parts += [", "] * bool(parts) + [(f"{count} {state}", STYLES["slots"].get(state, ""))]
+    return parts or "-"
+
+
+def status_lines(status: Mapping[str, Any]) -> list[Line]:
+    """What stands below the table."""
     door = status["gateway"]
-    lines.append(
+    host, port = door["address"]
+    lines: list[Line] = [
         f"gateway {host}:{port}, process {door['pid']}, {door.get('connections', '-')} connections, "
         f"{door.get('requests_waiting', '-')} requests waiting; {status['restarts']} restarts"
-    )
+    ]
     if not status["quorum"]:
-        lines.append("no quorum: nothing is executed until more replicas are up; clients wait, and lose nothing")
+        lines.append(
+            [("no quorum", BAD), ": nothing is executed until more replicas are up; clients wait, and lose nothing"]
+        )
     return lines
 
 
@@ -136,9 +183,7 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
 
 def run_client(parsed: argparse.Namespace) -> int:
     """`client`."""
-    requests = (
-        [_request(parsed.words)] if parsed.words else (_request(line.split()) for line in sys.stdin if line.strip())
-    )
+    asked = [_request(parsed.words)] if parsed.words else (_request(line.split()) for line in sys.stdin if line.strip())
     running = read_running(parsed.place)
     host, port = running["gateway"]
     policy = RetryPolicy(timeout_s=parsed.timeout)
@@ -147,12 +192,22 @@ def run_client(parsed: argparse.Namespace) -> int:
             ClusterClient([(host, port)], cluster=int(running["cluster"], 16), policy=policy) as client,
             client.session() as session,
         ):
-            for bodies in requests:
+            for bodies in asked:
                 _send(session, bodies, parsed.json)
     except ClusterError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def requests_of(lines: Iterable[str]) -> Iterator[Iterable[tuple[str, int, bytes]]]:
+    """The requests that each line asks for. Raises `Misused`."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield _request(line.split())
+            except Misused as error:
+                raise Misused(f"line {number}: {error}") from None
 
 
 def _request(words: Sequence[str]) -> Iterable[tuple[str, int, bytes]]:
@@ -163,7 +218,8 @@ def _request(words: Sequence[str]) -> Iterable[tuple[str, int, bytes]]:
         return [(f"balance {words[1]}", OPERATION_BALANCE, _name(words[1]).encode())]
     if len(words) == 4 and words[0] == "transfer":
         amount = words[3]
-        if not amount.isascii() or not amount.isdigit() or int(amount) >= 2**64:
+        is_number = amount.isascii() and amount.isdigit() and len(amount) <= len(str(U64_MAX))
+        if not is_number or int(amount) > U64_MAX:
             expected = f"a whole number, at most {AMOUNT_MAX} to be accepted"
             raise Misused(f"amount: found {amount!r}, expected {expected}, such as 100")
         return [_transfer(Transfer(0, _name(words[1]), _name(words[2]), int(amount)))]
@@ -186,7 +242,7 @@ def _send(session: Session, requests: Iterable[tuple[str, int, bytes]], as_json:
     for name, operation, body in requests:
         answer = session.request(operation, body)
         found = _reply(session, name, operation, answer)
-        print(json.dumps(found) if as_json else reply_line(found), flush=True)
+        show([json.dumps(found) if as_json else reply_line(found)])
 
 
 def _reply(session: Session, name: str, operation: int, answer: Answer) -> dict[str, Any]:
@@ -209,7 +265,7 @@ def _reply(session: Session, name: str, operation: int, answer: Answer) -> dict[
     return found
 
 
-def reply_line(found: Mapping[str, Any]) -> str:
+def reply_line(found: Mapping[str, Any]) -> Line:
     """A reply for people."""
     name = str(found["request"]).split()
     balances = f"{name[1]} has {found['source_balance']}"
@@ -217,9 +273,11 @@ def reply_line(found: Mapping[str, Any]) -> str:
         balances += f", {name[2]} has {found['target_balance']}"
     attempts = f"{found['attempts']} attempt{'s' if found['attempts'] > 1 else ''}"
     return (
-        f"{found['request']}: {found['outcome']}; {balances} "
-        f"(op {found['op']}, {found['reply']} reply after {attempts}, {found['milliseconds']:.0f} ms, "
-        f"client {found['client']})"
+        f"{found['request']}: ",
+        (found["outcome"], GOOD if found["outcome"] == "done" else FAIR),
+        f"; {balances} (op {found['op']}, ",
+        (f"{found['reply']} reply", "" if found["reply"] == "first" else FAIR),
+        f" after {attempts}, {found['milliseconds']:.0f} ms, client {found['client']})",
     )
 
 
@@ -229,19 +287,20 @@ def reply_line(found: Mapping[str, Any]) -> str:
 def run_hurt(parsed: argparse.Namespace) -> int:
     """`hurt`."""
     question = {"ask": "hurt", "action": parsed.action, **_hurt(parsed.action, parsed.words)}
-    print(ask(parsed.place, question)["done"])
+    found = ask(parsed.place, question)
+    print(json.dumps(found) if parsed.json else found["done"])
     return 0
 
 
 def _hurt(action: str, words: Sequence[str]) -> dict[str, object]:
-    if action == "drop-replies" and len(words) == 1 and words[0].isdigit():
+    if action == "drop-replies" and len(words) == 1 and _is_number(words[0]):
         return {"count": int(words[0])}
     if action == "block" and len(words) == 1:
-        return {"client": _hexadecimal(words[0])}
+        return {"client": _client(words[0])}
     if action == "corrupt-slot" and len(words) == 2:
         if words[1].startswith("client:"):
-            return {"replicas": [words[0]], "client": _hexadecimal(words[1].removeprefix("client:"))}
-        if words[1].isdigit():
+            return {"replicas": [words[0]], "client": _client(words[1].removeprefix("client:"))}
+        if _is_number(words[1]):
             return {"replicas": [words[0]], "slot": int(words[1])}
     if action == "kill" and len(words) == 1:
         return {"who": words[0]}
@@ -251,14 +310,25 @@ def _hurt(action: str, words: Sequence[str]) -> dict[str, object]:
         return {"replicas": list(words)}
     if action == "heal" and not words:
         return {}
-    raise Misused(f"found {' '.join((action, *words))!r}, expected one of the {HURTS}")
+    if action in HURT_EXAMPLES:
+        raise Misused(f"hurt: found {' '.join((action, *words))!r}, expected something like {HURT_EXAMPLES[action]!r}")
+    expected = f"one of {', '.join(HURT_EXAMPLES)}, such as {HURT_EXAMPLES['kill']!r}"
+    raise Misused(f"hurt: found {action!r}, expected {expected}; hurt --help explains them")
 
 
-def _hexadecimal(text: str) -> str:
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS_MAX
+
+
+def _client(text: str) -> str:
     try:
-        return f"{int(text, 16):x}"
+        number = int(text, 16)
     except ValueError:
-        raise Misused(f"client: found {text!r}, expected the number that the command client prints") from None
+        number = 0
+    if not 0 < number <= U128_MAX:
+        expected = f"the number that client prints, such as {EXAMPLE_CLIENT}"
+        raise Misused(f"client: found {text!r}, expected {expected}")
+    return f"{number:x}"
 
 
 COMMANDS = {"start": run_start, "status": run_status, "client": run_client, "hurt": run_hurt}

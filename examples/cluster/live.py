@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -151,7 +152,7 @@ class Live:
         if action == "kill":
             return self._kill(str(question["who"]))
         if action == "lose-disk":
-            return self._lose_disk(self._chosen([question["replica"]])[0])
+            return self._lose_disk(str(question["replica"]))
         raise ClusterUnusable(f"found {action!r}, expected a way to hurt: hurt --help lists them")
 
     def _chosen(self, words: object) -> list[str]:
@@ -164,11 +165,11 @@ class Live:
             elif text in ("primary", "backups"):
                 primary = self._primary()
                 found += [name for name in self._names if (name == primary) == (text == "primary")]
-            elif text.isdigit() and int(text) < len(self._names):
+            elif text.isdecimal() and int(text) < len(self._names):
                 found.append(self._names[int(text)])
             else:
                 expected = f"a number below {len(self._names)}, primary, backups or all"
-                raise ClusterUnusable(f"replica {text!r}: expected {expected}")
+                raise ClusterUnusable(f"replica: found {word!r}, expected {expected}")
         return list(dict.fromkeys(found))
 
     def _primary(self) -> str:
@@ -199,6 +200,8 @@ class Live:
 
     def _partition(self, names: list[str]) -> str:
         rest = [name for name in self._names if name not in names]
+        if not rest:
+            raise ClusterUnusable("partition: found all replicas, expected some of them, such as 0")
         for name in self._names:
             self._hurts[name].cut = set(rest if name in names else names)
         self._tell_hurts(self._names)
@@ -214,7 +217,7 @@ class Live:
                 raise ClusterUnusable(f"slot {slot}: expected one from 0 to {CLIENTS_MAX - 1}")
             order = damage_of(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.getrandbits(32))
             if order is None:
-                raise ClusterUnusable(f"slot {slot} of {name} holds no reply")
+                raise ClusterUnusable(f"slot {slot} of {name} holds no reply: give client:CLIENT, of one that is open")
             done.append(f"slot {slot} of {name}: {damage_slot(order)}")
         return "; ".join(done)
 
@@ -231,21 +234,24 @@ class Live:
 
     def _kill(self, who: str) -> str:
         if who == GATEWAY:
-            pid = self.gateway.pid
-        elif who.isdigit() and int(who) >= len(self._names):
-            pid = int(who)
-            if pid not in processes_of(self._system):
-                raise ClusterUnusable(f"process {pid} is none of this cluster's: status shows them")
+            pids = {who: self.gateway.pid}
+        elif who.isdecimal() and int(who) >= len(self._names):
+            pids = {who: int(who)}
+            if int(who) not in processes_of(self._system):
+                raise ClusterUnusable(f"process {who} is none of this cluster's: status shows them")
         else:
-            name = self._chosen([who])[0]
-            pid = self.members.pid(name)
-            who = name
-            if not pid:
-                raise ClusterUnusable(f"{name} is not up: it is being started again")
-        kill(pid)
-        return f"kill -9 {pid} ({who})"
+            pids = {name: self.members.pid(name) for name in self._chosen([who])}
+            down = [name for name, pid in pids.items() if not pid]
+            if down:
+                raise ClusterUnusable(f"{', '.join(down)}: not up, but being started again. Try again in a moment")
+        for pid in pids.values():
+            kill(pid)
+        return ", ".join(f"kill -9 {pid} ({name})" for name, pid in pids.items())
 
-    def _lose_disk(self, name: str) -> str:
+    def _lose_disk(self, who: str) -> str:
+        name, *more = self._chosen([who])
+        if more:
+            raise ClusterUnusable(f"lose-disk: found {who!r}, expected one replica, such as 2 or primary")
         pid = self.members.pid(name)
         if pid:
             kill(pid)
@@ -259,6 +265,7 @@ class Live:
 def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
     """Start a cluster and keep it up. Raises `ClusterUnusable`, `MembersFailed`, and what interrupts it."""
     with opened(directory, replicas) as shape:
+        _check_port(port)
         configure_logging(str(directory / "log.jsonl"))
         with running_system() as system:
             live = Live(directory, shape, system, port)
@@ -274,6 +281,17 @@ def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
                         answer(asked[0], live.handle(asked[1]))
             finally:
                 control.close()
+
+
+def _check_port(port: int) -> None:
+    """Find out before anything is started; the gateway itself, which may be started again, waits for its port."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        found = os.strerror(error.errno or 0)
+        raise ClusterUnusable(
+            f"--port {port}: found {found}, expected a free port. Leave --port out, or give another, such as 4001"
+        ) from error
 
 
 def _announce(live: Live, directory: Path, shape: Shape, say: Any) -> None:

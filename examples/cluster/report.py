@@ -1,26 +1,20 @@
-"""What the run tells the user: progress while it goes on, figures and verdict at its end, as text or as JSON.
+"""What the run tells the user at its end: figures and verdict, as lines of text or as JSON.
 
-Guarantees: figures are computed from the same evidence as the verdict, and from counters of the members. On a terminal
-progress is one line that is rewritten; elsewhere it is a line about every second. Gives up: colours without a terminal.
+Guarantees: figures are computed from the same evidence as the verdict, and from counters of the members.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 from .evidence import AnswerSeen, Seen
 from .network import BETWEEN_REPLICAS
+from .terminal import BAD, GOOD, Line
 from .verdict import Check
-
-PROGRESS_INTERVAL = 1.0
-_BAR = 24
-_GREEN, _RED, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,52 +100,10 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 2)
 
 
-class ProgressLine:
-    """Shows how far the run is."""
-
-    def __init__(self, out: TextIO, interval: float = PROGRESS_INTERVAL) -> None:
-        self._out = out
-        self._interval = interval
-        self._terminal = out.isatty()
-        self._shown_at = float("-inf")
-        self._begun = time.monotonic()
-        self._width = 0
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self._clear()
-        print(text, file=self._out, flush=True)
-
-    def show(self, done: int, total: int, details: str, *, last: bool = False) -> None:
-        """The state of the run, if it is time to show it again."""
-        now = time.monotonic()
-        interval = PROGRESS_INTERVAL / 5 if self._terminal else self._interval
-        if now - self._shown_at < interval and not last:
-            return
-        self._shown_at = now
-        filled = _BAR * done // total if total else _BAR
-        bar = "#" * filled + "." * (_BAR - filled) if self._terminal else ""
-        text = f"{bar}{' ' if bar else ''}{now - self._begun:5.1f} s  {done}/{total} transfers  {details}"
-        if not self._terminal:
-            print(text, file=self._out, flush=True)
-            return
-        self._out.write("\r" + text.ljust(self._width))
-        self._width = len(text)
-        if last:
-            self._out.write("\n")
-            self._width = 0
-        self._out.flush()
-
-    def _clear(self) -> None:
-        if self._terminal and self._width:
-            self._out.write("\r" + " " * self._width + "\r")
-            self._width = 0
-
-
-def report_text(checks: Sequence[Check], numbers: Figures, terminal: bool) -> str:
-    """Figures and verdict as lines of text."""
+def report_lines(checks: Sequence[Check], numbers: Figures) -> list[Line]:
+    """Figures and verdict."""
     network = numbers.network
-    lines = [
+    return [
         *figure_lines(numbers),
         f"  clients      {network['replies_lost']} replies lost, {network['requests_lost']} requests lost, "
         f"{network['requests_doubled']} doubled, {network['client_retries']} retries",
@@ -164,9 +116,8 @@ def report_text(checks: Sequence[Check], numbers: Figures, terminal: bool) -> st
         "or memory of the component",
         f"  damage       {network['slots_damaged']} slots damaged, {network['slots_needed']} needed, "
         f"{network['slots_repaired']} repaired from peers",
-        *verdict_lines(checks, terminal),
+        *verdict_lines(checks),
     ]
-    return "\n".join(lines)
 
 
 def figure_lines(numbers: Figures) -> list[str]:
@@ -181,17 +132,15 @@ def figure_lines(numbers: Figures) -> list[str]:
     ]
 
 
-def verdict_lines(checks: Sequence[Check], terminal: bool) -> list[str]:
+def verdict_lines(checks: Sequence[Check]) -> list[Line]:
     """Each check, and the verdict."""
-    lines = [""]
+    lines: list[Line] = [""]
     for check in checks:
-        word = "ok" if check.holds else "BROKEN"
-        if terminal:
-            word = f"{_GREEN if check.holds else _RED}{word}{_PLAIN}"
-        lines.append(f"  {word}  {check.name} ({check.detail})")
+        word = ("ok", GOOD) if check.holds else ("BROKEN", BAD)
+        lines.append(("  ", word, f"  {check.name} ({check.detail})"))
     broken = sum(not check.holds for check in checks)
-    verdict = f"verdict: {broken} of {len(checks)} checks broken" if broken else f"verdict: all {len(checks)} hold"
-    return [*lines, verdict]
+    verdict = (f"{broken} of {len(checks)} checks broken", BAD) if broken else (f"all {len(checks)} hold", GOOD)
+    return [*lines, ("verdict: ", verdict)]
 
 
 def report_json(checks: Sequence[Check], numbers: Figures) -> str:

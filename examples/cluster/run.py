@@ -39,8 +39,9 @@ from .ledger import Transfer
 from .members import Members, MembersFailed
 from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
 from .replica_events import SABOTEUR
-from .report import Figures, ProgressLine, figures, report_json, report_text
+from .report import Figures, figures, report_json, report_lines
 from .run_directory import run_directory
+from .terminal import ProgressLine, show
 from .verdict import Check, Evidence, judge, read_rows
 
 CLUSTER_PREFIX = 0xC1057E2
@@ -313,7 +314,8 @@ def run(options: Options) -> int:
     progress = ProgressLine(sys.stderr if options.json else sys.stdout)
     try:
         with run_directory(options.directory, keep=options.keep) as directory:
-            outcome = Run(options, directory, progress).run()
+            with progress:
+                outcome = Run(options, directory, progress).run()
             if options.keep:
                 progress.say(f"evidence is kept in {directory}")
     except MembersFailed as failure:
@@ -322,5 +324,5 @@ def run(options: Options) -> int:
     if options.json:
         print(report_json(outcome.checks, outcome.figures))
     else:
-        print(report_text(outcome.checks, outcome.figures, sys.stdout.isatty()))
+        show(report_lines(outcome.checks, outcome.figures))
     return 0 if outcome.holds else 1

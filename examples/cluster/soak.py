@@ -26,9 +26,10 @@ from .generate_transfers import rows
 from .harm import Harm
 from .journal import Plant
 from .members import Members, MembersFailed
-from .report import ProgressLine, figure_lines, percentile, verdict_lines
+from .report import figure_lines, percentile, verdict_lines
 from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outcome, Run, after
 from .run_directory import run_directory
+from .terminal import Line, ProgressLine, show
 from .transfers import HEADING, read_transfers
 
 SESSIONS = 24  # half of them at the gateway
@@ -177,19 +178,20 @@ def soak(chosen: SoakOptions) -> int:
         )
         run = Soak(options, directory, progress, begun + working, begun + seconds)
         try:
-            outcome = run.run()
+            with progress:
+                outcome = run.run()
         except MembersFailed as failure:
-            print("\n".join(harm_lines(run)))
+            show(harm_lines(run))
             print(f"the soak failed: {failure} (seed {chosen.seed}; --keep keeps its log)", file=sys.stderr)
             return 1
         finally:
             if chosen.keep:
                 progress.say(f"evidence is kept in {directory}")
-    print("\n".join(soak_lines(run, outcome, chosen.seed)))
+    show(soak_lines(run, outcome, chosen.seed))
     return 0 if outcome.holds else 1
 
 
-def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[str]:
+def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[Line]:
     """Figures and verdict. What replicas count for themselves ends with each life, and is not among it."""
     cluster, network = outcome.figures.cluster, outcome.figures.network
     return [
@@ -201,7 +203,7 @@ def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[str]:
         f"  clients      {network['client_retries']} retries; at the gateway {run.counters['door_repeats']} replies "
         f"asked for once more, {run.counters['door_timeouts']} timeouts resumed",
         f"  seed         {seed}",
-        *verdict_lines(outcome.checks, sys.stdout.isatty()),
+        *verdict_lines(outcome.checks),
     ]
 
 

@@ -1,12 +1,14 @@
 """What stands in for replicas in tests of the front door: an actor with a session table and an echo, and its commands.
 
-Guarantees: a request is executed once, and its reply kept, as a replica would. Gives up: replication; only the one that
-is told to be primary executes. Owns: its sessions and replies.
+Guarantees: a request is executed once, and its reply kept, as a replica would; requests of several threads are executed
+one after the other, in the order of their ops. Gives up: replication; only the one that is told to be primary executes.
+Owns: its sessions and replies.
 """
 
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +82,14 @@ class StandIn:
         self.replies: dict[int, bytes] = {}
         self.op = 0
         self.executed = 0
+        self._lock = threading.Lock()
 
     def handle(self, frame: Frame) -> list[Frame]:
         """The frames that a request leads to: its answer, and what others are told because of it."""
+        with self._lock:  # from the check to the commit: an op that is committed late is refused by the session table
+            return self._handle(frame)
+
+    def _handle(self, frame: Frame) -> list[Frame]:
         behaviour = self.behaviour
         if behaviour.primary != behaviour.replica:
             return [self._refused(frame, Reason.NOT_PRIMARY)]

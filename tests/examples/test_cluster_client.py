@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -590,6 +591,16 @@ def test_closing_the_client_ends_a_wait_in_another_thread(server: ScriptedServer
         client.session()
 
 
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns so often that what is not one step is seen as several."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
 def test_threads_borrow_sessions_from_a_pool(server: ScriptedServer) -> None:
     """Never more than are in use at a time; one that is pending does not go back."""
     done: list[bytes] = []

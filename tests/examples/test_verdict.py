@@ -7,7 +7,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ from examples.cluster.evidence import Execution as Line
 from examples.cluster.journal import Journal as ReplicaJournal
 from examples.cluster.ledger import Transfer
 from examples.cluster.protocol import OPERATION_TRANSFER, Request
-from examples.cluster.report import ProgressLine, figures, percentile, report_json, report_text
+from examples.cluster.report import figures, percentile, report_json, report_lines
+from examples.cluster.terminal import plain
 from examples.cluster.verdict import CHECKS, Check, Evidence, judge, read_rows
 from examples.cluster.vsr.execution import Applied, Execution
 from examples.cluster.vsr.messages import LogEntry
@@ -353,12 +353,10 @@ def test_the_report_says_the_same_in_text_and_in_json() -> None:
     """Each check by name; the figures from the evidence."""
     numbers = figures(2.0, GOOD.answers, GOOD.events, {"results_done": 3, "Answer_dropped": 4})
     checks = (Check("one", True, "fine"), Check("two", False, "not fine"))
-    text = report_text(checks, numbers, terminal=False)
+    text = "\n".join(map(plain, report_lines(checks, numbers)))
     assert "ok  one (fine)" in text
     assert "BROKEN  two (not fine)" in text
     assert "verdict: 1 of 2 checks broken" in text
-    assert "\x1b" not in text
-    assert "\x1b" in report_text(checks, numbers, terminal=True)
     data = json.loads(report_json(checks, numbers))
     assert data["verdict"] is False
     assert data["requests"] == len(ROWS)
@@ -375,32 +373,3 @@ def test_percentiles_are_of_the_nearest_rank() -> None:
     assert [percentile(values, percent) for percent in (50, 90, 99, 100)] == [50, 90, 99, 100]
     assert percentile([7.0], 50) == 7.0
     assert percentile([], 50) == 0.0
-
-
-def test_progress_is_plain_lines_without_a_terminal() -> None:
-    """No control characters, and not more than about one line a second."""
-    out = StringIO()
-    progress = ProgressLine(out)
-    for done in range(50):
-        progress.show(done, 50, "lost 0 replies")
-    progress.show(50, 50, "lost 0 replies", last=True)
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 2
-    assert "50/50 transfers" in lines[-1]
-    assert "\r" not in out.getvalue()
-
-
-def test_progress_is_one_line_on_a_terminal() -> None:
-    """It is rewritten, and a line that stays does not mix with it."""
-
-    class Terminal(StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    out = Terminal()
-    progress = ProgressLine(out)
-    progress.show(1, 2, "lost 0 replies")
-    progress.say("something")
-    progress.show(2, 2, "lost 0 replies", last=True)
-    assert out.getvalue().count("\n") == 2
-    assert "\r" in out.getvalue()

@@ -1,0 +1,206 @@
+"""What people see, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from examples.cluster import terminal
+from examples.cluster.commands import COLUMNS, reply_line, status_lines, status_row
+from examples.cluster.report import verdict_lines
+from examples.cluster.terminal import ProgressLine, show, show_table
+from examples.cluster.verdict import Check
+
+ROOT = Path(__file__).resolve().parents[2]
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+GREEN, BOLD_RED, HIDE_CURSOR, SHOW_CURSOR = "\x1b[32m", "\x1b[1;31m", "\x1b[?25l", "\x1b[?25h"
+REPLICA = {"name": "replica-0", "pid": 29905, "state": "up", "role": "primary", "view": 1, "op": 9, "commit": 9}
+SLOTS = {"empty": 62, "durable": 1, "queued": 0, "faulty": 1}
+STATUS = {
+    "replicas": [
+        {**REPLICA, "executed": 9, "checkpoint": 0, "slots": SLOTS, "requests_waiting": 0},
+        {"name": "replica-1", "pid": 0, "state": "starting"},
+    ],
+    "gateway": {"address": ["127.0.0.1", 38211], "pid": 29854, "connections": 0, "requests_waiting": 0},
+    "restarts": 2,
+    "quorum": False,
+}
+PLAIN_STATUS = """\
+name       pid    state     role     view  op  commit  executed  checkpoint  slots                          waiting
+replica-0  29905  up        primary  1     9   9       9         0           62 empty, 1 durable, 1 faulty  0
+replica-1  0      starting  -        -     -   -       -         -           -                              -
+gateway 127.0.0.1:38211, process 29854, 0 connections, 0 requests waiting; 2 restarts
+no quorum: nothing is executed until more replicas are up; clients wait, and lose nothing
+"""
+
+
+class Tty(StringIO):
+    """A terminal, as far as the example can tell."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+@pytest.fixture(autouse=True)
+def colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that has colours, whatever the tests run in."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def print_status(out: StringIO) -> str:
+    """What `status` prints."""
+    show_table(COLUMNS, [status_row(replica) for replica in STATUS["replicas"]], out)  # type: ignore[attr-defined]
+    show(status_lines(STATUS), out)
+    return out.getvalue()
+
+
+def test_the_status_is_plain_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the library would take anything for a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert print_status(StringIO()) == PLAIN_STATUS
+
+
+def test_the_status_on_a_terminal_says_the_same_in_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States and slots by how good they are; nothing is cut off, however narrow the terminal is."""
+    monkeypatch.setenv("COLUMNS", "60")
+    text = print_status(Tty())
+    assert f"{GREEN}up" in text
+    assert f"{GREEN}1 durable" in text
+    assert f"{BOLD_RED}1 faulty" in text
+    assert f"{BOLD_RED}no quorum" in text
+    words = [line.split() for line in ESCAPE.sub("", text).splitlines() if not set(line) <= set(" ─")]
+    assert words == [line.split() for line in PLAIN_STATUS.splitlines()]
+
+
+@pytest.mark.parametrize("why", ["NO_COLOR", "TERM", "rich"])
+def test_colours_can_be_done_without(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No colours are wanted, the terminal has none, or the library is not there."""
+    if why == "NO_COLOR":
+        monkeypatch.setenv("NO_COLOR", "1")
+    elif why == "TERM":
+        monkeypatch.setenv("TERM", "dumb")
+    else:
+        monkeypatch.setattr(terminal, "find_spec", lambda name: None)
+    out = Tty()
+    show(verdict_lines([Check("one", True, "fine"), Check("two", False, "[bad]")]), out)
+    text = out.getvalue()
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text), "a colour"
+    assert ESCAPE.sub("", text) == "\n  ok  one (fine)\n  BROKEN  two ([bad])\nverdict: 1 of 2 checks broken\n"
+    if why != "NO_COLOR":
+        assert "\x1b" not in text
+        assert print_status(Tty()) == PLAIN_STATUS
+
+
+def test_the_verdict_is_green_or_red() -> None:
+    """Each check, and all of it."""
+    out = Tty()
+    show(verdict_lines([Check("one", True, "fine")]), out)
+    assert out.getvalue().count(GREEN) == 2
+    assert BOLD_RED not in out.getvalue()
+    show(verdict_lines([Check("two", False, "not fine")]), out)
+    assert out.getvalue().count(BOLD_RED) == 2
+
+
+def test_a_reply_is_one_line_with_its_outcome_in_colour() -> None:
+    """A long line is left to the terminal to wrap, so that it can be copied whole."""
+    found = {
+        "request": "transfer equity ada 100",
+        "outcome": "done",
+        "source_balance": -100,
+        "target_balance": 100,
+        "op": 2,
+        "reply": "repeated",
+        "attempts": 2,
+        "milliseconds": 8.9,
+        "client": "2fed73215061f23fab4dcd681797d763",
+    }
+    text = (
+        "transfer equity ada 100: done; equity has -100, ada has 100 "
+        "(op 2, repeated reply after 2 attempts, 9 ms, client 2fed73215061f23fab4dcd681797d763)\n"
+    )
+    out, tty = StringIO(), Tty()
+    show([reply_line(found)], out)
+    show([reply_line(found)], tty)
+    assert out.getvalue() == text
+    assert ESCAPE.sub("", tty.getvalue()) == text
+    assert f"{GREEN}done" in tty.getvalue()
+
+
+def test_progress_is_plain_lines_without_a_terminal() -> None:
+    """No control characters, and not more than about one line a second."""
+    out = StringIO()
+    with ProgressLine(out) as progress:
+        for done in range(50):
+            progress.show(done, 50, "lost 0 replies")
+        progress.show(50, 50, "lost 0 replies", last=True)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "50/50 transfers" in lines[-1]
+    assert "\r" not in out.getvalue()
+
+
+def test_progress_is_one_line_on_a_terminal() -> None:
+    """It is drawn anew, a line that stays does not mix with it, and the cursor is given back at the end."""
+    out = Tty()
+    progress = ProgressLine(out)
+    progress.show(1, 2, "lost 0 replies")
+    assert HIDE_CURSOR in out.getvalue()
+    progress.say("something")
+    progress.show(2, 2, "lost 1 replies", last=True)
+    text = out.getvalue()
+    assert text.count("\n") == 2
+    assert re.search(r"^something$", ESCAPE.sub("", text).replace("\r", "\n"), re.MULTILINE)
+    assert text.rindex(SHOW_CURSOR) > text.rindex("2/2 transfers  lost 1 replies")
+
+
+def test_the_cursor_is_given_back_when_the_run_is_interrupted() -> None:
+    """Whatever ends it."""
+    out = Tty()
+
+    def work() -> None:
+        with ProgressLine(out) as progress:
+            progress.show(1, 2, "lost 0 replies")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert out.getvalue().rindex(SHOW_CURSOR) > out.getvalue().rindex(HIDE_CURSOR)
+
+
+def test_a_run_on_a_real_terminal_shows_progress_and_a_green_verdict(
+    free_of_new_processes: None, tmp_path: Path
+) -> None:
+    """From the first line to the verdict, and the terminal is as it was."""
+    transfers = tmp_path / "transfers.csv"
+    transfers.write_text("from,to,amount\n" + "equity,ada,5\n" * 20)
+    ours, theirs = pty.openpty()
+    words = ["run", "--transfers", str(transfers), "--damage", "0", "--kill", "0", "--directory", str(tmp_path)]
+    run = subprocess.Popen([sys.executable, "-m", "examples.cluster", *words], cwd=ROOT, stdout=theirs)
+    os.close(theirs)
+    text = _everything(ours)
+    assert run.wait(60.0) == 0, text
+    assert f"{GREEN}all 10 hold" in text
+    assert re.search(r"━ +\d+\.\d s  20/20 transfers", ESCAPE.sub("", text))
+    assert text.count(HIDE_CURSOR) == text.count(SHOW_CURSOR) == 1
+
+
+def _everything(descriptor: int) -> str:
+    """What is written to the terminal until nobody has it open any more."""
+    data = bytearray()
+    with open(descriptor, "rb", buffering=0) as reader:
+        while True:
+            try:
+                part = reader.read(4096)
+            except OSError:  # Linux says so when the last writer has closed it
+                return data.decode()
+            data += part or b""
