@@ -19,7 +19,7 @@ from typing import Any
 
 from .compare import MARGIN, compare, compared_rows
 from .contest import FULL, QUICK, ROOT, TINY, Scale, run_apart, run_group
-from .machine import describe
+from .machine import describe, settle
 from .measure import DIRECTORY
 from .page import rewrite
 from .plots import draw
@@ -68,6 +68,9 @@ def run_rows(chosen: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise SystemExit(f"there is no row {unknown[0]!r}: some of {', '.join(ROWS)}")
     DIRECTORY.mkdir(parents=True, exist_ok=True)
+    if scale.is_full:
+        _say("waiting for the machine to be quiet")
+        settle()
     machine = describe(DIRECTORY)
     result: dict[str, Any] = {"machine": machine, "scale": scale.name, "rounds": scale.rounds, "groups": []}
     print(head_text(result))

@@ -11,6 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+SETTLE_MAX = 180.0  # seconds
+SETTLED_LOAD = 0.25  # of each core
+
 
 def describe(directory: Path) -> dict[str, Any]:
     """Cores, memory, kernel, Python, and where the files of the measurements are."""
@@ -27,6 +30,13 @@ def describe(directory: Path) -> dict[str, Any]:
         "libraries": {"sqlite": sqlite3.sqlite_version, **_versions("thespian", "lmdb", "xxhash", "pysyncobj")},
         "load_before": os.getloadavg()[0],
     }
+
+
+def settle() -> None:
+    """Wait until what ran before is out of the load average, or it is plain that something else is running."""
+    until = time.monotonic() + SETTLE_MAX
+    while os.getloadavg()[0] > SETTLED_LOAD * len(os.sched_getaffinity(0)) and time.monotonic() < until:
+        time.sleep(1.0)
 
 
 def one_line(machine: dict[str, Any]) -> str:
