@@ -200,7 +200,12 @@ SEAM = (
     _bug(
         "reply",
         "the component hears of an op before its reply",
-        (Replies, "flush", "self._port.committed(self._committed)", "self._port.committed(self._committed + 8)"),
+        (
+            Replies,
+            "carry_out",
+            "if not port.failed:\n            port.committed(effect.op)",
+            "if not port.failed:\n            port.committed(effect.op + 8)",
+        ),
     ),
     _bug(
         "checkpoint",
