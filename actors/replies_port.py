@@ -241,7 +241,7 @@ class RepliesPort:
         self._batch_max = batch_max
         self._resend_timeout = resend_timeout
         self._write_interval = write_interval
-        self._write_at = now()  # when operations that nobody waits for may go out
+        self._write_at = 0.0  # when operations that nobody waits for may go out
         self._config: RepliesConfig | None = None
         self._opened: RepliesOpened | None = None
         self._memory: PoolMemory | None = None
@@ -317,7 +317,7 @@ class RepliesPort:
             raise PortMisused(str(error)) from error
         if not HEADER_SIZE < packed_size(header) == len(reply):
             raise PortMisused(f"a reply of {len(reply)} bytes whose header says {packed_size(header)}")
-        self._queue(slot, packed_op(header), reply, large=len(reply) > config.inline_size_max)
+        self._queue(slot, packed_op(header), reply)
 
     def remove(self, slot: int, op: int) -> None:
         """The slot holds no reply any more, as of `op`. Goes out with the next `committed`."""
@@ -598,7 +598,7 @@ class RepliesPort:
 
     # The queue, and what goes out.
 
-    def _queue(self, slot: int, op: int, payload: bytes | None, *, large: bool = False) -> None:
+    def _queue(self, slot: int, op: int, payload: bytes | None) -> None:
         operations = self._stages[-1]
         if not isinstance(operations, _Operations):
             raise InvariantBroken("the last stage takes operations")
@@ -610,7 +610,7 @@ class RepliesPort:
         else:
             self._forget(replaced)
         operations.items[slot] = item
-        if large:
+        if self._is_large(payload):
             self._unplaced.append(item)
             self._place()
 

@@ -71,6 +71,7 @@ def run_rows(chosen: argparse.Namespace) -> dict[str, Any]:
     if scale.is_full:
         _say("waiting for the machine to be quiet")
         settle()
+        _say("")
     machine = describe(DIRECTORY)
     result: dict[str, Any] = {"machine": machine, "scale": scale.name, "rounds": scale.rounds, "groups": []}
     print(head_text(result))

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thespian.actors import Actor, ActorAddress
+from thespian.actors import Actor
 
 from client_replies.actors.system import running_system
 from client_replies.actors.writing import SMALL_BATCH
@@ -26,6 +25,7 @@ from .messages_only import MessagesDriver
 from .meter import Meter
 from .owner import Owner, RunDone, StartRun
 from .stores import BatchStored, OpenStore, PutBatch, StoreActor, StoreOpened, open_store
+from .window import WindowDriver
 from .workload import SESSIONS, SIZES, WINDOW, Replies, slot_size
 
 # An actor contestant sends half of the window at a time, so that it can build the next half meanwhile.
@@ -70,46 +70,28 @@ def _batch_of_ours(params: Mapping[str, Any]) -> int:
     return min(int(params.get("batch", together)), window)
 
 
-class StoreDriver(Actor):
+class StoreDriver(WindowDriver):
     """Keeps the window full in front of a StoreActor."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
-    ) -> None:
-        super().__init__()
-        self._params: dict[str, Any] = {}
-        self._asker: ActorAddress | None = None
-        self._store: ActorAddress | None = None
-        self._number = 0
-        self._flights: deque[float] = deque()
+    def prepare(self) -> None:
+        """See `WindowDriver`."""
+        self._store = self.createActor(StoreActor)
+        opening = OpenStore(
+            kind=self.params["kind"], path=self.params["path"], bytes_max=SESSIONS * self.params["size"]
+        )
+        self.send(self._store, opening)
 
-    def receiveMessage(self, message: object, sender: ActorAddress) -> None:
-        """Start, or go on."""
-        if isinstance(message, StartRun):
-            self._params, self._asker = message.params, sender
-            self._window = int(self._params["window"])
-            self._batch = min(int(self._params.get("batch", BATCH)), self._window)
-            self._store = self.createActor(StoreActor)
-            size = self._params["size"]
-            opening = OpenStore(kind=self._params["kind"], path=self._params["path"], bytes_max=SESSIONS * size)
-            self.send(self._store, opening)
-        elif isinstance(message, StoreOpened):
-            self._replies = Replies(self._params["size"])
-            self._meter = Meter(self._params["seconds"], SESSIONS)
-            self._fill()
-        elif isinstance(message, BatchStored):
-            if self._meter.done(self._batch, self._flights.popleft()) and self._asker is not None:
-                asker, self._asker = self._asker, None
-                self.send(asker, RunDone(result=self._meter.result(self._params["size"])))
-            elif not self._meter.finished:
-                self._fill()
+    def send_batch(self, number: int, count: int) -> None:
+        """See `WindowDriver`."""
+        slots, replies = self._replies.batch(count)
+        self.send(self._store, PutBatch(number=number, slots=slots, replies=replies))
 
-    def _fill(self) -> None:
-        while (len(self._flights) + 1) * self._batch <= self._window and self._store is not None:
-            slots, replies = self._replies.batch(self._batch)
-            self._number += 1
-            self._flights.append(time.perf_counter())
-            self.send(self._store, PutBatch(number=self._number, slots=slots, replies=replies))
+    def answered(self, message: object) -> bool:
+        """See `WindowDriver`."""
+        if isinstance(message, StoreOpened):
+            self._replies = Replies(self.params["size"])
+            self.begin(min(int(self.params.get("batch", BATCH)), int(self.params["window"])))
+        return isinstance(message, BatchStored)
 
 
 def measure_actor(base: str, driver: type[Actor], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,14 @@ back; nothing is built, verified, written or synced. No component on this actor 
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Mapping
-
 from thespian.actors import Actor, ActorAddress
 
 from client_replies.messages.leases import make_lease
 from client_replies.messages.replies import WriteReplies, WritesAccepted
 from client_replies.messages.storage_io import SlotsWritten, WriteSlots
 
-from .meter import Meter
-from .owner import OWNER, RunDone, StartRun
+from .owner import OWNER
+from .window import WindowDriver
 from .workload import SESSIONS
 
 
@@ -33,12 +29,8 @@ class Sink(Actor):
 class Relay(Actor):
     """In the component's place."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
-    ) -> None:
-        super().__init__()
-        self._sink: ActorAddress | None = None
-        self._owner: ActorAddress | None = None
+    _sink: ActorAddress | None = None
+    _owner: ActorAddress | None = None
 
     def receiveMessage(self, message: object, sender: ActorAddress) -> None:
         """Hand it on, there and back."""
@@ -51,44 +43,23 @@ class Relay(Actor):
             self.send(self._owner, done)
 
 
-class MessagesDriver(Actor):
-    """Keeps the window full, in as many batches as the component's driver."""
+class MessagesDriver(WindowDriver):
+    """Sends as many batches as the component's driver."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Mapping[str, object] | None = None
-    ) -> None:
-        super().__init__()
-        self._asker: ActorAddress | None = None
-        self._number = 0
-        self._flights: deque[float] = deque()
+    def prepare(self) -> None:
+        """See `WindowDriver`."""
+        self._relay = self.createActor(Relay)
+        self._slots = tuple(range(self.params["batch"]))
+        self._leases = tuple(make_lease(buffer, 1) for buffer in self._slots)
+        self.begin(self.params["batch"])
 
-    def receiveMessage(self, message: object, sender: ActorAddress) -> None:
-        """Start, or go on."""
-        if isinstance(message, StartRun):
-            self._params, self._asker = message.params, sender
-            self._relay = self.createActor(Relay)
-            self._batch = self._params["batch"]
-            self._slots = tuple(range(self._batch))
-            self._leases = tuple(make_lease(buffer, 1) for buffer in self._slots)
-            self._meter = Meter(self._params["seconds"], SESSIONS)
-            self._fill()
-        elif isinstance(message, WritesAccepted):
-            if self._meter.done(self._batch, self._flights.popleft()) and self._asker is not None:
-                asker, self._asker = self._asker, None
-                self.send(asker, RunDone(result=self._meter.result(self._params["size"])))
-            elif not self._meter.finished:
-                self._fill()
+    def send_batch(self, number: int, count: int) -> None:
+        """See `WindowDriver`."""
+        batch = WriteReplies(
+            owner=OWNER, number=number, op=number, slots=self._slots, payloads=self._leases, durable=True
+        )
+        self.send(self._relay, batch)
 
-    def _fill(self) -> None:
-        while (len(self._flights) + 1) * self._batch <= self._params["window"]:
-            self._number += 1
-            self._flights.append(time.perf_counter())
-            batch = WriteReplies(
-                owner=OWNER,
-                number=self._number,
-                op=self._number,
-                slots=self._slots,
-                payloads=self._leases,
-                durable=True,
-            )
-            self.send(self._relay, batch)
+    def answered(self, message: object) -> bool:
+        """See `WindowDriver`."""
+        return isinstance(message, WritesAccepted)

@@ -30,10 +30,19 @@ LOCK_FILE = "lock"
 SOCKET = "control.sock"
 LINE_MAX = 1024 * 1024
 ASK_TIMEOUT = 60.0  # seconds
+NUMBER_MAX = 999_999_999  # of what somebody types
 
 
 class ClusterUnusable(ValueError):
     """The directory cannot be used so; the text says what to do."""
+
+
+def whole_number(text: str, largest: int = NUMBER_MAX) -> int | None:
+    """The number that somebody typed, or None for anything else: other scripts' digits, more digits than fit."""
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(largest)):
+        return None
+    number = int(text)
+    return number if number <= largest else None
 
 
 def _not_ours(directory: Path, error: OSError) -> ClusterUnusable:

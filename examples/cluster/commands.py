@@ -16,7 +16,7 @@ from typing import Any
 from client_replies.messages.message import U64_MAX, U128_MAX
 
 from .cluster_client import Answer, ClusterClient, ClusterError, RetryPolicy, Session
-from .cluster_directory import ask, read_running
+from .cluster_directory import ask, read_running, whole_number
 from .completion import clusters, completed_by, requests, victims, ways_to_hurt
 from .ledger import AMOUNT_MAX, NAME_SIZE_MAX, Outcome, Result, Transfer
 from .live import start
@@ -44,7 +44,6 @@ HURT_EXAMPLES = {
     "lose-disk": "lose-disk 2",
     "heal": "heal",
 }
-NUMBER_DIGITS_MAX = 9
 
 
 def add_parsers(commands: Any) -> None:
@@ -183,7 +182,7 @@ def status_lines(status: Mapping[str, Any]) -> list[Line]:
 
 def run_client(parsed: argparse.Namespace) -> int:
     """`client`."""
-    asked = [_request(parsed.words)] if parsed.words else (_request(line.split()) for line in sys.stdin if line.strip())
+    asked = [_request(parsed.words)] if parsed.words else requests_of(sys.stdin)
     running = read_running(parsed.place)
     host, port = running["gateway"]
     policy = RetryPolicy(timeout_s=parsed.timeout)
@@ -217,12 +216,11 @@ def _request(words: Sequence[str]) -> Iterable[tuple[str, int, bytes]]:
     if len(words) == 2 and words[0] == "balance":
         return [(f"balance {words[1]}", OPERATION_BALANCE, _name(words[1]).encode())]
     if len(words) == 4 and words[0] == "transfer":
-        amount = words[3]
-        is_number = amount.isascii() and amount.isdigit() and len(amount) <= len(str(U64_MAX))
-        if not is_number or int(amount) > U64_MAX:
+        amount = whole_number(words[3], U64_MAX)
+        if amount is None:
             expected = f"a whole number, at most {AMOUNT_MAX} to be accepted"
-            raise Misused(f"amount: found {amount!r}, expected {expected}, such as 100")
-        return [_transfer(Transfer(0, _name(words[1]), _name(words[2]), int(amount)))]
+            raise Misused(f"amount: found {words[3]!r}, expected {expected}, such as 100")
+        return [_transfer(Transfer(0, _name(words[1]), _name(words[2]), amount))]
     example = "transfer equity ada 100, balance ada, or file transfers.csv"
     raise Misused(f"found {' '.join(words)!r}, expected a request such as {example}")
 
@@ -293,15 +291,15 @@ def run_hurt(parsed: argparse.Namespace) -> int:
 
 
 def _hurt(action: str, words: Sequence[str]) -> dict[str, object]:
-    if action == "drop-replies" and len(words) == 1 and _is_number(words[0]):
-        return {"count": int(words[0])}
+    if action == "drop-replies" and len(words) == 1 and (count := whole_number(words[0])) is not None:
+        return {"count": count}
     if action == "block" and len(words) == 1:
         return {"client": _client(words[0])}
     if action == "corrupt-slot" and len(words) == 2:
         if words[1].startswith("client:"):
             return {"replicas": [words[0]], "client": _client(words[1].removeprefix("client:"))}
-        if _is_number(words[1]):
-            return {"replicas": [words[0]], "slot": int(words[1])}
+        if (slot := whole_number(words[1])) is not None:
+            return {"replicas": [words[0]], "slot": slot}
     if action == "kill" and len(words) == 1:
         return {"who": words[0]}
     if action == "lose-disk" and len(words) == 1:
@@ -314,10 +312,6 @@ def _hurt(action: str, words: Sequence[str]) -> dict[str, object]:
         raise Misused(f"hurt: found {' '.join((action, *words))!r}, expected something like {HURT_EXAMPLES[action]!r}")
     expected = f"one of {', '.join(HURT_EXAMPLES)}, such as {HURT_EXAMPLES['kill']!r}"
     raise Misused(f"hurt: found {action!r}, expected {expected}; hurt --help explains them")
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS_MAX
 
 
 def _client(text: str) -> str:

@@ -96,7 +96,7 @@ def _execution(entry: LogEntry, result: Result, checksum: bytes) -> Execution:
     return Execution(
         op=entry.op,
         client=request.client,
-        session=entry.op if request.is_registration else request.session,
+        session=entry.session,
         request=request.number,
         operation=request.operation,
         row=result.row,

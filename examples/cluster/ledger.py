@@ -136,6 +136,11 @@ class _Account:
     # Encoded once: every reply of the account repeats them.
     statement: deque[bytes] = field(default_factory=lambda: deque(maxlen=STATEMENT_LINES_MAX))
 
+    @property
+    def encoded_statement(self) -> bytes:
+        """The latest lines side by side, the oldest first."""
+        return b"".join(self.statement)
+
 
 class Ledger:
     """The accounts. See the module."""
@@ -158,7 +163,7 @@ class Ledger:
         account = self._accounts.get(name)
         if account is None:
             return Result(self.sequence, 0, Outcome.UNKNOWN_ACCOUNT)
-        return Result(self.sequence, 0, Outcome.DONE, account.balance, 0, b"".join(account.statement))
+        return Result(self.sequence, 0, Outcome.DONE, account.balance, 0, account.encoded_statement)
 
     def transfer(self, transfer: Transfer) -> Result:
         """Execute one transfer, or refuse it."""
@@ -176,7 +181,7 @@ class Ledger:
             outcome,
             source.balance if source is not None else 0,
             target.balance if target is not None else 0,
-            b"".join(source.statement) if source is not None else b"",
+            source.encoded_statement if source is not None else b"",
         )
 
     def _judge(self, transfer: Transfer) -> Outcome:
@@ -211,4 +216,4 @@ class Ledger:
     def _digest_lines(self) -> Iterator[str]:
         yield str(self.sequence)
         for name, account in sorted(self._accounts.items()):
-            yield f"{name}\t{account.balance}\t{account.movements}\t{b''.join(account.statement).hex()}"
+            yield f"{name}\t{account.balance}\t{account.movements}\t{account.encoded_statement.hex()}"

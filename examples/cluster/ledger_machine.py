@@ -32,7 +32,7 @@ class LedgerMachine:
     def encode(self) -> bytes:
         """Give the whole ledger as bytes."""
         accounts = {
-            name: [account.balance, account.movements, b"".join(account.statement).hex()]
+            name: [account.balance, account.movements, account.encoded_statement.hex()]
             for name, account in self.ledger._accounts.items()
         }
         return json.dumps([self.ledger.sequence, accounts], sort_keys=True, separators=(",", ":")).encode()

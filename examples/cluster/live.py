@@ -25,7 +25,7 @@ from client_replies.messages.replies import GetStatus, RepliesStatus
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
 
-from .cluster_directory import RUNNING_FILE, ClusterUnusable, Control, Shape, answer, opened
+from .cluster_directory import RUNNING_FILE, ClusterUnusable, Control, Shape, answer, opened, whole_number
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import GetProgress, Hurt, Progress, StartReplica
 from .damage import damage_of, damage_slot
@@ -160,13 +160,14 @@ class Live:
         found: list[str] = []
         for word in words if isinstance(words, list) else [words]:
             text = str(word).removeprefix("replica-")
+            number = whole_number(text)
             if text == "all":
                 found += self._names
             elif text in ("primary", "backups"):
                 primary = self._primary()
                 found += [name for name in self._names if (name == primary) == (text == "primary")]
-            elif text.isdecimal() and int(text) < len(self._names):
-                found.append(self._names[int(text)])
+            elif number is not None and number < len(self._names):
+                found.append(self._names[number])
             else:
                 expected = f"a number below {len(self._names)}, primary, backups or all"
                 raise ClusterUnusable(f"replica: found {word!r}, expected {expected}")
@@ -233,11 +234,12 @@ class Live:
         raise ClusterUnusable(f"{path.parent.name} holds no reply of client {wanted:x}: see what client prints")
 
     def _kill(self, who: str) -> str:
+        number = whole_number(who)
         if who == GATEWAY:
             pids = {who: self.gateway.pid}
-        elif who.isdecimal() and int(who) >= len(self._names):
-            pids = {who: int(who)}
-            if int(who) not in processes_of(self._system):
+        elif number is not None and number >= len(self._names):
+            pids = {who: number}
+            if number not in processes_of(self._system):
                 raise ClusterUnusable(f"process {who} is none of this cluster's: status shows them")
         else:
             pids = {name: self.members.pid(name) for name in self._chosen([who])}

@@ -121,7 +121,7 @@ class Execution:
         return seal_reply(
             cluster=self.cluster,
             client=request.client,
-            session=entry.op if request.is_registration else request.session,
+            session=entry.session,
             request=request.number,
             op=entry.op,
             operation=request.operation,

@@ -61,6 +61,11 @@ class LogEntry(Message):
     request: Request
     checksum: bytes = field(repr=False)
 
+    @property
+    def session(self) -> int:
+        """The session that the request is in, or the one that it begins."""
+        return self.op if self.request.is_registration else self.request.session
+
     @classmethod
     def build(cls, *, op: int, view: int, replica: int, timestamp: int, parent: bytes, request: Request) -> LogEntry:
         """An entry with its checksum."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -39,40 +40,41 @@ def test_a_quiet_cluster_passes() -> None:
     assert world.marks.counts["state_sync_finished"] == 0
 
 
+def ends_and_begins_again(world: ClusterWorld, victim: Callable[[Process, object], Process | None]) -> None:
+    """Run, and kill the first victim that a message gives: its replica ends itself, and nobody gives up."""
+    killed: list[Process] = []
+
+    def strike(process: Process, message: object) -> None:
+        found = victim(process, message) if not killed else None
+        if found is not None:
+            killed.append(found)
+            world.system.at(0, world.system.kill, found)
+
+    world.system.sending.append(strike)
+    world.run()
+    assert killed
+    assert world.marks.counts["member_failed"] == 0
+    assert world.marks.counts["replica_ended_itself"] >= 1
+
+
 @pytest.mark.parametrize("kind", ["storage", "pool"])
 def test_an_actor_that_dies_while_the_replies_are_opened_is_no_reason_to_give_up(kind: str) -> None:
     """Seeds 36, 38, 98, 100: the replica said that its replies cannot be opened, and the whole cluster ended."""
     world = quiet_world()
-    killed: list[Process] = []
 
-    def strike(process: Process, message: object) -> None:
-        if isinstance(message, OpenStorage) and process.host.index == 1 and not killed:
-            victim = next(one for one in world.system.processes.values() if one.name.startswith(f"r1.{kind}."))
-            killed.append(victim)
-            world.system.at(0, world.system.kill, victim)
+    def victim(process: Process, message: object) -> Process | None:
+        if isinstance(message, OpenStorage) and process.host.index == 1:
+            return next(one for one in world.system.processes.values() if one.name.startswith(f"r1.{kind}."))
+        return None
 
-    world.system.sending.append(strike)
-    world.run()
-    assert killed
-    assert world.marks.counts["member_failed"] == 0
-    assert world.marks.counts["replica_ended_itself"] >= 1
+    ends_and_begins_again(world, victim)
 
 
 def test_a_pool_that_dies_before_its_memory_is_mapped_is_no_reason_to_give_up() -> None:
     """Seed 20003: the replica could not map what was gone with its owner, and the whole cluster ended."""
-    world = quiet_world()
-    killed: list[Process] = []
-
-    def strike(process: Process, message: object) -> None:
-        if process.name.startswith("r1.pool.") and not killed:
-            killed.append(process)
-            world.system.at(0, world.system.kill, process)
-
-    world.system.sending.append(strike)
-    world.run()
-    assert killed
-    assert world.marks.counts["member_failed"] == 0
-    assert world.marks.counts["replica_ended_itself"] >= 1
+    ends_and_begins_again(
+        quiet_world(), lambda process, _message: process if process.name.startswith("r1.pool.") else None
+    )
 
 
 def test_a_join_that_was_overtaken_changes_nothing() -> None:
