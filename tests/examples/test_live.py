@@ -51,10 +51,10 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(30.0)
 
-    def other(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """The other terminal: run a command, `DIR` being the second word."""
+    def other(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """The other terminal: run a command, `DIR` being the second word, and type something into it."""
         command = [sys.executable, "-m", "examples.cluster", words[0], str(self.place), *words[1:]]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90.0)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90.0, input=typed)
 
     def status(self) -> dict[str, Any]:
         """How the cluster is."""
@@ -144,6 +144,7 @@ def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_
         (("client", "balance", "x" * 30), "expected a name of at most 24 bytes, such as ada"),
         (("hurt", "frighten"), "hurt: found 'frighten', expected one of drop-replies, block, "),
         (("hurt", "kill", "1234567"), "is none of this cluster's"),
+        (("hurt", "kill", "9" * 5000), "', expected a number below 3, primary, backups or all"),
         (("hurt", "kill", "9"), "process 9 is none of this cluster's"),
         (("hurt", "lose-disk", "9"), "replica: found '9', expected a number below 3, primary, backups or all"),
         (("hurt", "lose-disk", "all"), "lose-disk: found 'all', expected one replica, such as 2 or primary"),
@@ -157,6 +158,9 @@ def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_
         assert done.returncode == 2, (words, done)
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
+    done = terminal.other("client", typed="balance equity\n\nbalance\n")
+    assert (done.returncode, len(done.stdout.splitlines())) == (2, 1), done
+    assert done.stderr.startswith("line 3: found 'balance', expected a request such as "), done
     done = terminal.other("hurt", "kill", "backups")
     assert done.stdout.count("kill -9") == 2, done
     done = terminal.other("client", "transfer", "nobody", "ada", "1")
