@@ -60,6 +60,7 @@ from client_replies.messages.replies import (
     WritesAccepted,
     WritesRefused,
 )
+from client_replies.messages.reply_header import packed_op
 from client_replies.messages.storage_io import (
     CheckpointWritten,
     CloseStorage,
@@ -345,7 +346,8 @@ class ClientRepliesActor(ComponentActor):
             expectations = decode_expectations(opened, message.sessions)
             if isinstance(expectations, Fault):
                 raise InvariantBroken(f"the storage verified a session table that cannot be decoded: {expectations}")
-            opened.slots.begin(expectations.headers, message.faulty)
+            later = {slot: header for slot, header in message.others if packed_op(header) > message.op}
+            opened.slots.begin(expectations.headers, message.faulty, later)
         parts.answer_open = RepliesOpened(
             owner=opened.owner,
             formatted=message.formatted,
@@ -494,12 +496,9 @@ class ClientRepliesActor(ComponentActor):
         if isinstance(expectations, Fault):
             self._refuse(message, expectations, sender)
             return
-        parts.opened.slots.install(expectations.headers)
-        parts.opened.op = max(parts.opened.op, message.op)
-        faulty = tuple(parts.opened.slots.faulty)
-        answer = SessionsInstalled(owner=message.owner, number=message.number, faulty=faulty)
-        self._taken(parts, message.number, answer)
-        parts.writing.check_all_waits()
+        parts.writing.install(expectations.headers, message.op)
+        doubted = parts.opened.slots.doubted
+        self._taken(parts, message.number, SessionsInstalled(owner=message.owner, number=message.number, faulty=doubted))
         self._pump()
 
     def checkpoint(self, message: Checkpoint, sender: ActorAddress) -> None:
@@ -678,7 +677,7 @@ class ClientRepliesActor(ComponentActor):
     def slots_verified(self, message: SlotsVerified, sender: ActorAddress) -> None:
         """A group of slots was scrubbed."""
         if self._parts is not None and self._stopped is None:
-            self._parts.reading.verified(message)
+            self._parts.writing.verified(self._parts.reading.verified(message))
             self._pump()
 
     def checkpoint_written(self, message: CheckpointWritten, sender: ActorAddress) -> None:

@@ -1,10 +1,12 @@
 """Reads: for the replica, for peers that repair, and for the scrubber.
 
 Guarantees: a reply that is pending is answered from memory at once; what comes from disk was verified against the
-expected header; a failed read makes the slot faulty only if it still means the same reply (invariant 3). The replica's
-reads never wait for those for peers. Every number of waiting reads is bounded, and beyond it the answer is "busy".
+expected header; a failed read makes the slot faulty only if it still means the same reply (invariant 3). A slot whose
+bytes on disk nobody has compared with what it is expected to hold is read before anything is said of it: by the read
+that is asked for, or, before a peer is asked, here. The replica's reads never wait for those for peers. Every number of
+waiting reads is bounded, and beyond it the answer is "busy".
 
-Gives up: reading a reply that the slot is not expected to hold. Owns: the reads that wait, and the buffers lent to the
+Limits: reads no reply that the slot is not expected to hold. Owns: the reads that wait, and the buffers lent to the
 replica until `ReplyTaken`.
 """
 
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 from thespian.actors import ActorAddress
 
-from client_replies.messages.faults import SlotFault, invariant
+from client_replies.messages.faults import InvariantBroken, SlotFault, invariant
 from client_replies.messages.leases import Lease
 from client_replies.messages.peers import GetReplies, Missing
 from client_replies.messages.replies import NotRead, Payload, ReadReply, ReplyNotRead, ReplyRead
@@ -28,6 +30,8 @@ from .serving import Serving
 from .slots import Read
 
 SERVE_BATCH_BYTES = 4 * 1024 * 1024
+VERIFY_BATCH_BYTES = 4 * 1024 * 1024
+VERIFY_BATCH_SLOTS = 1024
 SCRUB_STEPS_MAX = 1024  # slots looked at, empty ones too, before the mailbox gets its turn
 
 
@@ -101,6 +105,9 @@ class Reading:
         payload = slots.pending(message.slot, message.expected)
         if payload is not None:
             return self._answer_from_memory(read, payload)
+        if message.slot in slots.ahead:
+            self._refuse(read, NotRead.UNEXPECTED)
+            return True
         if message.slot in slots.faulty:
             self._refuse(read, NotRead.LOST if message.slot in self._repair.lost else NotRead.CORRUPT)
             return True
@@ -192,6 +199,8 @@ class Reading:
         slots = self._opened.slots
         if slot >= self._opened.config.clients_max or slots.expected[slot] != header:
             return Missing.BEHIND if packed_op(header) > self._opened.op else Missing.SUPERSEDED
+        if slot in slots.ahead:
+            return Missing.BEHIND
         return Missing.FAULTY if slot in slots.faulty else None
 
     def _finish_serving(self, serving: Serving) -> None:
@@ -219,6 +228,8 @@ class Reading:
             self._start("read", self._gather_client_reads())
         if self._peer_waiting and not self._opened.calls.is_busy("serve"):
             self._start("serve", self._gather_peer_reads())
+        if self._opened.slots.unverified and not self._opened.calls.is_busy("verify"):
+            self._verify_next()
 
     def _start(self, lane: str, batch: ReadBatch) -> None:
         if batch.reads:
@@ -327,7 +338,30 @@ class Reading:
         elif isinstance(tag, PeerRead) and not tag.serving.dropped and tag.slot in tag.serving.waiting:
             self._serve(tag, self._opened.copy_bytes(payload, read.header))
 
-    # The scrubber.
+    # Verification, and the scrubber.
+
+    def _verify_next(self) -> None:
+        """Look at the disk for slots of which nobody knows what it holds, some at a time."""
+        slots, reads = self._opened.slots, list[Read]()
+        size = 0
+        for slot in slots.unverified:
+            header = slots.expected[slot]
+            if header is None:
+                raise InvariantBroken(f"slot {slot} is to be verified and expects nothing")
+            size += packed_size(header)
+            reads.append(slots.read_start(slot, header))
+            if size >= VERIFY_BATCH_BYTES or len(reads) == VERIFY_BATCH_SLOTS:
+                break
+        self._verify(reads)
+
+    def _verify(self, reads: list[Read]) -> None:
+        self._verifying = reads
+        message = VerifySlots(
+            batch=self._opened.calls.next_number("verify"),
+            slots=tuple(read.slot for read in reads),
+            headers=b"".join(read.header for read in reads),
+        )
+        self._opened.call_storage("verify", message)
 
     def scrub(self, now: float) -> None:
         """Verify the next slots on disk, within the bandwidth that scrubbing may use, and no file all the time."""
@@ -355,25 +389,24 @@ class Reading:
             next_pass = self._scrub_pass_began + opened.config.scrub_pass_interval
             self._scrub_resume = max(self._scrub_resume, next_pass)
         if reads:
-            self._verifying = reads
-            message = VerifySlots(
-                batch=opened.calls.next_number("verify"),
-                slots=tuple(read.slot for read in reads),
-                headers=b"".join(read.header for read in reads),
-            )
-            opened.call_storage("verify", message)
+            self._verify(reads)
 
-    def verified(self, answer: SlotsVerified) -> bool:
-        """A group of slots was verified. True if one was found faulty."""
-        if self._opened.calls.answered("verify", answer.batch) is None:
-            return False
+    def verified(self, answer: SlotsVerified) -> list[int]:
+        """A group of slots was verified. Returns those that are good and of which this was not known."""
+        opened, slots = self._opened, self._opened.slots
+        if opened.calls.answered("verify", answer.batch) is None:
+            return []
         reads, self._verifying = self._verifying, []
-        found_faulty = False
+        later = {slot: header for slot, header in answer.others if packed_op(header) > opened.op}
+        good = []
         for read, fault in zip(reads, answer.results, strict=True):
-            if self._opened.slots.read_done(read, failed=fault is not None):
-                found_faulty = True
-                self._opened.count("slot_faulty", slot=read.slot, fault=getattr(fault, "name", ""), found_by="scrub")
-        return found_faulty
+            was_unverified = read.slot in slots.unverified
+            if slots.verified(read, failed=fault is not None, later=later.get(read.slot)):
+                if not was_unverified:  # else it is one of many that a state sync brought, and no damage
+                    opened.count("slot_faulty", slot=read.slot, fault=getattr(fault, "name", ""), found_by="scrub")
+            elif was_unverified and slots.is_durable(read.slot):
+                good.append(read.slot)
+        return good
 
     # Ending.
 

@@ -8,13 +8,14 @@
     port.tick()                                          # now and then
 
 Guarantees: one numbered message is in flight; what arrives meanwhile forms the next, in commit order, per slot only the
-last operation; what has no answer is sent again, and an answer counts once. What was written before `checkpoint` is
-accepted before it. Replies that nobody waits for go out once in a `write_interval`, so that a busy session's reply is
-mostly replaced before it costs a message, a write and a share of a sync. A reply of `LEASE_SIZE_MIN` or more is copied
-once, to a leased buffer, and its bytes go through no message; up to `inline_size_max` it does not wait for one. Every
-read, wait and checkpoint ends in exactly one event, unless the port fails or has closed, which is an event too.
+last operation, in the place of the first that waits: so a busy slot is never put off. What has no answer is sent again,
+and an answer counts once. What was written before `checkpoint` or `await_durable` is accepted before it.
+Replies that nobody waits for go out once in a `write_interval`, so that a busy session's reply is mostly replaced before
+it costs a message, a write and a share of a sync. A reply of `LEASE_SIZE_MIN` or more is copied once, to a leased
+buffer, and its bytes go through no message; up to `inline_size_max` it does not wait for one. Every read, wait and
+checkpoint ends in exactly one event, unless an installation replaces it, or the port fails or closes.
 
-Gives up: a place to hide. `write` beyond `pending_max` raises; an owner stops executing while `ready` is false. A
+Limits: no unbounded buffering. `write` beyond `pending_max` raises; an owner stops executing while `ready` is false. A
 refusal other than BUSY means that owner and component disagree: the port fails, and the owner must recover.
 
 Owns: the owner's half of every exchange, the leases it acquired ahead, and the mapping of the pool's memory.
@@ -22,6 +23,7 @@ Owns: the owner's half of every exchange, the leases it acquired ahead, and the 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +82,7 @@ OPEN_TIMEOUT = 5.0  # seconds: opening verifies every slot
 
 
 class PortMisused(RuntimeError):
-    """The port was asked for what it does not do in its state: a mistake of the owner's."""
+    """The port was asked for what it does not do in its state, and did nothing: a mistake of the owner's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +114,17 @@ class ReplyNotHad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritesAreDurable:
-    """Every reply written up to `op` is durable, or was made needless by a newer one or a removal."""
+    """Of every reply written up to `op`: it, or a newer one of its slot, is on disk.
+
+    Or the slot was removed, or installed anew, since. See `RepliesDurable`.
+    """
 
     op: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotsAreDurable:
-    """The wait that `await_durable` numbered is over."""
+    """The wait that `await_durable` numbered is over: see there, and `SlotsDurable`."""
 
     wait: int
     slots: tuple[int, ...]
@@ -165,14 +170,19 @@ PortEvent = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
-    """One operation on a slot that waits: a write with its bytes or its lease, or a removal with neither."""
+    """A slot's last operation that waits: a write with its bytes or its lease, or a removal with neither.
+
+    Its place in the queue is that of the slot's first operation that waits: `serial` numbers the places, and
+    `first_op` is that operation's op. Everything up to it is known once the item is accepted.
+    """
 
     slot: int
     op: int
     payload: Payload | None
     serial: int
+    first_op: int
 
     @property
     def is_removal(self) -> bool:
@@ -181,9 +191,10 @@ class _Item:
 
 @dataclass(slots=True)
 class _Operations:
-    """The operations that wait between two barriers, in commit order, one a slot."""
+    """The operations that wait between two barriers, in the order of their places, one a slot; the op of the last."""
 
     items: dict[int, _Item]
+    op: int = 0
 
 
 @dataclass(slots=True)
@@ -193,11 +204,12 @@ class _Barrier:
     kind: type[Checkpoint] | type[InstallSessions] | type[CloseReplies]
     op: int = 0
     sessions: bytes = b""
+    serial: int = 0  # of an installation, which changes what slots are expected to hold as operations do
 
 
 @dataclass(slots=True)
 class _Undurable:
-    """A batch that is not known to be durable: its number, its last op, and the leases that it was lent."""
+    """A batch that is not known to be durable: its number, the op up to which all went out with it, its leases."""
 
     number: int
     op: int
@@ -211,6 +223,7 @@ class _Sent:
     message: Message
     resend_at: float
     items: tuple[_Item, ...] = ()
+    serial: int = 0  # of the first operation that it carries, or of the installation that it is
 
 
 class RepliesPort:
@@ -247,6 +260,7 @@ class RepliesPort:
         self._memory: PoolMemory | None = None
         self._stock: LeaseStock | None = None
         self._closing = False
+        self._closed = False
         self._number = 0
         self._flight: _Sent | None = None  # the numbered message (or the opening) that has no answer
         self._checkpoint: _Sent | None = None  # started, not done
@@ -254,9 +268,9 @@ class RepliesPort:
         self._peers_version = 0
         self._stages: deque[_Operations | _Barrier] = deque([_Operations({})])
         self._pending = 0
-        self._serial = 0  # of the last operation that was queued
+        self._serial = 0  # of the last place in the queue
         self._held: deque[tuple[int, _Sent]] = deque()  # to be sent when all operations up to a serial are accepted
-        self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in commit order
+        self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in the order of their places
         self._committed = 0
         self._told = 0
         self._undurable: deque[_Undurable] = deque()
@@ -275,9 +289,14 @@ class RepliesPort:
     # What the owner asks for.
 
     @property
+    def is_open(self) -> bool:
+        """True from `RepliesOpened` until `close`, unless the port fails. Otherwise it takes nothing: `PortMisused`."""
+        return self._opened is not None and not self.failed and not self._closing
+
+    @property
     def ready(self) -> bool:
         """True while writes are welcome. False is backpressure (or the end): execute nothing more for now."""
-        return self._opened is not None and not self.failed and not self._closing and self._pending < self._pending_max
+        return self.is_open and self._pending < self._pending_max
 
     @property
     def pending(self) -> int:
@@ -292,7 +311,7 @@ class RepliesPort:
     def open(self, config: RepliesConfig, mode: OpenMode) -> None:
         """Ask for the file to be opened; `RepliesOpened` or `PortFailed` follows."""
         if self._config is not None:
-            raise PortMisused("a port is opened once")
+            raise PortMisused("a port is opened once: make another RepliesPort")
         self._config = config
         self._fly(OpenReplies(owner=self.owner, config=config, mode=mode), timeout=OPEN_TIMEOUT)
 
@@ -339,7 +358,7 @@ class RepliesPort:
 
     def checkpoint(self, op: int, sessions: bytes) -> None:
         """Store the encoded session table as of `op`, after all that was written before; `CheckpointDone` follows."""
-        self._require_taking()
+        self._require_open()
         self._stages.extend((_Barrier(Checkpoint, op, sessions), _Operations({})))
         self._pump()
 
@@ -348,19 +367,27 @@ class RepliesPort:
 
         Operations and checkpoints that still wait speak of the state that is replaced, and are forgotten.
         """
-        self._require_taking()
+        self._require_open()
         for stage in self._stages:
             if isinstance(stage, _Operations):
                 for item in stage.items.values():
                     self._forget(item)
-        self._stages = deque((_Barrier(InstallSessions, op, sessions), _Operations({})))
+        self._serial += 1
+        self._stages = deque((_Barrier(InstallSessions, op, sessions, self._serial), _Operations({})))
+        # What waits for something that is forgotten is from now on about what is installed.
+        self._held = deque((self._serial, sent) for _serial, sent in self._held)
         self._pending = len(self._flight.items) if self._flight is not None else 0
         self._committed = op
         self._pump()
         self._send_held()
 
     def await_durable(self, slots: tuple[int, ...]) -> int:
-        """Number a wait: `SlotsAreDurable` follows once the slots durably hold what they are expected to hold now."""
+        """Number a wait: `SlotsAreDurable` follows once each slot has on disk what it is to hold now, or newer.
+
+        Now: after all that was written, removed and installed until this call. A slot that is to hold nothing, or
+        that is removed while the wait lasts, holds it up no longer; one whose reply is lost (`ReplyLost`) does until
+        the slot's next reply. However busy a slot is, its wait ends. What `SlotsDurable` promises is said there.
+        """
         self._require_open()
         self._wait_number += 1
         message = AwaitDurable(owner=self.owner, wait=self._wait_number, slots=slots)
@@ -385,9 +412,13 @@ class RepliesPort:
         return message.read
 
     def close(self) -> None:
-        """Take nothing more; what waits is still written, then `RepliesClosed` follows."""
+        """Take nothing more; what was written is still made durable, then `RepliesClosed` follows. Again: no effect."""
+        if self._closing:
+            return
         self._require_open()
         self._closing = True
+        # What was written and not called committed yet, too: nothing could call it so any more.
+        self._committed = max(self._committed, *(stage.op for stage in self._stages if isinstance(stage, _Operations)))
         self._stages.append(_Barrier(CloseReplies))
         self._pump()
 
@@ -406,8 +437,9 @@ class RepliesPort:
             return False
         if getattr(message, "owner", self.owner) != self.owner or getattr(message, "holder", self.owner) != self.owner:
             return True  # for an earlier incarnation of this owner
-        if not self.failed:
+        if not self.failed and not self._closed:
             receiver(message)
+        if not self.failed and not self._closed:
             if not (self._events and isinstance(self._events[-1], WritesAreDurable)):
                 self._pump()
             self._send_held()
@@ -416,7 +448,7 @@ class RepliesPort:
 
     def tick(self) -> None:
         """Send again what has no answer; tell the op if nothing else has told it."""
-        if self.failed:
+        if self.failed or self._closed:
             return
         now = self._now()
         for sent in self._unanswered():
@@ -581,10 +613,8 @@ class RepliesPort:
 
     def _on_closed(self, message: RepliesClosed) -> None:
         if self._answered(message.number, CloseReplies) is not None:
+            self._closed = True  # what has no answer gets none, and who asked again would be refused
             self._close_memory()
-            # Neither has an answer any more, and who asked again would be refused. A read would be told CLOSED.
-            self._peers = None
-            self._waits.clear()
             self._events.append(message)
 
     def _on_pool(self, message: LeasesGranted | LeasesRefused | LeasesReleased) -> None:
@@ -599,20 +629,44 @@ class RepliesPort:
     # The queue, and what goes out.
 
     def _queue(self, slot: int, op: int, payload: bytes | None) -> None:
+        """Queue the operation, in the place of the slot's last one if that waits.
+
+        Queued behind the others instead, a busy slot's reply might never go out, nor what waits for it end; and what
+        was sent before it would be called durable up to an op that it is not.
+        """
         operations = self._stages[-1]
         if not isinstance(operations, _Operations):
             raise InvariantBroken("the last stage takes operations")
-        self._serial += 1
-        item = _Item(slot, op, payload, self._serial)
-        replaced = operations.items.pop(slot, None)
-        if replaced is None:
+        operations.op = op
+        item = operations.items.get(slot)
+        if item is None:
+            self._serial += 1
             self._pending += 1
+            operations.items[slot] = item = _Item(slot, op, payload, self._serial, op)
         else:
-            self._forget(replaced)
-        operations.items[slot] = item
-        if self._is_large(payload):
-            self._unplaced.append(item)
+            item.op = op
+            self._replace(item, payload)
+        if self._is_large(item.payload):
+            self._await_buffer(item)
+        if self._unplaced:
             self._place()
+
+    def _replace(self, item: _Item, payload: bytes | None) -> None:
+        """Let a newer payload take the place of the item's, and its buffer if it has one and needs one."""
+        held = item.payload
+        item.payload = payload
+        if held is None or isinstance(held, bytes):
+            return
+        if payload is not None and self._is_large(payload):
+            item.payload = self._copy(payload, held)
+        elif self._stock is not None:
+            self._stock.put_back(held)
+
+    def _await_buffer(self, item: _Item) -> None:
+        if not self._unplaced or self._unplaced[-1].serial < item.serial:
+            self._unplaced.append(item)
+        elif not any(other is item for other in self._unplaced):
+            insort(self._unplaced, item, key=lambda other: other.serial)
 
     def _place_small(self, batch: tuple[_Item, ...]) -> None:
         """Copy replies that may go without to buffers, as far as there are any that no large reply waits for."""
@@ -634,7 +688,7 @@ class RepliesPort:
         """
         while self._unplaced and self._stock is not None:
             item = self._unplaced[0]
-            if isinstance(item.payload, bytes):
+            if isinstance(item.payload, bytes) and self._is_large(item.payload):
                 lease = self._stock.take(self._now())
                 if lease is None:
                     return
@@ -688,7 +742,7 @@ class RepliesPort:
         )
 
     def _pump_operations(self, stage: _Operations) -> None:
-        """Send the next operations in commit order, which the op in the message relies on.
+        """Send the next operations in the order of their places, which the op in the message relies on.
 
         Were a write that has no buffer yet passed over by later ones, their op would tell the component that the
         skipped reply does not exist, and it would say so to a peer that is looking for it.
@@ -719,10 +773,11 @@ class RepliesPort:
 
     def _op_to_tell(self, batch: tuple[_Item, ...]) -> int:
         """The op up to which all is known once this batch is; everything committed if nothing waits behind it."""
+        stage = self._stages[0] if self._stages else None
         if not any(isinstance(stage, _Barrier) or stage.items for stage in self._stages):
             self._told = max(self._told, self._committed)
-        elif batch:
-            self._told = max(self._told, batch[-1].op)
+        elif batch and isinstance(stage, _Operations):
+            self._told = max(self._told, batch[-1].first_op if stage.items else stage.op)
         return self._told
 
     def _send_writes(self, batch: tuple[_Item, ...]) -> None:
@@ -736,22 +791,22 @@ class RepliesPort:
             durable=self._wants_durable or any(not isinstance(item.payload, bytes) for item in batch),
         )
         self._number += 1
-        self._note_undurable(batch)
-        self._fly(message, batch)
+        self._note_undurable(batch, message.op)
+        self._fly(message, batch, serial=batch[0].serial if batch else 0)
 
     def _send_removals(self, batch: tuple[_Item, ...]) -> None:
         slots = tuple(item.slot for item in batch)
         message = RemoveReplies(owner=self.owner, number=self._number + 1, op=self._op_to_tell(batch), slots=slots)
         self._number += 1
-        self._note_undurable(batch)
-        self._fly(message, batch)
+        self._note_undurable(batch, message.op)
+        self._fly(message, batch, serial=batch[0].serial if batch else 0)
 
-    def _note_undurable(self, batch: tuple[_Item, ...]) -> None:
+    def _note_undurable(self, batch: tuple[_Item, ...], op: int) -> None:
         if batch:
             payloads = (item.payload for item in batch)
             leases = tuple(payload for payload in payloads if payload is not None and not isinstance(payload, bytes))
             self._lent += len(leases)
-            self._undurable.append(_Undurable(self._number, batch[-1].op, leases))
+            self._undurable.append(_Undurable(self._number, op, leases))
         self._durable_resend = self._now() + self._resend_timeout
 
     @property
@@ -780,13 +835,15 @@ class RepliesPort:
             )
         self._stages.popleft()
         self._number += 1
-        self._fly(message)
+        self._fly(message, serial=barrier.serial)
         return True
 
     # Bookkeeping.
 
-    def _fly(self, message: Message, items: tuple[_Item, ...] = (), *, timeout: float | None = None) -> None:
-        self._flight = _Sent(message, self._now() + (timeout or self._resend_timeout), items)
+    def _fly(
+        self, message: Message, items: tuple[_Item, ...] = (), *, serial: int = 0, timeout: float | None = None
+    ) -> None:
+        self._flight = _Sent(message, self._now() + (timeout or self._resend_timeout), items, serial)
         self._send(message)
 
     def _post(self, message: Message) -> _Sent:
@@ -804,9 +861,17 @@ class RepliesPort:
     def _pump_reads(self) -> None:
         while self._reads_waiting and len(self._reads) < READS_MAX:
             message = self._reads_waiting.popleft()
-            flying = self._flight.items if self._flight is not None else ()
-            overtakes = any(item.slot == message.slot for item in flying)
+            flight = self._flight
+            overtakes = self._installs() or (
+                flight is not None and any(item.slot == message.slot for item in flight.items)
+            )
             self._reads[message.read] = self._post_after_pending(message) if overtakes else self._post(message)
+
+    def _installs(self) -> bool:
+        """True while an installation waits or has no answer: until then the component expects other replies."""
+        first = self._stages[0] if self._stages else None
+        waits = isinstance(first, _Barrier) and first.kind is InstallSessions
+        return waits or (self._flight is not None and isinstance(self._flight.message, InstallSessions))
 
     def _send_held(self) -> None:
         while self._held and self._held[0][0] < self._oldest_pending():
@@ -815,12 +880,15 @@ class RepliesPort:
             self._send(sent.message)
 
     def _oldest_pending(self) -> int:
-        """The serial of the oldest operation that was not accepted, or the next one."""
-        if self._flight is not None and self._flight.items:
-            return self._flight.items[0].serial
+        """The serial of the oldest operation or installation that was not accepted, or the next one."""
+        if self._flight is not None and self._flight.serial:
+            return self._flight.serial
         for stage in self._stages:
-            if isinstance(stage, _Operations) and stage.items:
-                return next(iter(stage.items.values())).serial
+            if isinstance(stage, _Operations):
+                if stage.items:
+                    return next(iter(stage.items.values())).serial
+            elif stage.serial:
+                return stage.serial
         return self._serial + 1
 
     def _is_flight(self, number: int, *kinds: type[Message]) -> bool:
@@ -850,19 +918,19 @@ class RepliesPort:
                 return reply
         return None
 
-    def _require_open(self) -> None:
-        if self._opened is None or self.failed:
-            raise PortMisused("the port is not open")
-
-    def _require_taking(self) -> RepliesConfig:
-        if self._config is None or self._opened is None or self.failed or self._closing:
-            raise PortMisused("the port is not open")
+    def _require_open(self) -> RepliesConfig:
+        if self.failed:
+            raise PortMisused("the port has failed: recover with another RepliesPort")
+        if self._closing:
+            raise PortMisused(f"the port {'has closed' if self._closed else 'is closing'} and takes nothing more")
+        if self._config is None or self._opened is None:
+            raise PortMisused(f"the port is not open: {'open it' if self._config is None else 'wait for RepliesOpened'}")
         return self._config
 
     def _require_room(self) -> RepliesConfig:
-        config = self._require_taking()
+        config = self._require_open()
         if self._pending >= self._pending_max:
-            raise PortMisused(f"{self._pending} operations wait already: `ready` was false")
+            raise PortMisused(f"{self._pending} operations wait, of at most {self._pending_max}: wait until `ready`")
         return config
 
     def _fail(self, fault: Fault) -> None:

@@ -2,29 +2,32 @@
 
 A plain object without actors, clocks or I/O; `ClientRepliesActor` owns one. For each slot:
 
-    expected   the packed header that the session table says the slot holds, or none
-    writing    the one write in flight, or none
-    queued     the one write waiting behind it, or none (a newer one replaces it)
-    faulty     the disk is known or assumed not to hold `expected`, and nothing is pending that will put it there
-    reads      reads in flight
+    expected    the packed header that the session table says the slot holds, or none
+    stored      that of the reply on disk, as far as is known: it was written, or read and found whole
+    writing     the one write in flight, or none
+    queued      the one write waiting behind it, or none; a newer reply takes its place in the queue
+    unverified  nobody has compared the disk with `expected` since that changed
+    ahead       the disk holds a whole reply of an op that the owner has not told yet
+    faulty      the disk was read, or is being written, and does not hold `expected`; nothing pending will put it there
+    reads       reads in flight
 
-Guarantees the design's invariants 1 to 6 and 8; each method says which it keeps, and `check_invariants` states them
-all. Gives up: knowledge of buffers. A write that waits and is no longer needed is forgotten: until it is started, a
-payload is bytes, or a lease that the owner has back when everything before it is settled.
+Guarantees the design's invariants 1 to 6 and 8; `check_invariants` states them. Verify before asking: only a faulty
+slot is repaired from peers or denied to one. Limits: no knowledge of buffers. The states, derived from the above, and
+what moves between them (write and install: of another reply than the expected one; unverified: `ahead` as well):
 
-The states of a slot, derived from the above, and what moves between them (* where the reply is the expected one):
-
-    state     | write     repair    started   done      read fails  remove    install *   install other
-    empty     | queued    refused   -         -         -           empty     empty       faulty
-    durable   | queued    refused   -         -         faulty      empty     durable     faulty
-    queued    | queued    refused   writing   -         queued      empty     queued      faulty
-    writing   | queued    refused   -         durable   writing     empty     writing     faulty
-    faulty    | queued    queued    -         faulty    faulty      empty     faulty      faulty
+    state      | write    repair    started   done      read fails  verified   remove   install
+    empty      | queued   refused   -         -         -           -          empty    unverified
+    durable    | queued   refused   -         -         faulty      durable    empty    unverified
+    queued     | queued   refused   writing   -         queued      queued     empty    unverified
+    writing    | queued   refused   -         durable   writing     writing    empty    faulty
+    unverified | queued   refused   -         -         faulty      durable    empty    unverified
+    faulty     | queued   queued    -         faulty    faulty      faulty     empty    unverified
 """
 
 from __future__ import annotations
 
 import enum
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -42,6 +45,7 @@ class SlotState(enum.Enum):
     DURABLE = "the disk holds the expected reply, as far as is known"
     QUEUED = "the expected reply waits to be written"
     WRITING = "the expected reply is being written"
+    UNVERIFIED = "the disk was not compared with the expected reply yet, or holds one that the owner is still to tell of"
     FAULTY = "the expected reply is neither on disk nor on its way there"
 
 
@@ -76,49 +80,103 @@ class Slots:
 
     def __init__(self, slot_count: int) -> None:
         self.expected: list[bytes | None] = [None] * slot_count
+        self.stored: list[bytes | None] = [None] * slot_count
         self.writing: dict[int, Write] = {}
         self.queued: dict[int, Write] = {}  # commit writes, in the order in which they were accepted
         self.repairs: dict[int, Write] = {}  # queued repairs, likewise; a slot is in one of the two at most
+        self.unverified: dict[int, None] = {}
+        self.ahead: dict[int, int] = {}  # with the op of the reply in `stored`
         self.faulty: dict[int, bytes] = {}  # with what is expected
         self.on_faulty: Callable[[int, bytes], None] = _nobody  # told of each slot that becomes faulty
         self.reads: dict[int, list[Read]] = {}
         self._accepted = 0
-        # Commit writes accepted and neither durable nor needless, in order: the first is what a checkpoint waits for.
+        # Commit writes accepted, neither durable nor removed, in order: the first is what a checkpoint waits for.
         self._pending: dict[int, None] = {}
+        self._ahead_until: list[tuple[int, int]] = []  # a heap of what was once put in `ahead`: op and slot
 
     # What a slot is expected to hold.
 
-    def begin(self, expectations: Mapping[int, bytes], faulty: Iterable[int]) -> None:
-        """After opening: what the session table says, and which slots were found not to hold it."""
+    def begin(self, expectations: Mapping[int, bytes], faulty: Iterable[int], later: Mapping[int, bytes]) -> None:
+        """After opening: what the session table says, and which slots were read and found not to hold it.
+
+        `later` has the headers of those that hold a whole reply of an op after the table's instead. The log that the
+        owner is about to replay brings that reply, as a rule; until then nobody is asked for the older one.
+        """
         for slot, header in expectations.items():
-            self.expected[slot] = header
+            self.expected[slot] = self.stored[slot] = header
         for slot in faulty:
-            self.mark_faulty(slot)
+            held = later.get(slot)
+            if held is not None:
+                self._found_ahead(slot, held)
+            else:
+                self.mark_faulty(slot)
+
+    def _found_ahead(self, slot: int, held: bytes) -> None:
+        op = packed_op(held)
+        self.stored[slot] = held
+        self.ahead[slot] = op
+        heapq.heappush(self._ahead_until, (op, slot))
+
+    def reached(self, op: int) -> None:
+        """The owner has told of everything up to `op`: what is on disk of an op that it passed over is looked at."""
+        while self._ahead_until and self._ahead_until[0][0] <= op:
+            found, slot = heapq.heappop(self._ahead_until)
+            if self.ahead.get(slot) == found:
+                self._clear(slot)
+                self.unverified[slot] = None
 
     def mark_faulty(self, slot: int) -> None:
         """The disk does not hold what the slot expects, and nothing is pending that will put it there."""
         header = self.expected[slot]
         if header is None:
             raise InvariantBroken(f"slot {slot} is faulty and expects nothing")
+        self._clear(slot)
+        self.stored[slot] = None
         self.faulty[slot] = header
         self.on_faulty(slot, header)
+
+    def _clear(self, slot: int) -> None:
+        """What was said of the slot's bytes on disk was said of another reply, or is to be said anew."""
+        self.faulty.pop(slot, None)
+        self.unverified.pop(slot, None)
+        if self.ahead.pop(slot, None) is not None:
+            self.stored[slot] = None  # that it belongs in this slot was never proven
 
     def accept(self, slot: int, header: bytes, payload: Payload, now: float) -> list[Read]:
         """Take over the write of a committed reply. Returns the pending reads that this answers.
 
         Clears `faulty` at once: the reply is in memory and will be written (invariant 2). Reads in flight are
         overtaken, because what they find on disk no longer counts (3); those of this same reply are answered (4).
+        A reply that the disk holds already, as when a log is replayed, is not written again.
         """
-        if self.expected[slot] == header and slot not in self.faulty:
-            # Durable or on its way already, as when a log is replayed after a restart.
-            return []
+        if self.expected[slot] == header and not self._is_doubted(slot):
+            return []  # durable, or on its way already
+        held = self.stored[slot] == header and slot not in self.writing
+        self._clear(slot)
+        self.expected[slot] = header
+        if held:
+            self._drop_queued(slot)
+            self.stored[slot] = header
+        else:
+            self._queue(slot, header, payload, now)
+        return self._overtake(slot, header)
+
+    def _queue(self, slot: int, header: bytes, payload: Payload, now: float) -> None:
+        """Queue the write, in the place of one that waits: numbered and due as that one was.
+
+        So whoever waits for the older reply waits for this one, and a busy slot's reply is never put off for ever.
+        """
+        self.repairs.pop(slot, None)
+        waiting = self.queued.get(slot)
+        if waiting is not None:
+            waiting.header, waiting.payload = header, payload
+            return
         self._accepted += 1
         self._pending[self._accepted] = None
-        self._drop_queued(slot)
-        self.expected[slot] = header
-        self.faulty.pop(slot, None)
         self.queued[slot] = Write(slot, header, payload, self._accepted, now)
-        return self._overtake(slot, header)
+
+    def _is_doubted(self, slot: int) -> bool:
+        return slot in self.faulty or slot in self.unverified or slot in self.ahead
 
     def accept_repair(self, slot: int, header: bytes, payload: Payload, now: float) -> list[Read]:
         """Take over the write of a reply that a peer sent, verified by the caller; the slot must be waiting for it."""
@@ -134,26 +192,34 @@ class Slots:
     def remove(self, slot: int) -> None:
         """The slot holds no reply any more."""
         self._drop_queued(slot)
+        self._clear(slot)
         self.expected[slot] = None
-        self.faulty.pop(slot, None)
         self._overtake(slot, None)
 
     def install(self, expectations: Mapping[int, bytes]) -> None:
         """Replace what every slot is expected to hold; queued writes of something else are forgotten.
 
-        A slot whose expectation changed is faulty, even if a write of an obsolete reply is in flight (invariant 6);
-        only if the write in flight happens to be the reply that is now expected is there something that will put it
-        there (1).
+        What the disk holds decides about a slot whose expectation changed: good if that is known to be the reply
+        that is expected now, and else to be verified. An obsolete write in flight will put something else there, so
+        the slot is faulty (invariant 6), unless it happens to be of the very reply that is now expected (1).
         """
         for slot in range(len(self.expected)):
             header = expectations.get(slot)
             if header == self.expected[slot]:
                 continue
+            held = self.stored[slot]
             self.remove(slot)
-            if header is not None:
-                self.expected[slot] = header
-                if self.pending(slot, header) is None:
+            if header is None:
+                continue
+            self.expected[slot] = header
+            if slot in self.writing:
+                if self.writing[slot].header != header:
                     self.mark_faulty(slot)
+            elif held == header:
+                self.stored[slot] = held
+            else:
+                self.stored[slot] = None
+                self.unverified[slot] = None
 
     def _drop_queued(self, slot: int) -> None:
         write = self.queued.pop(slot, None)
@@ -214,6 +280,8 @@ class Slots:
         """The write in flight is durable. Clears nothing else (invariant 2): the slot may expect another reply now."""
         invariant(slot in self.writing, f"slot {slot} was not being written")
         write = self.writing.pop(slot)
+        if slot not in self.faulty:
+            self.stored[slot] = write.header
         if not write.is_repair:
             del self._pending[write.accepted]
         return write
@@ -234,6 +302,7 @@ class Slots:
         """A read of the expected reply from the disk begins."""
         invariant(self.expected[slot] == header, f"slot {slot} is read for a reply that it does not expect")
         invariant(slot not in self.faulty, f"slot {slot} is read although it is faulty")
+        invariant(slot not in self.ahead, f"slot {slot} is read although it holds a later reply")
         invariant(self.pending(slot, header) is None, f"slot {slot} is read although its reply is in memory")
         read = Read(slot, header, tag)
         self.reads.setdefault(slot, []).append(read)
@@ -244,17 +313,46 @@ class Slots:
 
         A failure counts only if nothing has changed the slot since the read started (invariant 3).
         """
-        reads = self.reads[read.slot]
-        reads.remove(read)
-        if not reads:
-            del self.reads[read.slot]
-        if not failed or read.overtaken or read.slot in self.faulty:
+        self._end(read)
+        if not failed or not self._counts(read):
             return False
         invariant(self.expected[read.slot] == read.header, f"slot {read.slot} changed under a read unnoticed")
         self.mark_faulty(read.slot)
         return True
 
+    def _end(self, read: Read) -> None:
+        reads = self.reads[read.slot]
+        reads.remove(read)
+        if not reads:
+            del self.reads[read.slot]
+
+    def verified(self, read: Read, *, failed: bool, later: bytes | None) -> bool:
+        """A read of the disk itself, past every cache, ended. True if this made the slot faulty.
+
+        `later` is the header of the whole reply that the slot holds instead, if the owner has not told of its op yet.
+        """
+        if not failed or later is None:
+            became_faulty = self.read_done(read, failed=failed)
+            if not failed and self._counts(read):
+                self.stored[read.slot] = read.header
+                self.unverified.pop(read.slot, None)
+            return became_faulty
+        self._end(read)
+        if self._counts(read):
+            self._clear(read.slot)
+            self._found_ahead(read.slot, later)
+        return False
+
+    def _counts(self, read: Read) -> bool:
+        """Whether what the read found says something of what the slot is about now."""
+        return not read.overtaken and read.slot not in self.faulty and read.slot not in self.ahead
+
     # What can be said.
+
+    @property
+    def doubted(self) -> tuple[int, ...]:
+        """The slots of which it is not known that the disk holds what they expect, and for which nothing is pending."""
+        return (*self.faulty, *self.unverified, *self.ahead)
 
     @property
     def barrier(self) -> int:
@@ -262,7 +360,10 @@ class Slots:
         return self._accepted
 
     def settled(self, barrier: int) -> bool:
-        """True if every commit write numbered up to `barrier` is durable or needless (invariant 8)."""
+        """True if every commit write numbered up to `barrier`, or a newer one in its place, is durable (invariant 8).
+
+        Or its slot was removed, or installed anew, since.
+        """
         return next(iter(self._pending), barrier + 1) > barrier
 
     @property
@@ -272,12 +373,19 @@ class Slots:
 
     def is_durable(self, slot: int) -> bool:
         """True if the disk holds what the slot is expected to hold, as far as is known."""
-        return (
-            slot not in self.faulty
-            and slot not in self.queued
-            and slot not in self.repairs
-            and slot not in self.writing
-        )
+        expected = self.expected[slot]
+        return (expected is None or self.stored[slot] == expected) and slot not in self.writing
+
+    def has_stored(self, slot: int, op: int) -> bool:
+        """True if the disk holds the slot's reply of `op` or a newer one, as far as is known, or the slot none any more.
+
+        A newer one that is being written over it does not change that: it is of an op that is still to be
+        checkpointed, and so in the owner's log, whatever a crash leaves of the slot.
+        """
+        if self.expected[slot] is None:
+            return True
+        stored = self.stored[slot]
+        return stored is not None and slot not in self.ahead and packed_op(stored) >= op
 
     def state(self, slot: int) -> SlotState:
         """The state of the slot. See the module for the table of states."""
@@ -287,6 +395,8 @@ class Slots:
             return SlotState.FAULTY
         if slot in self.queued or slot in self.repairs:
             return SlotState.QUEUED
+        if slot in self.unverified or slot in self.ahead:
+            return SlotState.UNVERIFIED
         return SlotState.WRITING if slot in self.writing else SlotState.DURABLE
 
     def count_states(self) -> dict[SlotState, int]:
@@ -295,6 +405,7 @@ class Slots:
         counts[SlotState.FAULTY] = len(self.faulty)
         counts[SlotState.QUEUED] = len(self.queued) + len(self.repairs)
         counts[SlotState.WRITING] = sum(self.state(slot) is SlotState.WRITING for slot in self.writing)
+        counts[SlotState.UNVERIFIED] = len(self.unverified) + len(self.ahead)
         counts[SlotState.EMPTY] = self.expected.count(None)
         counts[SlotState.DURABLE] = len(self.expected) - sum(counts.values())
         return counts
@@ -318,6 +429,13 @@ class Slots:
             invariant(header is not None, f"slot {slot} is faulty and expects nothing")
             invariant(header is not None and packed_size(header) > HEADER_SIZE, f"slot {slot} expects no body")
             invariant(self.pending(slot, header or b"") is None, f"slot {slot} is faulty and will be written")
+            invariant(self.stored[slot] is None, f"slot {slot} is faulty and holds a reply")
+        for slot in (*self.unverified, *self.ahead):
+            header = self.expected[slot]
+            invariant(header is not None and self.stored[slot] != header, f"slot {slot} needs no look at the disk")
+            invariant(self.pending(slot, header or b"") is None, f"slot {slot} is to be verified and will be written")
+            invariant(slot not in self.writing, f"slot {slot} is to be verified and is being written")
+        invariant(len(set(self.doubted)) == len(self.doubted), "a slot is doubted in two ways")
         for slot, write in self._queued_writes():
             invariant(self.expected[slot] == write.header, f"slot {slot} has an obsolete write queued")
             invariant(write.slot == slot, f"slot {slot} has the write of another queued")

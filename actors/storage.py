@@ -13,7 +13,7 @@ Owns: the data file with its lock, its mapping of the pool's memory, and the thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,10 +139,11 @@ class StorageActor(ComponentActor):
         self._opening = True
         disk = self.environment.disk()
 
-        def run() -> tuple[DataFile, tuple[int, ...]]:
+        def run() -> tuple[DataFile, tuple[int, ...], tuple[tuple[int, bytes], ...]]:
             file = DataFile.open(disk, message.config, message.mode)
             try:
-                return file, find_faulty(file, message)
+                faults = find_faults(file, message)
+                return file, tuple(faults), find_others(file, faults.items())
             except BaseException:
                 file.close()
                 raise
@@ -161,7 +162,7 @@ class StorageActor(ComponentActor):
         if isinstance(outcome.error, StorageError):
             self._answer(lane, StorageOpenFailed(batch=batch, fault=outcome.error.fault))
         else:
-            self._file, faulty = self._value(outcome)
+            self._file, faulty, others = self._value(outcome)
             file = self._file
             answer = StorageOpened(
                 batch=batch,
@@ -170,6 +171,7 @@ class StorageActor(ComponentActor):
                 op=file.op,
                 sessions=file.sessions,
                 faulty=faulty,
+                others=others,
             )
             file.sessions = b""  # The answer has it; a second copy of a large table would stay for good.
             self._answer(lane, answer)
@@ -254,9 +256,9 @@ class StorageActor(ComponentActor):
 
         def run(file: DataFile) -> Message:
             pairs = zip(message.slots, headers_of(message), strict=True)
-            return SlotsVerified(
-                batch=message.batch, results=tuple(file.verify_slot(slot, header) for slot, header in pairs)
-            )
+            results = tuple(file.verify_slot(slot, header) for slot, header in pairs)
+            others = find_others(file, zip(message.slots, results, strict=True))
+            return SlotsVerified(batch=message.batch, results=results, others=others)
 
         self._run("verify", message, run, sender)
 
@@ -309,16 +311,25 @@ class StorageActor(ComponentActor):
         return outcome.value
 
 
-def find_faulty(file: DataFile, message: OpenStorage) -> tuple[int, ...]:
-    """The slots that do not hold, on the disk itself, what the session table of the last checkpoint says."""
+def find_faults(file: DataFile, message: OpenStorage) -> dict[int, SlotFault]:
+    """The slots that do not hold, on the disk itself, what the session table of the last checkpoint says, and why."""
     if not file.sessions:
-        return ()
+        return {}
     config = message.config
     try:
         expected = Expectations.decode(file.sessions, clients_max=config.clients_max, cluster=config.cluster)
     except SessionsInvalid as error:
         raise storage_error(FaultKind.TRAILER_CORRUPT, str(error), "the session table of the checkpoint") from error
-    return tuple(slot for slot, header in expected.headers.items() if file.verify_slot(slot, header) is not None)
+    faults = {slot: file.verify_slot(slot, header) for slot, header in expected.headers.items()}
+    return {slot: fault for slot, fault in faults.items() if fault is not None}
+
+
+def find_others(
+    file: DataFile, results: Iterable[tuple[int, SlotFault | None]]
+) -> tuple[tuple[int, bytes], ...]:
+    """The slots that hold another whole reply than the expected one, each with its packed header."""
+    found = ((slot, file.reply_in(slot)) for slot, fault in results if fault is SlotFault.OTHER_REPLY)
+    return tuple((slot, header) for slot, header in found if header is not None)
 
 
 def headers_of(message: ReadSlots | VerifySlots) -> list[bytes]:

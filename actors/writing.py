@@ -2,14 +2,16 @@
 
 Guarantees: a batch is taken over whole or refused whole, after every item was verified. What waits is written in
 groups, one in flight in each lane; a repair never shares a group with a commit and never takes its credit (invariant
-7). "Durable" is said once everything up to a batch is on disk or needless, never before.
+7). A batch is called durable once each of its replies, or a newer one of the slot, is on disk, never before; or its
+slot was removed, or installed anew, since. A wait ends with the same, for its slots; a busy slot starves none.
 
-Gives up: writing every reply. One that a newer one of its slot replaces in the queue is never written (8).
+Limits: not every reply is written. One that a newer one of its slot replaces in the queue is not (8).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from thespian.actors import ActorAddress
@@ -39,9 +41,9 @@ REPAIR_GROUP_BYTES = 4 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Wait:
-    """An `AwaitDurable`: all its slots, and those not yet seen durable."""
+    """An `AwaitDurable`: the op of the reply that each slot was to hold when it came, and the slots still without it."""
 
-    slots: tuple[int, ...]
+    ops: dict[int, int]
     remaining: set[int]
     sender: ActorAddress
 
@@ -185,7 +187,8 @@ class Writing:
         for slot, header, payload in zip(message.slots, headers, message.payloads, strict=True):
             for read in opened.slots.accept(slot, header, payload, now):
                 answered.append((read, payload))
-        opened.op = max(opened.op, message.op)
+        self._reached(message.op)
+        self._check_waits(message.slots)  # what the disk held already
         soon = message.durable and not opened.config.hold_back and sum(map(packed_size, headers)) <= SMALL_BATCH
         self._mark(message.number, message.durable, soon)
         return answered
@@ -194,9 +197,19 @@ class Writing:
         """These slots hold no reply any more."""
         for slot in slots:
             self._opened.slots.remove(slot)
-        self._opened.op = max(self._opened.op, op)
+        self._reached(op)
         self._mark(number, tell=False, soon=False)
         self._check_waits(slots)
+
+    def install(self, expectations: Mapping[int, bytes], op: int) -> None:
+        """Replace what every slot is expected to hold."""
+        self._opened.slots.install(expectations)
+        self._reached(op)
+        self._check_waits({slot for wait in self._waits.values() for slot in wait.remaining})
+
+    def _reached(self, op: int) -> None:
+        self._opened.op = max(self._opened.op, op)
+        self._opened.slots.reached(self._opened.op)
 
     def _mark(self, number: int, tell: bool, soon: bool) -> None:
         mark = Mark(number, self._opened.slots.barrier, tell, soon)
@@ -274,30 +287,33 @@ class Writing:
             self._opened.tell_owner(RepliesDurable(owner=self._opened.owner, through=self.durable_through))
 
     def wait(self, message: AwaitDurable, sender: ActorAddress) -> None:
-        """Answer once all slots of the message are durable. Raises `Refused`."""
+        """Answer once each slot has on disk what it is to hold now, or newer. Raises `Refused`."""
         self.verify_slots(message.slots)
-        if message.wait not in self._waits and len(self._waits) >= self._opened.config.waits_max:
+        waiting = self._waits.get(message.wait)
+        if waiting is not None:
+            waiting.sender = sender  # asked again: about what it was asked for first
+            return
+        if len(self._waits) >= self._opened.config.waits_max:
             found, expected = f"{len(self._waits)} waits", f"fewer than {self._opened.config.waits_max}"
             raise Refused(0, Fault(kind=FaultKind.BUSY, found=found, expected=expected))
-        self._waits[message.wait] = Wait(message.slots, set(message.slots), sender)
+        ops = {slot: self._opened.slots.op_of(slot) for slot in message.slots}
+        self._waits[message.wait] = Wait(ops, set(message.slots), sender)
         self._check_waits(message.slots)
 
-    def _check_waits(self, slots: tuple[int, ...]) -> None:
-        if not self._waits:
-            return
-        durable = {slot for slot in slots if self._opened.slots.is_durable(slot)}
+    def verified(self, slots: Iterable[int]) -> None:
+        """The disk was found to hold what these slots are expected to hold."""
+        self._check_waits(slots)
+
+    def _check_waits(self, slots: Iterable[int]) -> None:
+        has_stored = self._opened.slots.has_stored
         for number, wait in list(self._waits.items()):
-            wait.remaining -= durable
+            wait.remaining.difference_update([slot for slot in slots if has_stored(slot, wait.ops.get(slot, 0))])
             if not wait.remaining:
-                # A slot that was seen durable may have been written again since: all must be durable now.
-                wait.remaining.update(slot for slot in wait.slots if not self._opened.slots.is_durable(slot))
+                # One that had its reply on disk may have been found faulty, or installed anew, since.
+                wait.remaining.update(slot for slot, op in wait.ops.items() if not has_stored(slot, op))
             if not wait.remaining:
                 del self._waits[number]
                 self._opened.send(wait.sender, SlotsDurable(owner=self._opened.owner, wait=number))
-
-    def check_all_waits(self) -> None:
-        """Expectations changed as a whole: look at every slot that is waited for."""
-        self._check_waits(tuple({slot for wait in self._waits.values() for slot in wait.slots}))
 
     @property
     def waits(self) -> int:

@@ -76,7 +76,7 @@ class Missing(enum.Enum):
 
     SUPERSEDED = "the peer's slot has a later reply, or its session is gone"
     FAULTY = "the peer expects this reply too, and its slot is damaged"
-    BEHIND = "the peer has not come to the reply's op yet"
+    BEHIND = "the peer has not come to the reply's op yet, or not to that of the later one in its slot"
     BUSY = "the peer serves too many reads, or the answer would be too large"
 
 

@@ -8,6 +8,10 @@ lost gets that answer again and does nothing twice. Reads and waits carry a numb
 A payload is a whole reply, header and body: either its bytes, up to `inline_size_max`, or a lease on the buffer that
 holds them. A lease in an accepted batch is lent: the buffer is not touched, and the lease not given to another batch,
 until the batch is known to be durable; then its owner fills it anew. Closing takes back all that the owner held.
+
+A reply is *on disk* when it was written to its slot and synced, or read there and found whole, and nothing was written
+over it since but a newer reply of the slot. While that is being written a crash may leave neither. So an owner keeps in
+its log all that its last `CheckpointDone` does not cover, whatever else it was told: docs/architecture.md has a table.
 """
 
 from __future__ import annotations
@@ -68,7 +72,10 @@ class OpenReplies(Message):
 class RepliesOpened(Message):
     """The file is open: the session table of its last checkpoint, and the slots that do not hold what it says.
 
-    `sessions` is empty after formatting. `credit` replies may be written. Repair begins with `SetPeers`.
+    `sessions` is empty after formatting. `credit` replies may be written. Repair begins with `SetPeers`. It is spared
+    work if that comes after the log was replayed, but nothing goes wrong before: a slot that holds a whole reply of a
+    later op is neither repaired nor denied to a peer until the owner has told of that op, and if the log brings that
+    very reply again, it is not even written.
     """
 
     owner: int
@@ -169,11 +176,10 @@ class RemoveReplies(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritesAccepted(Message):
-    """The batch (or removal) `number` is taken over, not yet durable; `credit` more replies may be sent next.
+    """The batch (or removal) `number` is accepted, in memory and not on disk; `credit` more replies may be sent next.
 
     This answer waits until the credit is above 0, so that a replica never has to ask again, and a moment longer while
-    the batch would only wait behind the one that is being written. Everything up to `durable_through` is durable, as in
-    `RepliesDurable`.
+    the batch would only wait behind the one that is being written. `durable_through` says what `RepliesDurable` does.
     """
 
     owner: int
@@ -194,9 +200,10 @@ class WritesRefused(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepliesDurable(Message):
-    """Every reply of every batch up to `through` is durable, or was made needless by a newer one or a removal.
+    """Of every reply in the batches up to `through`: it, or a newer one of its slot, is on disk.
 
-    Told without asking again: if it is lost, the next `WritesAccepted` says the same.
+    Except where a removal or an installation, accepted since, took the reply away. Unsolicited: if this is lost, the
+    next `WritesAccepted` says the same.
     """
 
     owner: int
@@ -205,7 +212,10 @@ class RepliesDurable(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitDurable(Message):
-    """Say when these slots durably hold what they are expected to hold. Numbered by `wait`."""
+    """Say when each of these slots has on disk the reply that it is expected to hold now, or a newer one.
+
+    Numbered by `wait`; asked again, it is about what it was asked for first.
+    """
 
     owner: int
     wait: int
@@ -221,7 +231,11 @@ class AwaitDurable(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotsDurable(Message):
-    """The slots of `AwaitDurable` number `wait` are durable."""
+    """Of each slot of `AwaitDurable` number `wait`: the reply it was expected to hold then, or a newer one, is on disk.
+
+    Or it is expected to hold none. Newer replies that keep coming do not put this off; a reply that is lost does, until
+    the slot's next one.
+    """
 
     owner: int
     wait: int
@@ -272,7 +286,7 @@ class NotRead(enum.Enum):
 
     CORRUPT = "the slot does not hold the reply; it is repaired from the peers"
     LOST = "the slot does not hold the reply, and no peer does"
-    UNEXPECTED = "the slot is expected to hold another reply, or none"
+    UNEXPECTED = "the slot is expected to hold another reply, or none, or holds a later one already"
     BUSY = "too many reads are waiting; try again"
     CLOSED = "no data file is open, or not by this owner"
 
@@ -304,7 +318,11 @@ class InstallSessions(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionsInstalled(Message):
-    """Installed; `faulty` slots are to be repaired. The sync is complete when `AwaitDurable` on them is answered."""
+    """Installed, in memory: a restart finds the last checkpoint. Of `faulty` slots the disk is not known to hold the reply.
+
+    They are read, and those that do not hold it are repaired. All other slots have theirs on disk or on its way there.
+    The sync is complete when `AwaitDurable` on the `faulty` is answered and a `Checkpoint` of its op is done.
+    """
 
     owner: int
     number: int
@@ -313,7 +331,10 @@ class SessionsInstalled(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint(Message):
-    """Store the encoded session table as of `op` once every reply accepted before this message is durable."""
+    """Store the encoded session table as of `op` once the replies accepted before this message are durable.
+
+    In the sense of `RepliesDurable`. What is accepted later does not hold it up.
+    """
 
     owner: int
     number: int
@@ -336,7 +357,12 @@ class CheckpointStarted(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointDone(Message):
-    """The session table as of `op` is durable, and so is every reply that was accepted before the checkpoint."""
+    """The session table as of `op` is on disk. Of each reply accepted before the checkpoint, it or a newer one is too.
+
+    Except where a removal or an installation, accepted since, took the reply away. What is newer, and the removal, are
+    of ops after `op`, not checkpointed yet. So the log may be cut up to `op` and no further: replaying the rest gives
+    every slot its latest reply again, whatever a crash left of it.
+    """
 
     owner: int
     number: int
@@ -371,8 +397,9 @@ class GetStatus(Message):
 class RepliesStatus(Message):
     """The component as it is now.
 
-    `slots` counts slots by state; `queues` has depths and limits by name; `counters` only grow; `durable` answers for
-    the slots that were asked about; `stopped` is the fault that stopped the storage, if one did.
+    `slots` counts slots by state; `queues` has depths and limits by name; `counters` only grow; `durable` says of each
+    slot that was asked about whether exactly what it is expected to hold is on disk; `durable_through` is as in
+    `RepliesDurable`; `stopped` is the fault that stopped the storage, if one did.
     """
 
     request: int
@@ -404,7 +431,7 @@ class CloseReplies(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepliesClosed(Message):
-    """Closed; the lock is free."""
+    """Closed, with all that was accepted on disk; the lock is free. The session table there is the last checkpoint's."""
 
     owner: int
     number: int
@@ -412,7 +439,7 @@ class RepliesClosed(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepliesRepaired(Message):
-    """Told without asking: these slots' replies came from peers and are durable again, packed headers side by side."""
+    """Told without asking: these slots' replies came from peers and are on disk again, packed headers side by side."""
 
     owner: int
     slots: tuple[int, ...]
@@ -427,7 +454,10 @@ class RepliesRepaired(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyLost(Message):
-    """Told without asking: every peer says that it does not hold the reply. Its client must get an error."""
+    """Told without asking: the slot does not hold the reply, and every peer says the same. Its client must get an error.
+
+    It is about this reply alone. The slot's next one is not lost, also if the owner's log brings it later than this.
+    """
 
     owner: int
     slot: int

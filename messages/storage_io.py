@@ -43,7 +43,10 @@ class OpenStorage(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOpened(Message):
-    """Open: the last checkpoint, and the slots that do not hold what its session table says."""
+    """Open: the last checkpoint, and the slots that do not hold what its session table says.
+
+    `others` has the whole replies that some of them hold instead: slot and packed header.
+    """
 
     batch: int
     formatted: bool
@@ -51,6 +54,7 @@ class StorageOpened(Message):
     op: int
     sessions: bytes = field(repr=False)
     faulty: tuple[int, ...]
+    others: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +140,11 @@ class VerifySlots(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotsVerified(Message):
-    """What is wrong with each slot, or None."""
+    """What is wrong with each slot, or None; `others` as in `StorageOpened`."""
 
     batch: int
     results: tuple[SlotFault | None, ...]
+    others: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

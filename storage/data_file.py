@@ -33,6 +33,7 @@ from client_replies.messages.reply_header import (
     HeaderInvalid,
     HeaderSizeWrong,
     checksum128,
+    packed_cluster,
     packed_size,
     verify_body_checksum,
     verify_header_checksum,
@@ -184,6 +185,21 @@ class DataFile:
         self._check_usable()
         sectors = self._scratch_memory(sectors_size(self._expected_size(header)))
         return self._read_verified(slot, header, sectors, direct)
+
+    def reply_in(self, slot: int) -> bytes | None:
+        """The packed header of the whole reply that the slot holds on the disk itself, whatever it is, or None."""
+        self._check_usable()
+        head = self._scratch_memory(SECTOR_SIZE)
+        try:
+            self._device.read(self.layout.slot_offset(slot), head, direct=True)
+            header = bytes(head[:HEADER_SIZE])
+            verify_header_checksum(header)
+        except (StorageError, HeaderInvalid):
+            return None
+        if packed_cluster(header) != self._superblock.cluster:
+            return None
+        whole = HEADER_SIZE < packed_size(header) <= self.layout.message_size_max
+        return header if whole and self.verify_slot(slot, header) is None else None
 
     def _read_verified(self, slot: int, header: bytes, sectors: memoryview, direct: bool) -> SlotFault | None:
         offset = self.layout.slot_offset(slot)

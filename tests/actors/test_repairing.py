@@ -40,7 +40,7 @@ class Bench:
         )
         address = ActorAddress("nobody")
         slots = Slots(SLOTS)
-        slots.begin({slot: reply_of(slot)[:HEADER_SIZE] for slot in range(SLOTS)}, range(SLOTS))
+        slots.begin({slot: reply_of(slot)[:HEADER_SIZE] for slot in range(SLOTS)}, range(SLOTS), {})
         opened = Opened(
             config=config,
             owner=1,

@@ -13,8 +13,9 @@ import pytest
 from client_replies.actors.slots import Read, Slots, SlotState, Write
 from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.reply import Reply
+from client_replies.messages.reply_header import packed_op
 
-EMPTY, DURABLE, QUEUED, WRITING, FAULTY = SlotState
+EMPTY, DURABLE, QUEUED, WRITING, UNVERIFIED, FAULTY = SlotState
 NEVER = float("inf")
 
 
@@ -45,7 +46,7 @@ def slot_in(state: SlotState) -> tuple[Slots, Read | None]:
     slots = Slots(4)
     read = None
     if state is not EMPTY:
-        slots.begin({0: H1}, [])
+        slots.begin({0: H1}, [], {})
         read = slots.read_start(0, H1)
     if state in (FAULTY, QUEUED, WRITING):
         slots.read_done(slots.read_start(0, H1), failed=True)
@@ -53,6 +54,11 @@ def slot_in(state: SlotState) -> tuple[Slots, Read | None]:
         slots.accept(0, H1, b"one", 0.0)
     if state is WRITING:
         slots.start(1, NEVER, 0)
+    if state is UNVERIFIED:
+        slots.install({})
+        slots.stored[0] = None
+        slots.install({0: H1})
+        read = slots.read_start(0, H1)
     assert slots.state(0) is state
     return slots, read
 
@@ -99,6 +105,24 @@ def read_ends(slots: Slots, read: Read | None) -> None:
     slots.read_done(read, failed=False)
 
 
+def verified(slots: Slots, read: Read | None) -> None:
+    """End the read, which was past every cache and found the reply."""
+    assert read is not None
+    slots.verified(read, failed=False, later=None)
+
+
+def verified_faulty(slots: Slots, read: Read | None) -> None:
+    """End the read, which was past every cache and found damage."""
+    assert read is not None
+    slots.verified(read, failed=True, later=None)
+
+
+def verified_ahead(slots: Slots, read: Read | None) -> None:
+    """End the read, which was past every cache and found a reply that is still to come."""
+    assert read is not None
+    slots.verified(read, failed=True, later=H3)
+
+
 def read_starts(slots: Slots, read: Read | None) -> None:
     """Begin to read the expected reply from the disk."""
     slots.read_start(0, H1)
@@ -131,23 +155,26 @@ def install_nothing(slots: Slots, read: Read | None) -> None:
 
 
 Event = Callable[[Slots, Read | None], None]
-STATES = (EMPTY, DURABLE, QUEUED, WRITING, FAULTY)
+STATES = (EMPTY, DURABLE, QUEUED, WRITING, UNVERIFIED, FAULTY)
 # The state after each event, in the order of STATES; None where the event is refused.
 TABLE: dict[Event, tuple[SlotState | None, ...]] = {
-    write: (QUEUED, QUEUED, QUEUED, QUEUED, QUEUED),
-    write_same: (QUEUED, DURABLE, QUEUED, WRITING, QUEUED),
-    repair: (None, None, None, None, QUEUED),
-    repair_other: (None, None, None, None, None),
-    start: (EMPTY, DURABLE, WRITING, WRITING, FAULTY),
-    done: (None, None, None, DURABLE, None),
-    read_fails: (None, FAULTY, QUEUED, WRITING, FAULTY),
-    read_ends: (None, DURABLE, QUEUED, WRITING, FAULTY),
-    read_starts: (None, DURABLE, None, None, None),
-    read_other: (None, None, None, None, None),
-    remove: (EMPTY, EMPTY, EMPTY, EMPTY, EMPTY),
-    install_same: (EMPTY, DURABLE, QUEUED, WRITING, FAULTY),
-    install_other: (FAULTY, FAULTY, FAULTY, FAULTY, FAULTY),
-    install_nothing: (EMPTY, EMPTY, EMPTY, EMPTY, EMPTY),
+    write: (QUEUED, QUEUED, QUEUED, QUEUED, QUEUED, QUEUED),
+    write_same: (QUEUED, DURABLE, QUEUED, WRITING, QUEUED, QUEUED),
+    repair: (None, None, None, None, None, QUEUED),
+    repair_other: (None, None, None, None, None, None),
+    start: (EMPTY, DURABLE, WRITING, WRITING, UNVERIFIED, FAULTY),
+    done: (None, None, None, DURABLE, None, None),
+    read_fails: (None, FAULTY, QUEUED, WRITING, FAULTY, FAULTY),
+    read_ends: (None, DURABLE, QUEUED, WRITING, UNVERIFIED, FAULTY),
+    read_starts: (None, DURABLE, None, None, UNVERIFIED, None),
+    read_other: (None, None, None, None, None, None),
+    verified: (None, DURABLE, QUEUED, WRITING, DURABLE, FAULTY),
+    verified_faulty: (None, FAULTY, QUEUED, WRITING, FAULTY, FAULTY),
+    verified_ahead: (None, UNVERIFIED, QUEUED, WRITING, UNVERIFIED, FAULTY),
+    remove: (EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY),
+    install_same: (EMPTY, DURABLE, QUEUED, WRITING, UNVERIFIED, FAULTY),
+    install_other: (UNVERIFIED, UNVERIFIED, UNVERIFIED, FAULTY, UNVERIFIED, UNVERIFIED),
+    install_nothing: (EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY),
 }
 
 
@@ -195,7 +222,7 @@ def test_a_write_in_flight_may_end_in_any_state_and_clears_nothing() -> None:
 
 
 def test_a_needless_write_is_forgotten_each_time() -> None:
-    """The one that a newer one replaces, the one that is there already, and the one of a removed session."""
+    """The one that a newer one replaces, the one that is on its way already, and the one of a removed session."""
     slots = Slots(4)
     slots.accept(0, H1, b"one", 0.0)
     slots.accept(0, H2, b"two", 0.0)
@@ -231,7 +258,7 @@ def test_repairs_start_within_their_bytes_but_never_none() -> None:
     """One that is larger than the budget goes alone; a slot with a write in flight waits."""
     large = header(9, size=5000)
     slots = Slots(5)
-    slots.begin({0: large, 1: H1, 2: H2, 3: H3}, [0, 1, 2, 3])
+    slots.begin({0: large, 1: H1, 2: H2, 3: H3}, [0, 1, 2, 3], {})
     for slot, expected in ((0, large), (1, H1), (2, H2), (3, H3)):
         slots.accept_repair(slot, expected, b"", 0.0)
     assert [write.slot for write in slots.start_repairs(600, anywhere)] == [0]
@@ -242,12 +269,15 @@ def test_repairs_start_within_their_bytes_but_never_none() -> None:
 
 @dataclass
 class Model:
-    """Slots as a naive list of what was promised: slow, and obviously right."""
+    """Slots as a naive list of what was promised, over a disk that is really there: slow, and obviously right."""
 
     expected: dict[int, bytes] = field(default_factory=dict)
-    disk_good: dict[int, bool] = field(default_factory=dict)  # False: known or assumed not to hold `expected`
+    disk: dict[int, bytes] = field(default_factory=dict)  # what is on it
+    known: dict[int, bool] = field(default_factory=dict)  # whether it holds `expected`; absent where nobody knows
     queued: dict[int, bytes] = field(default_factory=dict)
     writing: dict[int, bytes] = field(default_factory=dict)
+    ahead: set[int] = field(default_factory=set)  # what was found on disk is of an op that was not told
+    told: int = 0
 
     def state(self, slot: int) -> SlotState:
         """Derive the state."""
@@ -258,75 +288,177 @@ class Model:
             return QUEUED
         if self.writing.get(slot) == wanted:
             return WRITING
-        return DURABLE if self.disk_good.get(slot, False) else FAULTY
+        if slot not in self.known:
+            return UNVERIFIED
+        return DURABLE if self.known[slot] else FAULTY
+
+    def expect(self, slot: int, wanted: bytes | None, known: bool | None) -> None:
+        """Expect something else, of which it is known whether it is on disk, or not."""
+        self.expected.pop(slot, None)
+        self.known.pop(slot, None)
+        self.ahead.discard(slot)
+        if wanted is not None:
+            self.expected[slot] = wanted
+        if known is not None:
+            self.known[slot] = known
 
 
-def walk(slots: Slots, model: Model, chance: random.Random, reads: list[Read], op: int) -> None:
-    """Do one thing to both."""
-    slot = chance.randrange(4)
-    match chance.randrange(8):
-        case 0 | 1:
-            slots.accept(slot, header(op), b"", float(op))
-            model.expected[slot] = model.queued[slot] = header(op)
-        case 2:
-            for write in start_all(slots):
-                model.writing[write.slot] = model.queued.pop(write.slot)
-        case 3 if model.writing:
-            slot = chance.choice(list(model.writing))
-            header_done = model.writing.pop(slot)
-            slots.done(slot)
-            model.disk_good[slot] = header_done == model.expected.get(slot) and slot not in model.queued
-        case 4:
-            slots.remove(slot)
-            model.expected.pop(slot, None)
-            model.queued.pop(slot, None)
-        case 5:
-            install(slots, model, chance, op)
-        case 6 if model.state(slot) is FAULTY:
-            wanted = model.expected[slot]
-            slots.accept_repair(slot, wanted, b"", 0.0)
+class Walk:
+    """Slots and the model, side by side."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.slots = Slots(4)
+        self.model = Model()
+        self.reads: list[Read] = []
+        self.op = 0
+
+    def step(self) -> None:
+        """Do one thing to both."""
+        self.op += 1
+        slots, model, chance = self.slots, self.model, self.chance
+        slot = chance.randrange(4)
+        match chance.randrange(11):
+            case 0 | 1 | 2:
+                self.accept(slot)
+            case 3:
+                for write in start_all(slots):
+                    model.writing[write.slot] = model.queued.pop(write.slot)
+            case 4 | 5 if model.writing:
+                self.done(chance.choice(list(model.writing)))
+            case 6:
+                slots.remove(slot)
+                model.queued.pop(slot, None)
+                model.expect(slot, None, None)
+            case 7:
+                self.install()
+            case 8 if model.state(slot) is FAULTY:
+                slots.accept_repair(slot, model.expected[slot], b"", 0.0)
+                model.queued[slot] = model.expected[slot]
+            case 9 if chance.random() < 0.2:
+                self.restart()
+            case _:
+                self.read(slot)
+
+    def tell(self) -> None:
+        """The owner has told of everything up to now: what was found of an earlier op is to be looked at again."""
+        self.slots.reached(self.op)
+        self.model.told = self.op
+        self.model.ahead.clear()
+
+    def accept(self, slot: int) -> None:
+        """Accept a new reply, or now and then the very one that is on disk, as when a log is replayed."""
+        model = self.model
+        found = model.disk.get(slot, b"")
+        again = slot in model.ahead and self.chance.random() < 0.5
+        wanted = found if again else header(self.op)
+        self.slots.accept(slot, wanted, b"", float(self.op))
+        model.expect(slot, wanted, True if again else None)
+        if not again:
             model.queued[slot] = wanted
-        case _:
-            if reads and chance.random() < 0.6:
-                read = reads.pop(chance.randrange(len(reads)))
-                failed = chance.random() < 0.3
-                if failed and not read.overtaken and model.state(read.slot) is DURABLE:
-                    model.disk_good[read.slot] = False
-                slots.read_done(read, failed=failed)
-            elif model.state(slot) is DURABLE:
-                reads.append(slots.read_start(slot, model.expected[slot]))
+        self.tell()
 
+    def done(self, slot: int) -> None:
+        """A write in flight ends."""
+        model = self.model
+        model.disk[slot] = model.writing.pop(slot)
+        self.slots.done(slot)
+        if slot not in model.queued and slot in model.expected:
+            model.known[slot] = model.disk[slot] == model.expected[slot]
 
-def install(slots: Slots, model: Model, chance: random.Random, op: int) -> None:
-    """Install a table that keeps some sessions, loses some and moves some on."""
-    table = {}
-    for slot in range(4):
-        choice = chance.randrange(3)
-        if choice == 0 and slot in model.expected:
-            table[slot] = model.expected[slot]
-        elif choice == 1:
-            # Now and then what is being written is just what is expected.
-            table[slot] = chance.choice([header(op), model.writing.get(slot, header(op))])
-    slots.install(table)
-    for slot in range(4):
-        if table.get(slot) != model.expected.get(slot):
-            model.queued.pop(slot, None)
-            model.expected.pop(slot, None)
-            model.disk_good[slot] = False
-            if slot in table:
-                model.expected[slot] = table[slot]
+    def install(self) -> None:
+        """Install a table that keeps some sessions, loses some and moves some on."""
+        model, chance = self.model, self.chance
+        table = {}
+        for slot in range(4):
+            choice = chance.randrange(3)
+            if choice == 0 and slot in model.expected:
+                table[slot] = model.expected[slot]
+            elif choice == 1:
+                # Now and then what is being written, or on disk, is just what is expected.
+                new = header(self.op)
+                table[slot] = chance.choice([new, model.writing.get(slot, new), model.disk.get(slot) or new])
+        stored = list(self.slots.stored)
+        self.slots.install(table)
+        for slot in range(4):
+            wanted = table.get(slot)
+            if wanted != model.expected.get(slot):
+                model.queued.pop(slot, None)
+                known = None
+                if slot in model.writing:
+                    known = None if wanted is None else False
+                elif wanted is not None and stored[slot] == wanted:
+                    assert model.disk[slot] == wanted
+                    known = True
+                model.expect(slot, wanted, known)
+        self.tell()
 
+    def restart(self) -> None:
+        """Begin anew with what is on disk, and a table that knows of some older replies there."""
+        model, chance = self.model, self.chance
+        table_op = max(0, self.op - chance.randrange(20))
+        table = {slot: chance.choice([held, header(table_op)]) for slot, held in model.disk.items() if held}
+        table = {slot: wanted for slot, wanted in table.items() if packed_op(wanted) <= table_op}
+        self.slots, self.reads = Slots(4), []
+        self.model = Model(disk=model.disk, told=table_op)
+        faulty = [slot for slot, wanted in table.items() if model.disk[slot] != wanted]
+        later = {slot: model.disk[slot] for slot in faulty if packed_op(model.disk[slot]) > table_op}
+        self.slots.begin(table, faulty, later)
+        for slot, wanted in table.items():
+            self.model.expect(slot, wanted, None if slot in later else slot not in faulty)
+        self.model.ahead = set(later)
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_long_walk_agrees_with_a_naive_model(seed: int) -> None:
-    """After each of 400 random events the invariants hold, and every slot is in the state that the model says."""
-    chance = random.Random(seed)
-    slots, model, reads = Slots(4), Model(), list[Read]()
-    for op in range(1, 401):
-        walk(slots, model, chance, reads, op)
+    def read(self, slot: int) -> None:
+        """End a read, or begin one; now and then what is read has rotted."""
+        model, chance, slots = self.model, self.chance, self.slots
+        if self.reads and chance.random() < 0.6:
+            self.end(self.reads.pop(chance.randrange(len(self.reads))))
+        elif model.state(slot) in (DURABLE, UNVERIFIED) and slot not in model.ahead:
+            self.reads.append(slots.read_start(slot, model.expected[slot]))
+
+    def end(self, read: Read) -> None:
+        """End a read as the disk would have it; one that was overtaken may have seen anything."""
+        model, chance, slot = self.model, self.chance, read.slot
+        if read.overtaken:
+            later = chance.choice([None, header(self.op + 1)])
+            self.slots.verified(read, failed=chance.random() < 0.5, later=later)
+            return
+        if model.state(slot) is DURABLE and chance.random() < 0.2:
+            model.disk[slot] = b""
+        held = model.disk.get(slot, b"")
+        failed = held != read.header
+        if chance.random() < 0.5:
+            counts = model.state(slot) in (DURABLE, UNVERIFIED) and slot not in model.ahead
+            self.slots.read_done(read, failed=failed)
+            if failed and counts:
+                model.known[slot] = False
+            return
+        later = held if held and packed_op(held) > model.told else None
+        if model.state(slot) in (DURABLE, UNVERIFIED) and slot not in model.ahead:
+            if failed and later is not None:
+                model.known.pop(slot, None)
+                model.ahead.add(slot)
+            else:
+                model.known[slot] = not failed
+        self.slots.verified(read, failed=failed, later=later)
+
+    def check(self) -> None:
+        """What slots say is what the model says, and what is called durable is on the disk."""
+        slots, model = self.slots, self.model
         slots.check_invariants()
-        assert [slots.state(slot) for slot in range(4)] == [model.state(slot) for slot in range(4)], f"at {op}"
-        assert sum(slots.count_states().values()) == 4
-        assert slots.count_states()[FAULTY] == len(slots.faulty)
+        assert [slots.state(slot) for slot in range(4)] == [model.state(slot) for slot in range(4)], f"at {self.op}"
+        assert set(slots.ahead) == model.ahead
+        counts = slots.count_states()
+        assert sum(counts.values()) == 4
+        assert counts[FAULTY] == len(slots.faulty)
         held = sorted([*slots.queued, *slots.repairs, *slots.writing])
         assert held == sorted([*model.queued, *model.writing])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_long_walk_agrees_with_a_naive_model(seed: int) -> None:
+    """After each of 400 random events the invariants hold, and every slot is in the state that the model says."""
+    walk = Walk(seed)
+    for _ in range(400):
+        walk.step()
+        walk.check()
