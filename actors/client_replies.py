@@ -498,7 +498,9 @@ class ClientRepliesActor(ComponentActor):
             return
         parts.writing.install(expectations.headers, message.op)
         doubted = parts.opened.slots.doubted
-        self._taken(parts, message.number, SessionsInstalled(owner=message.owner, number=message.number, faulty=doubted))
+        self._taken(
+            parts, message.number, SessionsInstalled(owner=message.owner, number=message.number, faulty=doubted)
+        )
         self._pump()
 
     def checkpoint(self, message: Checkpoint, sender: ActorAddress) -> None:

@@ -204,6 +204,7 @@ class _Barrier:
     kind: type[Checkpoint] | type[InstallSessions] | type[CloseReplies]
     op: int = 0
     sessions: bytes = b""
+    after: int = 0  # the op of the last operation before a checkpoint
     serial: int = 0  # of an installation, which changes what slots are expected to hold as operations do
 
 
@@ -271,6 +272,7 @@ class RepliesPort:
         self._serial = 0  # of the last place in the queue
         self._held: deque[tuple[int, _Sent]] = deque()  # to be sent when all operations up to a serial are accepted
         self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in the order of their places
+        self._last_op = 0  # of the last operation that was queued
         self._committed = 0
         self._told = 0
         self._undurable: deque[_Undurable] = deque()
@@ -359,7 +361,7 @@ class RepliesPort:
     def checkpoint(self, op: int, sessions: bytes) -> None:
         """Store the encoded session table as of `op`, after all that was written before; `CheckpointDone` follows."""
         self._require_open()
-        self._stages.extend((_Barrier(Checkpoint, op, sessions), _Operations({})))
+        self._stages.extend((_Barrier(Checkpoint, op, sessions, after=self._last_op), _Operations({})))
         self._pump()
 
     def install(self, op: int, sessions: bytes) -> None:
@@ -373,7 +375,7 @@ class RepliesPort:
                 for item in stage.items.values():
                     self._forget(item)
         self._serial += 1
-        self._stages = deque((_Barrier(InstallSessions, op, sessions, self._serial), _Operations({})))
+        self._stages = deque((_Barrier(InstallSessions, op, sessions, serial=self._serial), _Operations({})))
         # What waits for something that is forgotten is from now on about what is installed.
         self._held = deque((self._serial, sent) for _serial, sent in self._held)
         self._pending = len(self._flight.items) if self._flight is not None else 0
@@ -418,7 +420,7 @@ class RepliesPort:
         self._require_open()
         self._closing = True
         # What was written and not called committed yet, too: nothing could call it so any more.
-        self._committed = max(self._committed, *(stage.op for stage in self._stages if isinstance(stage, _Operations)))
+        self._committed = max(self._committed, self._last_op)
         self._stages.append(_Barrier(CloseReplies))
         self._pump()
 
@@ -637,7 +639,7 @@ class RepliesPort:
         operations = self._stages[-1]
         if not isinstance(operations, _Operations):
             raise InvariantBroken("the last stage takes operations")
-        operations.op = op
+        operations.op = self._last_op = op
         item = operations.items.get(slot)
         if item is None:
             self._serial += 1
@@ -762,7 +764,7 @@ class RepliesPort:
         batch: list[_Item] = []
         for item in stage.items.values():
             limit = self._batch_max if item.is_removal else min(self._batch_max, self.credit)
-            if len(batch) >= limit or item.op > self._committed:
+            if len(batch) >= limit or item.first_op > self._committed:
                 break
             if batch and batch[0].is_removal != item.is_removal:
                 break
@@ -777,7 +779,7 @@ class RepliesPort:
         if not any(isinstance(stage, _Barrier) or stage.items for stage in self._stages):
             self._told = max(self._told, self._committed)
         elif batch and isinstance(stage, _Operations):
-            self._told = max(self._told, batch[-1].first_op if stage.items else stage.op)
+            self._told = max(self._told, batch[-1].first_op if stage.items else min(stage.op, self._committed))
         return self._told
 
     def _send_writes(self, batch: tuple[_Item, ...]) -> None:
@@ -824,6 +826,13 @@ class RepliesPort:
         """Send what stands between two groups of operations. False while it must wait."""
         if self._checkpoint is not None and barrier.kind is not InstallSessions:
             return False  # one checkpoint at a time, and the end after the last
+        if self._told < barrier.after:
+            # A reply that took the place of an older one went out before its op could be told. What the checkpoint's
+            # table does not know of is of later ops, and the component must have heard of those.
+            if self._committed >= barrier.after:
+                self._told = barrier.after
+                self._send_writes(())
+            return False
         if barrier.kind is CloseReplies:
             self._stock = None  # the component takes back what is in it
             message: Message = CloseReplies(owner=self.owner, number=self._number + 1)
@@ -924,7 +933,9 @@ class RepliesPort:
         if self._closing:
             raise PortMisused(f"the port {'has closed' if self._closed else 'is closing'} and takes nothing more")
         if self._config is None or self._opened is None:
-            raise PortMisused(f"the port is not open: {'open it' if self._config is None else 'wait for RepliesOpened'}")
+            raise PortMisused(
+                f"the port is not open: {'open it' if self._config is None else 'wait for RepliesOpened'}"
+            )
         return self._config
 
     def _require_room(self) -> RepliesConfig:

@@ -45,7 +45,9 @@ class SlotState(enum.Enum):
     DURABLE = "the disk holds the expected reply, as far as is known"
     QUEUED = "the expected reply waits to be written"
     WRITING = "the expected reply is being written"
-    UNVERIFIED = "the disk was not compared with the expected reply yet, or holds one that the owner is still to tell of"
+    UNVERIFIED = (
+        "the disk was not compared with the expected reply yet, or holds one that the owner is still to tell of"
+    )
     FAULTY = "the expected reply is neither on disk nor on its way there"
 
 

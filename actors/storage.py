@@ -324,9 +324,7 @@ def find_faults(file: DataFile, message: OpenStorage) -> dict[int, SlotFault]:
     return {slot: fault for slot, fault in faults.items() if fault is not None}
 
 
-def find_others(
-    file: DataFile, results: Iterable[tuple[int, SlotFault | None]]
-) -> tuple[tuple[int, bytes], ...]:
+def find_others(file: DataFile, results: Iterable[tuple[int, SlotFault | None]]) -> tuple[tuple[int, bytes], ...]:
     """The slots that hold another whole reply than the expected one, each with its packed header."""
     found = ((slot, file.reply_in(slot)) for slot, fault in results if fault is SlotFault.OTHER_REPLY)
     return tuple((slot, header) for slot, header in found if header is not None)

@@ -131,6 +131,8 @@ class PeersSet(Message):
 class WriteReplies(Message):
     """The replies of committed requests, one a slot; all committed up to `op` is known with this.
 
+    A reply may be of a later op, if it took the place of an older one of its slot.
+
     `slots` and `payloads` are columns of one table. `durable` asks for `RepliesDurable` when this batch and all
     before it are durable, unless a `WritesAccepted` says so: the answer to a small batch may wait for that. An empty
     batch only tells the op.

@@ -208,15 +208,16 @@ def test_what_is_written_meanwhile_forms_the_next_batch(bench: Bench) -> None:
 
 
 def test_of_several_operations_on_a_slot_only_the_last_goes_out(bench: Bench) -> None:
-    """A reply that its session's next one replaced needs no write."""
+    """A reply that its session's next one replaced needs no write; the next one takes its place."""
     port = bench.opened().port
     port.write(0, reply(0, 1))
     port.write(1, reply(1, 2))
     port.write(0, reply(0, 3))
     port.committed(3)
     batch = bench.writes()
-    assert batch.slots == (1, 0)
-    assert batch.payloads == (reply(1, 2), reply(0, 3))
+    assert batch.slots == (0, 1)
+    assert batch.payloads == (reply(0, 3), reply(1, 2))
+    assert batch.op == 3
 
 
 def test_writes_and_removals_keep_their_commit_order(bench: Bench) -> None:
@@ -251,16 +252,19 @@ def test_a_removal_after_a_write_of_the_same_slot_replaces_it(bench: Bench) -> N
 
 
 def test_what_is_not_committed_yet_stays(bench: Bench) -> None:
-    """A batch never carries an op beyond the one that it tells."""
+    """A place in the queue opens with its op; no op is told that was not called committed."""
     port = bench.opened().port
     port.write(0, reply(0, 1))
     port.write(1, reply(1, 2))
+    port.write(0, reply(0, 3))
     port.committed(1)
-    assert bench.writes().slots == (0,)
+    batch = bench.writes()
+    assert (batch.slots, batch.payloads, batch.op) == ((0,), (reply(0, 3),), 1)
     bench.accept(1)
     assert bench.sent == []
-    port.committed(2)
-    assert bench.writes().slots == (1,)
+    port.committed(3)
+    batch = bench.writes()
+    assert (batch.slots, batch.op) == ((1,), 3)
 
 
 def test_a_batch_is_no_larger_than_the_credit(bench: Bench) -> None:

@@ -5,7 +5,7 @@ checks run after every delivered message, the rest when something was promised, 
 
     state      the slots, the calls to the storage, the leases and the limits of a component, after each message to it
     disk       what a component calls durable is on the medium, byte for byte, unless a fault was put there since
-    promises   what is sent: durable, checkpointed, lost, missing, found
+    promises   what is sent: lost, missing, found; what is said to be on disk is `promises`' to judge
     history    each request once, at the same op, in the same slot, with the same reply on every replica
     clients    the reply that a client accepts is the first that was computed; an eviction is a real one
     liveness   after the faults, within a bounded time, everybody is answered and everything is repaired
@@ -30,14 +30,12 @@ from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing
 from client_replies.messages.replies import (
-    AwaitDurable,
     Checkpoint,
     CheckpointDone,
     InstallSessions,
     RemoveReplies,
     ReplyLost,
     ReplyRead,
-    SlotsDurable,
     StorageFailed,
     WriteReplies,
     WritesAccepted,
@@ -59,6 +57,7 @@ from .broken import Broken
 from .chance import MICROSECONDS
 from .disk import SimFile
 from .history import ClientRequest, Entry, Result
+from .promises import Promises
 from .system import Process
 
 if TYPE_CHECKING:
@@ -150,12 +149,11 @@ class Checkers:
         self._slots: dict[int, int | None] = {}
         self._sessions_at: dict[int, bytes] = {}
         self._watched = [Watched() for _ in world.hosts]
-        self._waits: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.promises = Promises(world, self.fail)
         self._asked: dict[tuple[int, int], dict[int, bytes]] = {}
         self._denied: dict[tuple[int, int, bytes], dict[int, int]] = {}
         self._scrubbed: list[int] | None = None
         self._sent: dict[type, Callable[[int, Any, Any], None]] = {
-            SlotsDurable: self._slots_durable,
             CheckpointDone: self._checkpoint_done,
             WriteCheckpoint: self._write_checkpoint,
             WritesAccepted: self._writes_accepted,
@@ -299,6 +297,7 @@ class Checkers:
         """A message was handled."""
         instance = process.instance
         if isinstance(instance, ClientRepliesActor):
+            self.promises.delivered(process, message)
             self._component(process.host.index, instance, message)
         elif isinstance(instance, MessagePoolActor):
             self._pool(process, instance)
@@ -311,9 +310,7 @@ class Checkers:
             self._watched[index].barrier = None
             self._watched[index].faulty = frozenset()
             return
-        if isinstance(message, AwaitDurable):
-            self._waits[message.owner, message.wait] = message.slots
-        elif isinstance(message, RepliesMissing):
+        if isinstance(message, RepliesMissing):
             self._denials(index, message)
         self._slot_states(index, parts)
         self._reads_answered(index, parts)
@@ -476,6 +473,7 @@ class Checkers:
 
     def sent(self, process: Process, message: object) -> None:
         """A message is being sent."""
+        self.promises.sent(process, message)
         check = self._sent.get(type(message))
         if check is None:
             return
@@ -486,13 +484,6 @@ class Checkers:
                 check(index, instance._parts, message)
         elif isinstance(instance, StorageActor):
             check(index, None, message)
-
-    def _slots_durable(self, index: int, parts: Any, message: SlotsDurable) -> None:
-        self.world.marks.hit("slots_durable_told")
-        for slot in self._waits.get((message.owner, message.wait), ()):
-            header = parts.opened.slots.expected[slot]
-            if header is not None and not self._is_there(index, slot, header):
-                self.fail("9: durable is said of what is on the disk", f"r{index} slot {slot}")
 
     def _checkpoint_done(self, index: int, parts: Any, message: CheckpointDone) -> None:
         self.world.marks.hit("checkpoint_done")
@@ -540,8 +531,12 @@ class Checkers:
             for position, slot in enumerate(message.slots)
         }
 
+    def asked(self, incarnation: int, request: int) -> dict[int, bytes]:
+        """What a peer's request asked for: slots and packed headers."""
+        return self._asked.get((incarnation, request), {})
+
     def _denials(self, index: int, message: RepliesMissing) -> None:
-        asked = self._asked.get((message.incarnation, message.request), {})
+        asked = self.asked(message.incarnation, message.request)
         for slot, reason in zip(message.slots, message.reasons, strict=True):
             self.world.marks.hit(f"peer_said_{reason.name}")
             if slot in asked and reason in (Missing.SUPERSEDED, Missing.FAULTY):
@@ -564,7 +559,7 @@ class Checkers:
         current = self.world.system.handling
         if not isinstance(current, RepliesMissing) or current.peer != other or message.slot not in current.slots:
             return False
-        asked = self._asked.get((current.incarnation, current.request), {})
+        asked = self.asked(current.incarnation, current.request)
         reason = current.reasons[current.slots.index(message.slot)]
         return asked.get(message.slot) == message.header and reason in (Missing.SUPERSEDED, Missing.FAULTY)
 
@@ -578,7 +573,7 @@ class Checkers:
 
     def _replies_missing(self, index: int, parts: Any, message: RepliesMissing) -> None:
         replica = self.world.replicas[index]
-        asked = self._asked.get((message.incarnation, message.request), {})
+        asked = self.asked(message.incarnation, message.request)
         if replica is None or not replica.alive or not replica.instance.opened:
             return
         for slot, reason in zip(message.slots, message.reasons, strict=True):
@@ -664,7 +659,7 @@ class Checkers:
             replica, parts = process.instance, world.parts(index)
             if replica.applied < world.history.op:
                 left.append(f"r{index} is at op {replica.applied} of {world.history.op}")
-            if not replica.port.idle or replica.syncing is not None:
+            if not replica.port.idle or replica.syncing is not None or replica.waits:
                 left.append(f"r{index} has work in its port, or syncs")
             if parts is None:
                 left.append(f"r{index} has no component")
@@ -675,6 +670,8 @@ class Checkers:
             faulty = [slot for slot in slots.faulty if slot not in parts.repair.lost]
             if faulty:
                 left.append(f"r{index} has faulty slots {faulty}")
+            if slots.unverified or slots.ahead:
+                left.append(f"r{index} has slots that it has not verified")
         return left or self._unscrubbed()
 
     def _unscrubbed(self) -> list[str]:
@@ -733,7 +730,7 @@ def _is_lease(payload: object) -> bool:
 
 def _claims_durable(slots: Any, slot: int) -> bool:
     pending = slot in slots.queued or slot in slots.repairs or slot in slots.writing
-    return not pending and slot not in slots.faulty
+    return not pending and slot not in slots.doubted
 
 
 def _pending_header(slots: Any, slot: int, header: bytes) -> bool:

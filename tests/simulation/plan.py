@@ -100,6 +100,11 @@ class Plan:
     )
     full_disk_at_start: bool = False
 
+    # Probabilities that the owner asks for what it does not need: per reply, batch and tick.
+    waits_asked: float = 0.0
+    durable_asked: float = 0.0
+    status_asked: float = 0.0
+
     @property
     def slot_size(self) -> int:
         """message_size_max."""
@@ -155,6 +160,9 @@ def draw_plan(seed: int, **changes: Any) -> Plan:
         disk=_draw_disk(chance),
         lanes=tuple(chance.pick((1.0, 1.0, 1.0, 4.0, 20.0)) for _ in LANES),
         **_draw_faults(chance, harsh),
+        waits_asked=_sometimes(chance, 0.7, 0.1, 1.0),
+        durable_asked=_sometimes(chance, 0.5, 0.05, 1.0),
+        status_asked=_sometimes(chance, 0.5, 0.02, 0.2),
     )
     return plan.changed(**changes) if changes else plan
 

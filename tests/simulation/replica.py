@@ -24,7 +24,6 @@ from thespian.actors import (
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.replies_port import (
     PortFailed,
-    RepliesPort,
     ReplyHad,
     ReplyNotHad,
     SlotsAreDurable,
@@ -33,6 +32,7 @@ from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import (
     CheckpointDone,
+    GetStatus,
     NotRead,
     RepliesClosed,
     RepliesOpened,
@@ -50,7 +50,9 @@ from client_replies.storage.client_sessions import (
     SessionTooLow,
 )
 
+from .chance import Chance
 from .history import CLUSTER, ClientRequest, Entry, Result, build_reply, next_state
+from .promises import WatchedPort
 
 if TYPE_CHECKING:
     from .world import World
@@ -147,7 +149,7 @@ class ReplicaActor(Actor):
         self.index: int = index
         self.environment = world.environments[index]
         self.plan = world.plan
-        self.port: RepliesPort | None = None
+        self.port: WatchedPort | None = None
         self.component: ActorAddress | None = None
         self.sessions = ClientSessions(world.config(index).clients_max, CLUSTER)
         self.applied = 0
@@ -160,6 +162,8 @@ class ReplicaActor(Actor):
         self.syncing: int | None = None  # the op that is being installed
         self.sync_wait: int | None = None
         self.lost: dict[int, bytes] = {}
+        self.waits: set[int] = set()  # beside that of a sync
+        self._asks = Chance(world.plan.seed, f"asks {index}")  # for what nothing depends on but that it is true
         self._checkpoints: dict[int, bytes] = {}
         self._sync_asked = -SYNC_TIMEOUT
         self._peers: dict[int, ActorAddress] = {}
@@ -213,7 +217,9 @@ class ReplicaActor(Actor):
         self.syncing = self.sync_wait = None
         self._reads.clear()
         self._checkpoints.clear()
-        self.port = RepliesPort(
+        self.waits.clear()
+        self.port = WatchedPort(
+            clients_max=self.world.config(self.index).clients_max,
             owner=self.environment.unique(),
             send=lambda message: self.send(component, message),
             send_pool=self.send,
@@ -249,8 +255,14 @@ class ReplicaActor(Actor):
             self._open()
         if self.port is not None:
             self.port.tick()
+            self._ask_status()
         if self.opened and self._ticks % HELLO_TICKS == 0:
             self._say_hello()
+
+    def _ask_status(self) -> None:
+        if self.component is not None and self._asks.chance(self.plan.status_asked):
+            slots = tuple(range(self.world.config(self.index).clients_max))
+            self.send(self.component, GetStatus(request=self._ticks, slots=slots))
 
     def _say_hello(self) -> None:
         if self.component is not None:
@@ -267,7 +279,7 @@ class ReplicaActor(Actor):
 
     def _set_peers(self) -> None:
         # Two peers or none: told of one alone, the component would believe it to be the only other one.
-        if self.port is not None and self.opened and len(self._peers) == self.world.replicas_count - 1:
+        if self.port is not None and self.port.is_open and len(self._peers) == self.world.replicas_count - 1:
             self.port.set_peers(tuple(self._peers.items()))
 
     # What the port says.
@@ -283,6 +295,8 @@ class ReplicaActor(Actor):
             self._advance()
 
     def _event(self, event: object) -> None:
+        if self.port is not None:
+            self.world.checkers.promises.port_event(self.index, self.port, event)
         self.world.checkers.port_event(self.index, event)
         if isinstance(event, RepliesOpened):
             self._opened(event)
@@ -298,7 +312,7 @@ class ReplicaActor(Actor):
             self.checkpoint_op = event.op
             self.checkpoint_sessions = self._checkpoints.pop(event.op)
         elif isinstance(event, SessionsInstalled):
-            if self.port is not None and event.faulty:
+            if self.port is not None and self.port.is_open and event.faulty:
                 self.sync_wait = self.port.await_durable(event.faulty)
             else:
                 self.syncing = None
@@ -306,6 +320,7 @@ class ReplicaActor(Actor):
             if event.wait == self.sync_wait:
                 self.world.marks.hit("sync_complete")
                 self.sync_wait = self.syncing = None
+            self.waits.discard(event.wait)
         elif isinstance(event, ReplyLost):
             self.lost[event.slot] = event.header
         elif isinstance(event, RepliesRepaired):
@@ -366,7 +381,7 @@ class ReplicaActor(Actor):
                 port.committed(self.applied)
                 self._checkpoint()
         if count:
-            port.committed(self.applied)
+            port.committed(self.applied, tell_durable=self._asks.chance(self.plan.durable_asked))
             if world.lag[self.index]:
                 self._pause_until = now + self.environment.uniform(0.0, world.lag[self.index])
 
@@ -409,6 +424,8 @@ class ReplicaActor(Actor):
         if self.port is not None:
             if len(reply) > HEADER_SIZE:
                 self.port.write(slot, reply)
+                if not self.waits and self._asks.chance(self.plan.waits_asked):
+                    self.waits.add(self.port.await_durable((slot,)))
             else:
                 self.port.remove(slot, entry.op)
         return slot
