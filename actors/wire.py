@@ -251,15 +251,21 @@ def _patch_connections(secured: _Secured) -> None:
         for incoming in self._incomingSockets.values():
             if id(incoming) not in known:
                 self.accepted = incoming.accepted = getattr(self, "accepted", 0) + 1
-                incoming.stranger_until = timing.ExpirationTimer(timeout)
+                incoming._expires = timing.ExpirationTimer(timeout)
         for incoming in strangers(self)[:-STRANGERS_MAX]:
             close_stranger(self, incoming, "too_many_connections")
 
     def handle_in_time(self: Any, incoming: Any, *args: Any, **kwargs: Any) -> Any:
-        if _is_stranger(incoming) and incoming.stranger_until.view().expired():
-            close_stranger(self, incoming, "no_frame_in_time")
-            return None
-        return handle(self, incoming, *args, **kwargs)
+        if not _is_stranger(incoming):
+            return handle(self, incoming, *args, **kwargs)
+        if incoming._expires.view().expired():
+            secured.refuse("no_frame_in_time", _peer(incoming.socket))
+            incoming.close()
+            return None  # who called removes it, and may be walking through all of them
+        again = handle(self, incoming, *args, **kwargs)
+        if again is incoming and not _is_stranger(incoming):
+            incoming._expires = timing.ExpirationTimer(tcp.MAX_INCOMING_SOCKET_PERIOD)
+        return again
 
     def new_socket(self: Any, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -289,7 +295,7 @@ def _patch_connections(secured: _Secured) -> None:
 
 
 def _is_stranger(incoming: Any) -> bool:
-    return hasattr(incoming, "stranger_until") and not incoming._rData.is_members and incoming.socket is not None
+    return hasattr(incoming, "accepted") and not incoming._rData.is_members and incoming.socket is not None
 
 
 def _turn_away(secured: _Secured, listener: socket.socket) -> None:

@@ -96,7 +96,10 @@ def damage_of(path: Path, offset: int, size_max: int, seed: int) -> DamageSlot |
     """The order to damage the reply that is in the file at `offset`; None if there is none."""
     with path.open("rb") as data:
         data.seek(offset)
-        size = packed_size(data.read(HEADER_SIZE))
+        header = data.read(HEADER_SIZE)
+    if len(header) < HEADER_SIZE:
+        return None
+    size = packed_size(header)
     if not HEADER_SIZE < size <= size_max:
         return None
     return DamageSlot(number=1, path=str(path), offset=offset, size=size, seed=seed)
