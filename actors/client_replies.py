@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 from thespian.actors import ActorAddress, ActorExitRequest
 
+from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind, InvariantBroken
 from client_replies.messages.leases import (
     AcquireLeases,
@@ -34,6 +37,7 @@ from client_replies.messages.leases import (
 )
 from client_replies.messages.message import Message
 from client_replies.messages.peers import GetReplies, RepliesFound, RepliesMissing
+from client_replies.messages.protocol import Party
 from client_replies.messages.replies import (
     AwaitDurable,
     Checkpoint,
@@ -79,7 +83,6 @@ from client_replies.storage.shared_memory import PoolMemory
 from .calls import Calls
 from .checkpointing import Checkpointing, decode_expectations
 from .component import ComponentActor, Handler
-from .environment import Environment
 from .message_pool import MessagePoolActor
 from .opened import Opened
 from .reading import Reading
@@ -126,9 +129,7 @@ class Parts:
 class ClientRepliesActor(ComponentActor):
     """The actor. See the module, and `client_replies.messages.replies` for what it is asked."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
-    ) -> None:
+    def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)
         self._storage: ActorAddress | None = None
         self._pool: ActorAddress | None = None
@@ -159,50 +160,63 @@ class ClientRepliesActor(ComponentActor):
             GetReplies: self.serve,
             RepliesFound: self.repair_found,
             RepliesMissing: self.repair_missing,
-            PoolOpened: self._of_pool(self.pool_opened),
-            PoolOpenFailed: self._of_pool(self.pool_open_failed),
-            LeasesGranted: self._of_pool(self.leases_granted),
-            LeasesRefused: self._of_pool(self.leases_refused),
-            LeasesReleased: self._of_pool(self.leases_released),
-            LeasesReclaimed: self._of_pool(self.leases_reclaimed),
-            StorageOpened: self._of_storage(self.storage_opened),
-            StorageOpenFailed: self._of_storage(self.storage_open_failed),
-            SlotsWritten: self._of_storage(self.slots_written),
-            SlotsRead: self._of_storage(self.slots_read),
-            SlotsVerified: self._of_storage(self.slots_verified),
-            CheckpointWritten: self._of_storage(self.checkpoint_written),
-            StorageClosed: self._of_storage(self.storage_closed),
-            StorageStopped: self._of_storage(self.storage_stopped),
+            PoolOpened: self.pool_opened,
+            PoolOpenFailed: self.pool_open_failed,
+            LeasesGranted: self.leases_granted,
+            LeasesRefused: self.leases_refused,
+            LeasesReleased: self.leases_released,
+            LeasesReclaimed: self.leases_reclaimed,
+            StorageOpened: self.storage_opened,
+            StorageOpenFailed: self.storage_open_failed,
+            SlotsWritten: self.slots_written,
+            SlotsRead: self.slots_read,
+            SlotsVerified: self.slots_verified,
+            CheckpointWritten: self.checkpoint_written,
+            StorageClosed: self.storage_closed,
+            StorageStopped: self.storage_stopped,
         }
 
-    def _of_pool(self, handler: Handler) -> Handler:
-        return lambda message, sender: self._believe(handler, message, sender, self._pool)
+    # Who may send what.
 
-    def _of_storage(self, handler: Handler) -> Handler:
-        return lambda message, sender: self._believe(handler, message, sender, self._storage)
+    def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
+        """The owner is who opened; storage and pool are those in use; peers are those that the owner named."""
+        if party is Party.STORAGE:
+            return self._storage is not None and sender == self._storage
+        if party is Party.POOL:
+            return self._pool is not None and sender == self._pool
+        parts = self._parts
+        if parts is None:
+            return True  # Without a file there is no owner and no peer: handlers say so, or say nothing.
+        if party is Party.REPLICA:
+            return sender == parts.opened.owner_address or self._is_last_closing(message)
+        address = parts.repair.peer_address(message.asker if isinstance(message, GetReplies) else message.peer)
+        return address is not None and sender == address
 
-    def _believe(
-        self, handler: Handler, message: Message, sender: ActorAddress, from_whom: ActorAddress | None
-    ) -> None:
-        """Handle the answer of the component's own storage or pool; an answer of anybody else says nothing."""
-        if sender == from_whom:
-            handler(message, sender)
-        else:
-            self.count("message_of_stranger", message=type(message).__name__)
+    def _is_last_closing(self, message: Message) -> bool:
+        """Whether this closing was done and answered: its owner may not have heard of it."""
+        closed = self._last_closed
+        if closed is None or not isinstance(message, CloseReplies):
+            return False
+        return (closed.owner, closed.number) == (message.owner, message.number)
+
+    def refuse_stranger(self, message: Any, sender: ActorAddress) -> None:
+        """Only the owner may ask for this: an owner that was replaced learns it here, and stops asking."""
+        fault = _fault(FaultKind.OWNER_UNKNOWN, "a sender that is not the owner", "the replica that opened the file")
+        if isinstance(message, Numbered):
+            self._send_refusal(message, fault, sender)
+        elif isinstance(message, ReadReply):
+            self._refuse_read(message, sender)
+        elif isinstance(message, SetPeers | AwaitDurable):
+            number = message.version if isinstance(message, SetPeers) else message.wait
+            request = type(message).__name__
+            self.send(sender, RequestRefused(owner=message.owner, request=request, number=number, fault=fault))
 
     # Opening: the pool, then the component's own leases, then the file.
 
     def open(self, message: OpenReplies, sender: ActorAddress) -> None:
         """Open, say again that it is open, or let a new owner take over from a dead one."""
-        if self._stopped is not None:
-            # Not with its fault's own kind: who hears of an I/O error might try again here, for ever.
-            fault = _fault(FaultKind.STOPPED, f"a component that stopped: {self._stopped}", "a new ClientRepliesActor")
-            self.send(sender, OpenFailed(owner=message.owner, fault=fault))
-        elif message.owner in self._owners_gone:
-            # It comes late: taken at its word, it would put an end to the owner that came after.
-            fault = _fault(
-                FaultKind.OWNER_UNKNOWN, "an owner that closed or was replaced", "an owner of its own number"
-            )
+        fault = self._opening_refusal(message, sender)
+        if fault is not None:
             self.send(sender, OpenFailed(owner=message.owner, fault=fault))
         elif self._opening is not None:
             if self._opening.message.owner != message.owner:
@@ -212,14 +226,34 @@ class ClientRepliesActor(ComponentActor):
         elif self._parts.opened.owner != message.owner:
             self._next_opening = (message, sender)
             self._begin_closing(None, None)
-        elif self._parts.closing is not None:
-            fault = _fault(FaultKind.CLOSING, "a file that closes", "an owner that stays")
-            self.send(sender, OpenFailed(owner=message.owner, fault=fault))
         elif self._parts.answer_open is not None:
             self.send(sender, self._parts.answer_open)
-        else:
-            fault = _fault(FaultKind.ALREADY_OPEN, "a file in use", "one OpenReplies an owner")
-            self.send(sender, OpenFailed(owner=message.owner, fault=fault))
+
+    def _opening_refusal(self, message: OpenReplies, sender: ActorAddress) -> Fault | None:
+        if self._stopped is not None:
+            # Not with its fault's own kind: who hears of an I/O error might try again here, for ever.
+            return _fault(FaultKind.STOPPED, f"a component that stopped: {self._stopped}", "a new ClientRepliesActor")
+        if message.owner in self._owners_gone:
+            # Honouring this late duplicate would evict the owner that came after.
+            return _fault(FaultKind.OWNER_UNKNOWN, "an owner that closed or was replaced", "an owner of its own number")
+        parts = self._parts
+        if parts is None:
+            return None
+        if parts.opened.owner != message.owner:
+            is_free_next = parts.closing is not None and self._next_opening is None
+            if is_free_next or is_takeover(parts.opened.config, message):
+                return None
+            # Evicting the owner for a file that is not the one it has would harm it and help nobody.
+            config = parts.opened.config
+            found = f"the open file of cluster {config.cluster}, replica {config.replica}: {config.path}"
+            return _fault(FaultKind.ALREADY_OPEN, found, "that path, cluster and replica, and a mode that opens it")
+        if parts.opened.owner_address != sender:
+            return _fault(FaultKind.OWNER_UNKNOWN, "the owner's number from another sender", "a number of its own")
+        if parts.closing is not None:
+            return _fault(FaultKind.CLOSING, "a file that closes", "an owner that stays")
+        if parts.answer_open is None:
+            return _fault(FaultKind.ALREADY_OPEN, "a file in use", "one OpenReplies an owner")
+        return None
 
     def _begin_opening(self, message: OpenReplies, sender: ActorAddress) -> None:
         config = message.config
@@ -234,6 +268,7 @@ class ClientRepliesActor(ComponentActor):
             buffers=config.buffers_max + config.read_buffers + config.repair_buffers,
             size=config.message_size_max,
             waiting_max=config.leases_waiting_max,
+            holders=((message.owner, sender),),
         )
         self._call_pool("open", request)
 
@@ -408,7 +443,7 @@ class ClientRepliesActor(ComponentActor):
         if parts is None:
             if self._parts is None:
                 return self._stopped or _fault(FaultKind.NOT_OPEN, "no open file", "OpenReplies first")
-            return _fault(FaultKind.OWNER_UNKNOWN, "another owner", f"owner {self._parts.opened.owner}")
+            return _fault(FaultKind.OWNER_UNKNOWN, "another owner", "the number that the file was opened under")
         if self._stopped is not None:
             return self._stopped
         if parts.closing is not None:
@@ -435,12 +470,13 @@ class ClientRepliesActor(ComponentActor):
         if fault is not None:
             self._refuse(message, fault, sender)
             return None
-        if parts is not None:
-            parts.opened.owner_address = sender
         return parts
 
     def _refuse(self, message: Numbered, fault: Fault, sender: ActorAddress, index: int = 0) -> None:
         self.count("request_refused", request=type(message).__name__, fault=str(fault))
+        self._send_refusal(message, fault, sender, index)
+
+    def _send_refusal(self, message: Numbered, fault: Fault, sender: ActorAddress, index: int = 0) -> None:
         answer: Message
         if isinstance(message, WriteReplies | RemoveReplies):
             answer = WritesRefused(owner=message.owner, number=message.number, index=index, fault=fault)
@@ -518,9 +554,8 @@ class ClientRepliesActor(ComponentActor):
 
     def close(self, message: CloseReplies, sender: ActorAddress) -> None:
         """Make durable what was accepted, give back every lease, release the file."""
-        closed = self._last_closed
-        if closed is not None and (closed.owner, closed.number) == (message.owner, message.number):
-            self.send(sender, closed)
+        if self._last_closed is not None and self._is_last_closing(message):
+            self.send(sender, self._last_closed)
             return
         parts = self._owned_by(message.owner)
         if parts is not None and self._stopped is not None:
@@ -568,11 +603,14 @@ class ClientRepliesActor(ComponentActor):
         """Read a reply, from memory or from disk."""
         parts = self._owned_by(message.owner)
         if parts is None or parts.closing is not None or self._stopped is not None:
-            answer = ReplyNotRead(owner=message.owner, read=message.read, slot=message.slot, reason=NotRead.CLOSED)
-            self.send(sender, answer)
+            self._refuse_read(message, sender)
             return
         parts.reading.read(message, sender)
         self._pump()
+
+    def _refuse_read(self, message: ReadReply, sender: ActorAddress) -> None:
+        answer = ReplyNotRead(owner=message.owner, read=message.read, slot=message.slot, reason=NotRead.CLOSED)
+        self.send(sender, answer)
 
     def taken(self, message: ReplyTaken, sender: ActorAddress) -> None:
         """A lent buffer comes back."""
@@ -877,6 +915,16 @@ class ClientRepliesActor(ComponentActor):
         ):
             if memory is not None:
                 memory.close()
+
+
+def is_takeover(config: RepliesConfig, message: OpenReplies) -> bool:
+    """Whether a new owner asks for the file that is open: then it may replace the one that opened it."""
+    wanted = message.config
+    return message.mode is not OpenMode.FORMAT and (wanted.path, wanted.cluster, wanted.replica) == (
+        config.path,
+        config.cluster,
+        config.replica,
+    )
 
 
 def _fault(kind: FaultKind, found: str, expected: str) -> Fault:

@@ -1,7 +1,8 @@
 """What the component's three actors have in common.
 
-Guarantees: a message reaches the one handler registered for its class, validated; what is unknown or malformed is
-logged by name, counted and otherwise harmless. A handler runs once: an exception that it lets out is a bug, becomes
+Guarantees: a message reaches the one handler registered for its class, validated, and only from a sender who may send
+it by the actor's table of senders; what is unknown, malformed or a stranger's is counted, logged by name at a bounded
+rate, and otherwise harmless. A handler runs once: an exception that it lets out is a bug, becomes
 `InvariantBroken` and ends the process, because Thespian would call it again with half its work done. Whatever the
 actor watches is watched after every handler, since a handler that does not return the watch loses it for good.
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from enum import Enum
+from typing import Any, ClassVar
 
 from thespian.actors import (
     Actor,
@@ -30,27 +32,34 @@ from thespian.actors import (
 
 from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.message import Message, MessageInvalid
+from client_replies.messages.protocol import SENDERS, Party
 
 from .environment import Environment, Executor, RealEnvironment, Ticker
+from .logs import LimitedLog
 from .system import adopt_process, get_logger
+
+REASON_SIZE_MAX = 200  # characters of what an exception says about a malformed message
 
 Handler = Callable[[Any, ActorAddress], None]
 
 
 class ComponentActor(Actor):
-    """Base of the component's actors: dispatch, validation, ticks, work beside the mailbox, counters."""
+    """Base of the component's actors: dispatch, validation, senders, ticks, work beside the mailbox, counters."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
-    ) -> None:
+    senders: ClassVar[Mapping[type, Enum]] = SENDERS  # who may send what; what is not in here, anyone
+
+    def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         capabilities = capabilities or {}
-        if requirements is None:
+        # Whatever else was required is a question to the system's capabilities, and was answered before we began.
+        given = requirements if isinstance(requirements, Environment) else None
+        if given is None:
             adopt_process(capabilities)
-        self.environment = requirements if requirements is not None else RealEnvironment(capabilities)
+        self.environment = given if given is not None else RealEnvironment(capabilities)
         self.counters: Counter[str] = Counter()
         self.exiting = False
         self.log = get_logger(type(self).__name__)
-        self._requirements = requirements
+        self.limited_log = LimitedLog(self.log, self.environment.monotonic)
+        self._given_environment = given
         self._executor: Executor | None = None
         self._ticker: Ticker | None = None
         self._tick_period = 0.0
@@ -69,6 +78,16 @@ class ComponentActor(Actor):
 
     def child_exited(self, child: ActorAddress) -> None:
         """A child is gone. Told twice, now and then."""
+
+    def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
+        """Whether `sender` is this party, as far as this actor knows. Changes nothing.
+
+        While nobody is known to be the party, a handler that refuses with a better reason may be given the message.
+        """
+        raise NotImplementedError
+
+    def refuse_stranger(self, message: Any, sender: ActorAddress) -> None:
+        """Tell who may not send this message, if it waits for an answer. By default it learns nothing."""
 
     def undelivered(self, message: object) -> None:
         """`message`, sent from here, made its receiver fail. By default that is a lost message."""
@@ -93,7 +112,7 @@ class ComponentActor(Actor):
     def _dispatch(self, message: object, sender: ActorAddress) -> None:
         handler = self._handlers.get(type(message))
         if handler is not None:
-            if self._valid(message):
+            if self._valid(message) and self._may_send(message, sender):
                 handler(message, sender)
         elif isinstance(message, WakeupMessage):
             self._woken(message)
@@ -110,27 +129,35 @@ class ComponentActor(Actor):
         elif not isinstance(message, ActorSystemMessage):
             self.count("messages_unknown", message=type(message).__name__)
 
+    def _may_send(self, message: object, sender: ActorAddress) -> bool:
+        party = self.senders.get(type(message), Party.ANYONE)
+        if party is Party.ANYONE or self.is_from(party, message, sender):
+            return True
+        self.count("message_of_stranger", message=type(message).__name__, sender=str(sender))
+        self.refuse_stranger(message, sender)
+        return False
+
     def _valid(self, message: object) -> bool:
         # Unpickling does not run the constructor: a message from another process is checked again.
         try:
             if isinstance(message, Message):
                 message.validate()
         except MessageInvalid as error:
-            self.count("messages_malformed", message=type(message).__name__, reason=str(error))
+            self.count("messages_malformed", message=type(message).__name__, reason=str(error)[:REASON_SIZE_MAX])
             return False
         except (AttributeError, TypeError, ValueError) as error:
-            self.count("messages_malformed", message=type(message).__name__, reason=repr(error))
+            self.count("messages_malformed", message=type(message).__name__, reason=repr(error)[:REASON_SIZE_MAX])
             return False
         return True
 
     def count(self, event: str, **details: object) -> None:
-        """Count an event that should be rare, and log it by name."""
+        """Count an event that should be rare, and log it by name, at a bounded rate: others may cause it at will."""
         self.counters[event] += 1
-        self.log.warning(event, **details)
+        self.limited_log.event(event, details)
 
     def create_child(self, actor: type[Actor]) -> ActorAddress:
         """Create an actor of the component in the same environment."""
-        return self.createActor(actor, targetActorRequirements=self._requirements)
+        return self.createActor(actor, targetActorRequirements=self._given_environment)
 
     def executor(self) -> Executor:
         """This actor's executor, made when first asked for."""

@@ -118,6 +118,11 @@ class Repair:
             self.add(slot, header)
         return True
 
+    def peer_address(self, replica: int) -> ActorAddress | None:
+        """Where this peer is, if the owner named it."""
+        peer = self._peers.get(replica)
+        return peer.address if peer is not None else None
+
     def add(self, slot: int, header: bytes) -> None:
         """The slot is faulty and expects this reply: a new case, whatever was said of the slot before."""
         self.lost.pop(slot, None)

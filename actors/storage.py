@@ -3,7 +3,7 @@
 Guarantees: it never blocks its mailbox on the disk where the actor system lets it watch a descriptor; commit writes,
 repair writes, reads, reads for peers, verification and checkpoints run beside each other and are answered as they end.
 A batch that is repeated because its answer was lost is answered again and not done twice, and one that comes late does
-nothing. While a file is open, who opened it is served and nobody else.
+nothing. Only the sender that opened the file is served, until it is closed.
 
 Gives up: retrying. After a failed write or sync nothing about the file can be trusted, so the storage says
 `StorageStopped`, once for every request, and does no more (invariant 14).
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from thespian.actors import ActorAddress
@@ -48,7 +49,7 @@ from client_replies.storage.layout import sectors_size
 from client_replies.storage.shared_memory import PoolMemory
 
 from .component import ComponentActor, Handler
-from .environment import Environment, Outcome
+from .environment import Outcome
 
 Batch = WriteSlots | ReadSlots | VerifySlots | WriteCheckpoint
 
@@ -64,9 +65,7 @@ class Lane:
 class StorageActor(ComponentActor):
     """The actor. See the module."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
-    ) -> None:
+    def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)
         self._file: DataFile | None = None
         self._memory: PoolMemory | None = None
@@ -89,6 +88,17 @@ class StorageActor(ComponentActor):
             CloseStorage: self.close,
         }
 
+    def is_from(self, party: Enum, message: object, sender: ActorAddress) -> bool:
+        """Only one actor sends here: the one that opened the file, or opens it now that nobody has it open."""
+        if isinstance(message, OpenStorage) and self._file is None and not self._opening:
+            return True
+        return self._client is not None and sender == self._client
+
+    def refuse_stranger(self, message: object, sender: ActorAddress) -> None:
+        """Who would open the file is told that it is in use."""
+        if isinstance(message, OpenStorage):
+            self._refuse_open(message, FaultKind.ALREADY_OPEN, sender)
+
     def stop(self) -> None:
         """See `ComponentActor`."""
         # The executor's threads end first: none may write to a file that is closed, and whose lock is free.
@@ -100,9 +110,6 @@ class StorageActor(ComponentActor):
     def open(self, message: OpenStorage, sender: ActorAddress) -> None:
         """Open the file beside the mailbox: verifying every slot may take a while."""
         if self._client != sender:
-            if self._file is not None or self._opening:
-                self._refuse_open(message, FaultKind.ALREADY_OPEN, sender)
-                return
             self._client = sender
             self._lanes.clear()  # another client counts from the beginning
         lane = self._lanes.setdefault("open", Lane())
@@ -179,8 +186,6 @@ class StorageActor(ComponentActor):
 
     def close(self, message: CloseStorage, sender: ActorAddress) -> None:
         """Close once nothing is in flight."""
-        if not self._is_client(message, sender):
-            return
         lane = self._lanes.setdefault("close", Lane())
         if message.batch <= lane.batch:
             self._repeated(lane, message.batch)
@@ -188,12 +193,6 @@ class StorageActor(ComponentActor):
         lane.batch, lane.answer = message.batch, None
         self._closing = message
         self._close_if_idle()
-
-    def _is_client(self, message: Message, sender: ActorAddress) -> bool:
-        if self._client == sender:
-            return True
-        self.count("message_of_stranger", message=type(message).__name__)
-        return False
 
     def _close_if_idle(self) -> None:
         if self._closing is not None and not self._in_flight and not self._opening:
@@ -268,11 +267,12 @@ class StorageActor(ComponentActor):
     def _memory_of(self, lease: Lease) -> memoryview:
         if self._memory is None:
             raise InvariantBroken("a lease came to a storage that maps no memory")
+        if not self._memory.valid(lease):
+            # Its holder gave it back before it was answered. What the buffer holds now may be anything.
+            raise storage_error(FaultKind.LEASE_STALE, f"lease {lease:#x}", "a lease that is held until the answer")
         return self._memory.buffer(lease)
 
     def _run(self, name: str, message: Batch, run: Callable[[DataFile], Message], sender: ActorAddress) -> None:
-        if not self._is_client(message, sender):
-            return
         lane, batch = self._lanes.setdefault(name, Lane()), message.batch
         if self._stopped is not None:
             self.send(sender, self._stopped)

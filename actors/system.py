@@ -6,7 +6,8 @@
 Guarantees for a system that `start_system` started on `multiprocTCPBase`: its ports are bound to loopback (or to the
 addresses that were named) and take only what is signed with its key (`wire`); it is a new one, never an older system
 that happened to hold the port; it dies with the process that started it, even by `kill -9` during start-up
-(`lifetime`); Ctrl-C is held back while it starts and while it stops, so that neither is left half done. `stop_system`
+(`lifetime`); Ctrl-C is held back while it starts and while it stops, so that neither is left half done: `start_system`
+returns a living system, or raises (also what a handler of the interrupt raises) and leaves none. `stop_system`
 returns when no process of the system is left, by force if need be, within its time.
 
 Gives up: one key and one list of addresses a process; a system that a thread started is kept by a helper thread; with
@@ -150,13 +151,18 @@ def start_system(
     quicken_transport()
     definitions = dict(log_defs) if log_defs is not None else thespian_log_defs()
     _quieten_thespian()
-    with _interrupt_held_back() as interrupted:
-        if threading.current_thread() is threading.main_thread():
-            system = _start_on_free_port(base, capabilities or {}, port, definitions)
-        else:
-            system = _Keeper.start(lambda: _start_on_free_port(base, capabilities or {}, port, definitions))
-        if interrupted:
-            stop_system(system)  # the interrupt that now follows would leave nobody to do it
+    system: OwnedSystem | None = None
+    try:
+        with _interrupt_held_back():
+            if threading.current_thread() is threading.main_thread():
+                system = _start_on_free_port(base, capabilities or {}, port, definitions)
+            else:
+                system = _Keeper.start(lambda: _start_on_free_port(base, capabilities or {}, port, definitions))
+    except BaseException:
+        # An interrupt that was held back, and raises now: the caller will not get the system, and cannot stop it.
+        if system is not None:
+            stop_system(system)
+        raise
     return system
 
 
@@ -316,16 +322,16 @@ def _poll(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 @contextlib.contextmanager
-def _interrupt_held_back() -> Iterator[list[int]]:
-    """Let Ctrl-C wait until the block is done, and tell the block; what it then does is what it would have done."""
+def _interrupt_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is done; what it then does is what it would have done."""
     came: list[int] = []
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is None:
-        yield came  # interrupts are the main thread's affair, or that of something other than Python
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+        yield  # interrupts are the main thread's affair, or that of something other than Python, or nobody's
         return
     signal.signal(signal.SIGINT, lambda signum, _frame: came.append(signum))
     try:
-        yield came
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
         if came:

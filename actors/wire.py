@@ -5,43 +5,50 @@ Thespian listens on every interface and unpickles whatever arrives, which lets a
 Guarantees, for every port that a process opens after `secure_transport` and for those of its forked children (the
 admin, the logger, actors, external ports): the port is bound to one named address, loopback by default; a frame is
 unpickled only after its HMAC-SHA256 under the members' key was found right, and everything else is counted, logged and
-its connection closed without an answer; a stranger makes a process hold at most `FRAME_SIZE_MAX` a connection.
+its connection closed without an answer. A frame's length is signed, too: who does not know the key makes a process
+hold `STRANGERS_MAX` connections (the oldest makes room) of some hundred bytes each, for `STRANGER_TIMEOUT_S` each. A
+process that has no descriptor left for a connection closes one that it can do without, says so, and goes on.
 
-Gives up: secrecy (what travels is readable), replays by someone who can read the wire, and the time that strangers'
-connections cost; where that matters, give the members a private network. UDP and queue bases are not covered.
+Limits: no secrecy (what travels is readable), no protection from replays by someone who can read the wire; where that
+matters, give the members a private network. UDP and queue bases are not covered.
 
-Owns: the patched places in Thespian's TCP transport. A frame is `length>` then 32 bytes of HMAC and the pickle.
+Owns: the patched places in Thespian's TCP transport. A frame is `length>`, 16 bytes that sign the length, 32 bytes of
+HMAC and the pickle.
 """
 
+import contextlib
+import errno
 import hmac
 import importlib
 import ipaddress
 import os
 import pickle
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from client_replies.actors.logs import get_logger
+from client_replies.actors.logs import LimitedLog, get_logger
 
 LOOPBACK = "127.0.0.1"
 KEY_SIZE_MIN = 16
 MAC_SIZE = 32
+LENGTH_MAC_SIZE = 16
 FRAME_SIZE_MAX = 64 * 1024 * 1024
 LENGTH_DIGITS_MAX = 10
 PART_SIZE_MIN = 4096
 # Less than the smallest frame, so that a first read never takes bytes of the frame that follows.
 FIRST_READ_SIZE = 20
-REFUSAL_LOG_INTERVAL_S = 1.0
+# Connections of which no signed length has come: so many at once, and for so long each. A member sends it at once.
+STRANGERS_MAX = 16
+STRANGER_TIMEOUT_S = 5
 # Thespian's own five minutes let one stopped peer hold up the traffic to all the others for as long.
 TRANSMIT_TIMEOUT_S = 10
 TRANSMIT_TIMEOUT_VARIABLE = "THESPIAN_TRANSMIT_TIMEOUT_PERIOD"
 
-_log = get_logger("wire")
+_log = LimitedLog(get_logger("wire"))
 
 
 class TransportError(Exception):
@@ -78,15 +85,12 @@ class _Secured:
     addresses: tuple[str, ...]
     bind_address: str
     refused: Counter[str] = field(default_factory=Counter)
-    logged_at: float = float("-inf")
+    spare: int = -1  # a descriptor to give up when there is no other
 
     def refuse(self, reason: str, peer: str) -> None:
-        """Count, and log now and then: a flood of strangers must not become a flood of lines."""
+        """Count, and log at a bounded rate: a flood of strangers must not become a flood of lines."""
         self.refused[reason] += 1
-        now = time.monotonic()
-        if now - self.logged_at >= REFUSAL_LOG_INTERVAL_S:
-            self.logged_at = now
-            _log.warning("frame_refused", reason=reason, peer=peer, refused=dict(self.refused))
+        _log.event("frame_refused", {"reason": reason, "peer": peer, "refused": dict(self.refused)})
 
 
 _secured: _Secured | None = None
@@ -95,7 +99,7 @@ _secured: _Secured | None = None
 def _forget_parents_refusals() -> None:
     if _secured is not None:
         _secured.refused.clear()
-        _secured.logged_at = float("-inf")
+    _log.forget()
 
 
 os.register_at_fork(after_in_child=_forget_parents_refusals)
@@ -118,6 +122,7 @@ def secure_transport(*, key: bytes, addresses: Sequence[str] = (LOOPBACK,)) -> N
     secured = _Secured(key=key, addresses=wanted, bind_address=_first_own(wanted))
     _patch_addresses(secured.bind_address)
     _patch_frames(secured)
+    _patch_connections(secured)
     _patch_transmit_timeout()
     _secured = secured
 
@@ -218,6 +223,94 @@ def _counting_refused_answers(secured: _Secured, take_answer: Callable[..., Any]
     return take_signed_answer
 
 
+def _patch_connections(secured: _Secured) -> None:
+    """Let connections of strangers be few and short, and survive it when there are no descriptors."""
+    tcp: Any = importlib.import_module("thespian.system.transport.TCPTransport")
+    timing: Any = importlib.import_module("thespian.system.timing")
+    transport = tcp.TCPTransport
+    accept, handle, interrupt_wait = (
+        transport._acceptNewIncoming,
+        transport._handlePossibleIncoming,
+        transport.interrupt_wait,
+    )
+    timeout = timedelta(seconds=STRANGER_TIMEOUT_S)
+
+    def strangers(self: Any) -> list[Any]:
+        """Those that were accepted and of which nothing signed has come, the oldest first."""
+        unproven = [incoming for incoming in self._incomingSockets.values() if _is_stranger(incoming)]
+        return sorted(unproven, key=lambda incoming: incoming.accepted)
+
+    def close_stranger(self: Any, incoming: Any, reason: str) -> None:
+        secured.refuse(reason, _peer(incoming.socket))
+        self._incomingSockets.pop(incoming.socket.fileno(), None)
+        incoming.close()
+
+    def accept_few(self: Any) -> None:
+        known = set(map(id, self._incomingSockets.values()))
+        accept(self)
+        for incoming in self._incomingSockets.values():
+            if id(incoming) not in known:
+                self.accepted = incoming.accepted = getattr(self, "accepted", 0) + 1
+                incoming._expires = timing.ExpirationTimer(timeout)
+        for incoming in strangers(self)[:-STRANGERS_MAX]:
+            close_stranger(self, incoming, "too_many_connections")
+
+    def handle_in_time(self: Any, incoming: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_stranger(incoming):
+            return handle(self, incoming, *args, **kwargs)
+        if incoming._expires.view().expired():
+            secured.refuse("no_frame_in_time", _peer(incoming.socket))
+            incoming.close()
+            return None  # who called removes it, and may be walking through all of them
+        again = handle(self, incoming, *args, **kwargs)
+        if again is incoming and not _is_stranger(incoming):
+            incoming._expires = timing.ExpirationTimer(tcp.MAX_INCOMING_SOCKET_PERIOD)
+        return again
+
+    def new_socket(self: Any, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return make(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        _log.event("no_descriptor_left", {"connections": len(self._incomingSockets), "kept": len(self._openSockets)})
+        for incoming in strangers(self)[:1]:
+            close_stranger(self, incoming, "no_descriptor_left")
+            return make(*args, **kwargs)
+        for kept in list(self._openSockets)[:1]:  # the member connects again when it has something to say
+            tcp._safeSocketShutdown(self._openSockets.pop(kept))
+            return make(*args, **kwargs)
+        if make == self.socket.accept:
+            _turn_away(secured, self.socket)
+        return make(*args, **kwargs)
+
+    def interrupt_wait_if_possible(self: Any, *args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(OSError):  # the connection that it makes carries nothing
+            interrupt_wait(self, *args, **kwargs)
+
+    transport._acceptNewIncoming = accept_few
+    transport._handlePossibleIncoming = handle_in_time
+    transport.new_socket = new_socket
+    transport.interrupt_wait = interrupt_wait_if_possible
+
+
+def _is_stranger(incoming: Any) -> bool:
+    return hasattr(incoming, "accepted") and not incoming._rData.is_members and incoming.socket is not None
+
+
+def _turn_away(secured: _Secured, listener: socket.socket) -> None:
+    """Close the first connection that waits to be accepted: it would make the listening socket ready for ever."""
+    if secured.spare >= 0:
+        os.close(secured.spare)
+        secured.spare = -1
+    with contextlib.suppress(OSError):
+        connection, _ = listener.accept()
+        secured.refuse("no_descriptor_left", _peer(connection))
+        connection.close()
+    with contextlib.suppress(OSError):
+        secured.spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
 def _patch_transmit_timeout() -> None:
     if not os.environ.get(TRANSMIT_TIMEOUT_VARIABLE):
         transport: Any = importlib.import_module("thespian.system.transport")
@@ -251,20 +344,26 @@ def signed_frame(key: bytes, message: object) -> bytes:
     signature = hmac.new(key, digestmod="sha256")
     for part in parts:
         signature.update(part)
-    return b"".join((b"%d>" % (MAC_SIZE + size), signature.digest(), *parts))
+    length = b"%d" % (MAC_SIZE + size)
+    return b"".join((length, b">", _signed_length(key, length), signature.digest(), *parts))
+
+
+def _signed_length(key: bytes, length: bytes) -> bytes:
+    # No pickle begins with this, so the one signature is of no use as the other.
+    return hmac.digest(key, b"length " + length, "sha256")[:LENGTH_MAC_SIZE]
 
 
 class SignedReceiveBuffer:
     """Collects one frame. Takes the place, and has the interface, of Thespian's ReceiveBuffer.
 
     What is not a frame signed with the key makes the buffer done, with a refusal and without content: it never raises
-    for what a stranger sent, and never unpickles it.
+    for what a stranger sent, and never unpickles it. Until the signed length is there, it takes no more than that.
     """
 
     def __init__(self, key: bytes) -> None:
         self.refusal: str | None = None
         self._key = key
-        self._length = b""
+        self._head = b""
         self._size: int | None = None
         self._parts: list[bytes] = []
         self._received = 0
@@ -276,14 +375,8 @@ class SignedReceiveBuffer:
         if not received or self.refusal is not None:
             return
         if self._size is None:
-            self._length += received
-            length, mark, received = self._length.partition(b">")
-            if not mark:
-                if len(length) > LENGTH_DIGITS_MAX:
-                    self.refusal = "no_length"
-                return
-            self._begin(length)
-        if self._size is None:
+            received = self._take_head(received)
+        if not received or self._size is None:
             return
         if self._parts and len(self._parts[-1]) < PART_SIZE_MIN:
             self._parts[-1] += received  # Many small objects would hold many times what was sent.
@@ -297,13 +390,25 @@ class SignedReceiveBuffer:
             self._parts.clear()
             self._verify()
 
-    def _begin(self, length: bytes) -> None:
-        if not length.isdigit() or len(length) > LENGTH_DIGITS_MAX:
+    @property
+    def is_members(self) -> bool:
+        """Say whether the frame is a member's, as far as its signed length tells."""
+        return self._size is not None
+
+    def _take_head(self, received: bytes) -> bytes:
+        """Take the length and its signature; gives what came after them."""
+        self._head += received
+        length, mark, rest = self._head.partition(b">")
+        if not (length.isdigit() or not length) or len(length) > LENGTH_DIGITS_MAX or (mark and not length):
             self.refusal = "no_length"
-        elif not MAC_SIZE < int(length) <= FRAME_SIZE_MAX:
+        elif mark and not MAC_SIZE < int(length) <= FRAME_SIZE_MAX:
             self.refusal = "length_out_of_range"
-        else:
-            self._size = int(length)
+        elif len(rest) >= LENGTH_MAC_SIZE:
+            if hmac.compare_digest(rest[:LENGTH_MAC_SIZE], _signed_length(self._key, length)):
+                self._size = int(length)
+                return rest[LENGTH_MAC_SIZE:]
+            self.refusal = "wrong_signature"
+        return b""
 
     def _verify(self) -> None:
         frame = memoryview(self._data)
@@ -312,11 +417,14 @@ class SignedReceiveBuffer:
 
     def is_empty(self) -> bool:
         """Say whether nothing was received."""
-        return not self._length
+        return not self._head
 
     def remainingAmount(self) -> int:
         """Say how much may be read without reading into the next frame."""
-        return FIRST_READ_SIZE if self._size is None else self._size - self._received
+        if self._size is not None:
+            return self._size - self._received
+        _length, mark, rest = self._head.partition(b">")
+        return LENGTH_MAC_SIZE - len(rest) if mark else FIRST_READ_SIZE
 
     def isDone(self) -> bool:
         """Say whether a frame is whole, or refused."""

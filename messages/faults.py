@@ -56,6 +56,7 @@ class FaultKind(enum.Enum):
     INLINE_TOO_LARGE = "a reply of this size travels as a lease, not as bytes"
     LEASE_STALE = "the lease was released or never granted"
     LEASES_TOO_MANY = "the pool has fewer buffers than one request asks for"
+    HOLDER_UNKNOWN = "the pool lends to the component that opened it, and to the holders that it named"
     HOLDER_GONE = "the holder was declared dead and its leases were taken back"
     REPLY_OLDER = "the slot's session has a newer reply already"
     # A request that is out of turn.

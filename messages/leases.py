@@ -1,4 +1,4 @@
-"""Anyone and the MessagePoolActor: leases on buffers in memory that all processes of one replica map.
+"""Holders and the MessagePoolActor: leases on buffers in memory that all processes of one replica map.
 
 A lease is one integer, a buffer's index and the generation in which it was granted, and travels instead of the bytes.
 It never leaves the host: what passes between replicas travels as bytes. Every request carries its holder (a number
@@ -11,15 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NewType
 
+from thespian.actors import ActorAddress
+
 from .config import BUFFERS_MAX_LIMIT, MESSAGE_SIZE_LIMIT, SECTOR_SIZE
 from .faults import Fault
-from .message import U64_MAX, Message, MessageInvalid, check_int, check_ints
+from .message import U64_MAX, Message, MessageInvalid, check_distinct, check_int, check_ints, check_type, shown
 
 Lease = NewType("Lease", int)
 
 LEASE_BUFFER_BITS = 16
 LEASE_BUFFER_MASK = (1 << LEASE_BUFFER_BITS) - 1
 LEASE_MAX = U64_MAX
+HOLDERS_NAMED_MAX = 16  # in one `OpenPool`
 
 if 2**LEASE_BUFFER_BITS < BUFFERS_MAX_LIMIT:
     raise ImportError("a lease cannot name every buffer")
@@ -54,15 +57,27 @@ class MemoryName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPool(Message):
-    """Make the memory: `buffers` of `size` bytes each, and `waiting_max` requests that may wait for one."""
+    """Make the memory: `buffers` of `size` bytes each, and `waiting_max` requests that may wait for one.
+
+    `holders` names who else than the sender may hold leases: a holder's number and its address.
+    """
 
     buffers: int
     size: int
     waiting_max: int
+    holders: tuple[tuple[int, ActorAddress], ...] = ()
 
     def validate(self) -> None:
         """Check all limits."""
         check_int("buffers", self.buffers, 1, BUFFERS_MAX_LIMIT)
+        if type(self.holders) is not tuple or len(self.holders) > HOLDERS_NAMED_MAX:
+            raise MessageInvalid("holders", shown(self.holders), f"a tuple of at most {HOLDERS_NAMED_MAX} pairs")
+        for holder in self.holders:
+            if type(holder) is not tuple or len(holder) != 2:
+                raise MessageInvalid("holders", shown(holder), "pairs of a holder's number and its address")
+            check_int("holders", holder[0], 1, U64_MAX)
+            check_type("holders", holder[1], ActorAddress)
+        check_distinct("holders", [holder[0] for holder in self.holders])
         check_int("size", self.size, SECTOR_SIZE, MESSAGE_SIZE_LIMIT)
         check_int("waiting_max", self.waiting_max, 1, U64_MAX)
         if self.size % SECTOR_SIZE:
@@ -145,7 +160,7 @@ class LeasesRetained(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseLeases(Message):
-    """Give back one count of each lease, whoever acquired it."""
+    """Give back one count of each lease: the holder's own, or one that a dead holder had given away."""
 
     holder: int
     number: int
@@ -158,7 +173,9 @@ class ReleaseLeases(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasesReleased(Message):
-    """Given back. `stale` are those that were not held by anyone: released before, or of an older generation."""
+    """Given back. `stale` are those that the holder does not hold: released before, never its own, or of an older
+    generation. They were left alone.
+    """
 
     holder: int
     number: int

@@ -2,12 +2,14 @@
 
 Guarantees: each message class is in `PROTOCOL` once, and class names are unique, because actors dispatch by class and
 people search by name. Tests compare the table with the classes. An empty list of answers means that none is sent.
+Actors check the sender of what they receive by `SENDERS`, before a handler sees it.
 What stops or closes a component may take the place of any answer, and is listed once, under "told without asking".
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import leases, peers, replies, storage_io
@@ -22,6 +24,7 @@ class Party(enum.Enum):
     PEER = "ClientRepliesActor of another replica"
     STORAGE = "StorageActor"
     POOL = "MessagePoolActor"
+    HOLDER = "who may hold leases: the replica and its ClientRepliesActor, each under its own number"
     ANYONE = "anyone"
 
 
@@ -43,8 +46,8 @@ def _replies_asks(message: type[Message], *answers: type[Message]) -> tuple[Exch
     return _asks(Party.REPLIES, Party.STORAGE, message, answers)
 
 
-def _pool_is_asked(message: type[Message], *answers: type[Message]) -> tuple[Exchange, ...]:
-    return _asks(Party.ANYONE, Party.POOL, message, answers)
+def _holder_asks(message: type[Message], *answers: type[Message]) -> tuple[Exchange, ...]:
+    return _asks(Party.HOLDER, Party.POOL, message, answers)
 
 
 def _asks(
@@ -64,7 +67,8 @@ def _once(*groups: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
 
 PROTOCOL = _once(
     # The replica and its ClientRepliesActor.
-    _replica_asks(replies.OpenReplies, replies.RepliesOpened, replies.OpenFailed),
+    # Anyone may open: who does becomes the owner. `ClientRepliesActor.open` says when one owner may replace another.
+    _asks(Party.ANYONE, Party.REPLIES, replies.OpenReplies, (replies.RepliesOpened, replies.OpenFailed)),
     _replica_asks(replies.SetPeers, replies.PeersSet, replies.RequestRefused),
     _replica_asks(replies.WriteReplies, replies.WritesAccepted, replies.WritesRefused, replies.RepliesDurable),
     _replica_asks(replies.RemoveReplies, replies.WritesAccepted, replies.WritesRefused),
@@ -90,11 +94,13 @@ PROTOCOL = _once(
     _replies_asks(storage_io.CloseStorage, storage_io.StorageClosed),
     # The same, told without asking.
     _asks(Party.STORAGE, Party.REPLIES, storage_io.StorageStopped, ()),
-    # Anyone and the MessagePoolActor.
+    # Who may hold leases, and the MessagePoolActor.
     _asks(Party.REPLIES, Party.POOL, leases.OpenPool, (leases.PoolOpened, leases.PoolOpenFailed)),
-    _pool_is_asked(leases.AcquireLeases, leases.LeasesGranted, leases.LeasesRefused),
-    _pool_is_asked(leases.RetainLeases, leases.LeasesRetained, leases.LeasesRefused),
-    _pool_is_asked(leases.ReleaseLeases, leases.LeasesReleased, leases.LeasesRefused),
+    _holder_asks(leases.AcquireLeases, leases.LeasesGranted, leases.LeasesRefused),
+    _holder_asks(leases.RetainLeases, leases.LeasesRetained, leases.LeasesRefused),
+    _holder_asks(leases.ReleaseLeases, leases.LeasesReleased, leases.LeasesRefused),
     _asks(Party.REPLIES, Party.POOL, leases.ReclaimLeases, (leases.LeasesReclaimed,)),
-    _pool_is_asked(leases.GetPoolStatus, leases.PoolStatus),
+    _asks(Party.ANYONE, Party.POOL, leases.GetPoolStatus, (leases.PoolStatus,)),
 )
+
+SENDERS: Mapping[type[Message], Party] = {row.message: row.sender for row in PROTOCOL}

@@ -4,11 +4,12 @@ Guarantees: a buffer is granted to one holder at a time, and again only when eve
 generation has grown and is published, so that a lease that anybody still remembers is refused everywhere. Acquiring is
 all or none, first come first served. A request that is repeated (same holder, kind and number) gets the same answer
 and does nothing twice. A refused request did nothing and did not use up its number: the same number is expected next.
-What is stale or released twice is left alone and counted. `check` states the invariants.
+What is stale, or not the holder's to release, is left alone and counted. What is remembered of holders is bounded.
+`check` states the invariants.
 
-Gives up: to know who really has a lease. Counts are kept under the holder that acquired or retained them; who was
-given a lease releases it in his own name, which takes his own count first, else the oldest one. What was given to a
-holder that died comes back only if the giver releases it.
+Limits: it does not know who really has a lease. Counts are kept under the holder that acquired or retained them. A
+release takes one of the holder's own, or one that a dead holder had given away. Who is given a lease retains it under
+its own number; what was given to a holder that died comes back only if the giver releases it.
 
 Owns: the generations; `publish` is told of each change.
 """
@@ -36,6 +37,7 @@ from client_replies.messages.leases import (
     make_lease,
 )
 
+HOLDERS_MAX = 4096  # living holders that are remembered: beyond it, one that holds nothing counts as gone
 HOLDERS_GONE_MAX = 4096  # dead holders that are remembered; an incarnation's messages do not live longer than that
 
 Request = AcquireLeases | RetainLeases | ReleaseLeases
@@ -55,9 +57,6 @@ class _Turn:
 class _Holder:
     turns: dict[type[Request], _Turn] = field(default_factory=dict)
     buffers: Counter[int] = field(default_factory=Counter)  # counts on each buffer under this holder's name
-
-    def turn(self, kind: type[Request]) -> _Turn:
-        return self.turns.setdefault(kind, _Turn())
 
 
 @dataclass(slots=True)
@@ -95,19 +94,18 @@ class LeaseTable:
         refused = self._out_of_turn(request)
         if refused is not None:
             return refused
-        turn = self._holder(request.holder).turn(AcquireLeases)
+        turn = self._turn(request)
         if request.number == turn.number:
             invariant(turn.answer is None or isinstance(turn.answer, LeasesGranted), "only grants are remembered")
             return turn.answer if isinstance(turn.answer, LeasesGranted) else None
         if request.count > len(self._buffers):
             return _refused(request, FaultKind.LEASES_TOO_MANY, f"{request.count} leases", f"{len(self._buffers)}")
         if not self._waiting and request.count <= len(self._free):
-            turn.number = request.number
             return self._grant(request)
         if len(self._waiting) >= self.waiting_max:
             self.busy_refused += 1
             return _refused(request, FaultKind.BUSY, f"{len(self._waiting)} waiting", f"fewer than {self.waiting_max}")
-        turn.number, turn.answer = request.number, None
+        self._note(request, None)
         self._waiting.append(request)
         return None
 
@@ -116,7 +114,7 @@ class LeaseTable:
         refused = self._out_of_turn(request)
         if refused is not None:
             return refused
-        turn = self._holder(request.holder).turn(RetainLeases)
+        turn = self._turn(request)
         if request.number == turn.number and isinstance(turn.answer, LeasesRetained):
             return turn.answer
         stale = []
@@ -127,7 +125,7 @@ class LeaseTable:
                 stale.append(lease)
         self.stale_refused += len(stale)
         answer = LeasesRetained(holder=request.holder, number=request.number, stale=tuple(stale))
-        turn.number, turn.answer = request.number, answer
+        self._note(request, answer)
         return answer
 
     def release(self, request: ReleaseLeases) -> tuple[LeasesReleased | LeasesRefused, Grants]:
@@ -135,18 +133,16 @@ class LeaseTable:
         refused = self._out_of_turn(request)
         if refused is not None:
             return refused, ()
-        turn = self._holder(request.holder).turn(ReleaseLeases)
+        turn = self._turn(request)
         if request.number == turn.number and isinstance(turn.answer, LeasesReleased):
             return turn.answer, ()
         stale = []
         for lease in request.leases:
-            if self._is_held(lease):
-                self._uncount(lease_buffer(lease), request.holder)
-            else:
+            if not self._is_held(lease) or not self._uncount(lease_buffer(lease), request.holder):
                 stale.append(lease)
         self.stale_refused += len(stale)
         answer = LeasesReleased(holder=request.holder, number=request.number, stale=tuple(stale))
-        turn.number, turn.answer = request.number, answer
+        self._note(request, answer)
         return answer, self._grant_waiting()
 
     def reclaim(self, request: ReclaimLeases) -> tuple[LeasesReclaimed, Grants]:
@@ -166,9 +162,7 @@ class LeaseTable:
                 self._drop(buffer, request.holder)
                 count += 1
         answer = LeasesReclaimed(holder=request.holder, count=count)
-        self._gone[request.holder] = answer
-        if len(self._gone) > HOLDERS_GONE_MAX:
-            self._gone.popitem(last=False)
+        self._forget(request.holder, answer)
         return answer, self._grant_waiting()
 
     # Questions.
@@ -214,20 +208,45 @@ class LeaseTable:
         invariant(len(self._waiting) <= self.waiting_max, "more requests wait than may")
         invariant(not self._waiting or self._waiting[0].count > len(self._free), "a request waits for what is free")
         for waiting in self._waiting:
-            turn = self._holders[waiting.holder].turn(AcquireLeases)
+            turn = self._turn(waiting)
             invariant(turn.number == waiting.number and turn.answer is None, "who waits has no answer yet")
 
     # Internals.
 
     def _holder(self, number: int) -> _Holder:
-        return self._holders.setdefault(number, _Holder())
+        holder = self._holders.get(number)
+        if holder is None:
+            if len(self._holders) >= HOLDERS_MAX:
+                self._make_room()
+            holder = self._holders[number] = _Holder()
+        return holder
+
+    def _make_room(self) -> None:
+        waiting = {request.holder for request in self._waiting}
+        for number, holder in self._holders.items():
+            if not holder.buffers and number not in waiting:
+                del self._holders[number]
+                self._forget(number, LeasesReclaimed(holder=number, count=0))
+                return
+
+    def _forget(self, number: int, answer: LeasesReclaimed) -> None:
+        self._gone[number] = answer
+        if len(self._gone) > HOLDERS_GONE_MAX:
+            self._gone.popitem(last=False)
+
+    def _turn(self, request: Request) -> _Turn:
+        """The last request of this kind from this holder; of one that is not known, none. Remembers nobody."""
+        holder = self._holders.get(request.holder)
+        return (holder.turns.get(type(request)) if holder is not None else None) or _Turn()
+
+    def _note(self, request: Request, answer: Answer | None) -> None:
+        self._holder(request.holder).turns[type(request)] = _Turn(request.number, answer)
 
     def _out_of_turn(self, request: Request) -> LeasesRefused | None:
         """A refusal, unless the request is its holder's next one of this kind, or its last one repeated."""
         if request.holder in self._gone:
             return _refused(request, FaultKind.HOLDER_GONE, f"holder {request.holder}", "a living holder")
-        holder = self._holders.get(request.holder)
-        turn = (holder.turns.get(type(request)) if holder is not None else None) or _Turn()
+        turn = self._turn(request)
         if request.number == turn.number + 1 and (turn.answer is not None or turn.number == 0):
             return None
         if request.number == turn.number:
@@ -248,7 +267,7 @@ class LeaseTable:
             self._count(buffer, request.holder)
         leases = tuple(make_lease(buffer, self._buffers[buffer].generation) for buffer in buffers)
         answer = LeasesGranted(holder=request.holder, number=request.number, leases=leases)
-        self._holder(request.holder).turn(AcquireLeases).answer = answer
+        self._note(request, answer)
         return answer
 
     def _grant_waiting(self) -> Grants:
@@ -262,10 +281,15 @@ class LeaseTable:
         holders[holder] = holders.get(holder, 0) + 1
         self._holder(holder).buffers[buffer] += 1
 
-    def _uncount(self, buffer: int, releaser: int) -> None:
-        """Take back one count: the releaser's own if it has one, else the oldest holder's."""
+    def _uncount(self, buffer: int, releaser: int) -> bool:
+        """Take back one count: the releaser's own, else one that a dead holder had given away. False if neither is."""
         holders = self._buffers[buffer].holders
-        self._drop(buffer, releaser if releaser in holders else next(iter(holders)))
+        if releaser not in holders:
+            releaser = next((holder for holder in holders if holder not in self._holders), releaser)
+        if releaser in holders:
+            self._drop(buffer, releaser)
+            return True
+        return False
 
     def _drop(self, buffer: int, holder: int) -> None:
         state = self._buffers[buffer]

@@ -12,14 +12,16 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Any, ClassVar
 
 from thespian.actors import ActorAddress
 
 from client_replies.actors.component import ComponentActor, Handler
-from client_replies.actors.environment import Environment
+from client_replies.messages.protocol import Party
 
-from .control import GetProgress, Join, Joined, MemberFailed, Progress, StartClient, client_id
+from .control import GetProgress, Join, Joined, MemberFailed, Progress, Sender, StartClient, client_id
 from .evidence import AnswerSeen, EvidenceWriter
 from .ledger import Outcome, Result, Transfer
 from .network import Envelope, Network, cluster_faults
@@ -45,11 +47,18 @@ class _Work:
 class ClientActor(ComponentActor):
     """See the module."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
-    ) -> None:
+    senders: ClassVar[Mapping[type, Enum]] = {
+        StartClient: Sender.SCRIPT,
+        Join: Sender.SCRIPT,
+        Envelope: Sender.MEMBER,
+        GetProgress: Party.ANYONE,
+    }
+
+    def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)
         self._start: StartClient | None = None
+        self._script: ActorAddress | None = None
+        self._members: dict[str, ActorAddress] = {}
         self._failure = ""
         self._joined = 0  # the number of the latest `Join`
         self._work: dict[int, _Work] = {}
@@ -59,6 +68,13 @@ class ClientActor(ComponentActor):
         self._view_replied = 0
         self._heard_at = 0.0
 
+    def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
+        """The script is who started the client; it tells where the members are."""
+        if party is Sender.SCRIPT:
+            return self._script is None or sender == self._script
+        known = self._members.get(message.sender)
+        return self._start is None or (known is not None and sender == known)
+
     def handlers(self) -> dict[type, Handler]:
         """See `ComponentActor`."""
         return {StartClient: self.start, Envelope: self.envelope, GetProgress: self.progress, Join: self.join}
@@ -66,6 +82,7 @@ class ClientActor(ComponentActor):
     def start(self, message: StartClient, sender: ActorAddress) -> None:
         """Register the sessions and begin."""
         if self._start is None:
+            self._script = sender
             self._begin(message)
         self.send(sender, Joined(name=message.name))
 

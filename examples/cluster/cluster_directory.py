@@ -6,7 +6,7 @@
     replica-N/     log and replies of a replica        log.jsonl     what the members log
 
 Guarantees: a directory that is another cluster's, or no cluster's, is refused and left as it is; two scripts never have
-one directory. What is asked over the socket is one line of JSON, and so is its answer; only this user can ask.
+one directory. What is asked over the socket (`control_socket`) is one line of JSON, and so is its answer.
 
 Gives up: hosts. Everything is on this machine.
 """
@@ -139,50 +139,10 @@ def read_running(directory: Path) -> dict[str, Any]:
     return found
 
 
-class Control:
-    """The socket of a cluster that is up. It is looked at now and then, and never waited for."""
-
-    def __init__(self, directory: Path) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        (directory / SOCKET).unlink(missing_ok=True)
-        with _short(directory) as path:
-            self._listener.bind(path)
-        (directory / SOCKET).chmod(0o600)
-        self._listener.listen(16)
-        self._listener.setblocking(False)
-
-    def poll(self) -> tuple[socket.socket, dict[str, Any]] | None:
-        """A question, if there is one, and where its answer goes."""
-        try:
-            asker, _ = self._listener.accept()
-        except BlockingIOError:
-            return None
-        asker.settimeout(2.0)
-        try:
-            question = json.loads(_read_line(asker))
-        except (OSError, ValueError):
-            asker.close()
-            return None
-        if not isinstance(question, dict):
-            asker.close()
-            return None
-        return asker, question
-
-    def close(self) -> None:
-        """Take no more questions."""
-        self._listener.close()
-
-
-def answer(asker: socket.socket, data: Mapping[str, object]) -> None:
-    """Answer a question."""
-    with asker, contextlib.suppress(OSError):
-        asker.sendall(json.dumps(data).encode() + b"\n")
-
-
 def ask(directory: Path, question: Mapping[str, object]) -> dict[str, Any]:
     """Ask the cluster in the directory. Raises `ClusterUnusable`."""
     read_running(directory)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker, _short(directory) as path:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker, short_path(directory) as path:
         asker.settimeout(ASK_TIMEOUT)
         try:
             asker.connect(path)
@@ -198,7 +158,7 @@ def ask(directory: Path, question: Mapping[str, object]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _short(directory: Path) -> Iterator[str]:
+def short_path(directory: Path) -> Iterator[str]:
     """A path to the socket that fits, however deep the directory is: an address may have 107 bytes."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

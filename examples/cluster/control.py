@@ -1,10 +1,12 @@
 """What the script and the actors of the cluster say to each other; not part of the replicated service.
 
-The script repeats what is not answered, so each request may come twice and is answered each time.
+The script repeats what is not answered, so each request may come twice and is answered each time. Who may send what to
+a member stands beside its handlers, in its `senders`.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +17,13 @@ from client_replies.messages.message import Message
 
 from .damage import MomentsPlan
 from .journal import Plant
+
+
+class Sender(enum.Enum):
+    """Who talks to a member of the cluster, beside its own component."""
+
+    SCRIPT = "the script that started the member"
+    MEMBER = "the member that the message names, at the address that the script told"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from thespian.actors import ActorAddress
-
-from client_replies.actors.component import ComponentActor, Handler
 from client_replies.messages.message import U64_MAX, Message, check_int, check_type
 from client_replies.messages.reply_header import HEADER_SIZE, packed_size
+
+SABOTEUR = "saboteur"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,10 @@ def damage_of(path: Path, offset: int, size_max: int, seed: int) -> DamageSlot |
     """The order to damage the reply that is in the file at `offset`; None if there is none."""
     with path.open("rb") as data:
         data.seek(offset)
-        size = packed_size(data.read(HEADER_SIZE))
+        header = data.read(HEADER_SIZE)
+    if len(header) < HEADER_SIZE:
+        return None
+    size = packed_size(header)
     if not HEADER_SIZE < size <= size_max:
         return None
     return DamageSlot(number=1, path=str(path), offset=offset, size=size, seed=seed)
@@ -124,21 +126,3 @@ def damage_slot(message: DamageSlot) -> str:
     finally:
         os.close(descriptor)
     return kind
-
-
-class SaboteurActor(ComponentActor):
-    """Damages what it is told to, each number once: a flipped bit that is flipped again would be whole."""
-
-    def __init__(self, capabilities: object = None, requirements: object = None) -> None:
-        super().__init__(capabilities, requirements)  # type: ignore[arg-type]
-        self._done: dict[int, SlotDamaged] = {}
-
-    def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
-        return {DamageSlot: self.damage}
-
-    def damage(self, message: DamageSlot, sender: ActorAddress) -> None:
-        """Damage a slot, or say again that it is damaged."""
-        if message.number not in self._done:
-            self._done[message.number] = SlotDamaged(number=message.number, damage=damage_slot(message))
-        self.send(sender, self._done[message.number])

@@ -496,13 +496,17 @@ class GatewayPort:
         self._routes: OrderedDict[int, _Route] = OrderedDict()
 
     def take(self, message: ForwardRequests, sender: ActorAddress, now: float) -> Sequence[Frame]:
-        """The requests in a batch, each verified again."""
+        """The requests in a batch, each verified again; nothing if the gateway's number has another address."""
         door = self._doors.get(message.gateway)
         if door is None:
             door = self._doors[message.gateway] = _Door(sender)
             if len(self._doors) > U8_MAX:
                 self._doors.popitem(last=False)
-        door.address, door.heard_at = sender, now
+        if door.address != sender:
+            # A gateway that starts again has another number. Who uses this one would get the gateway's answers.
+            self.counters["batches_of_strangers"] += 1
+            return ()
+        door.heard_at = now
         door.taken = max(door.taken, message.number)
         if message.requests:
             # Not at once: the answers will say it, and what comes until then makes one batch instead of many.

@@ -4,7 +4,7 @@
 
 Guarantees: what clients send is never unpickled, and reaches replicas only as frames whose checksums and rules hold.
 It listens on one named address and on no other. Bad clients are bounded, counted and dropped (`front_door`); silent
-replicas are noticed and passed by (`forwarding`); each event is counted, and logged by name at most once a second.
+replicas are noticed and passed by (`forwarding`); each event is counted, and logged by name at a bounded rate.
 
 Gives up: it stores nothing and repeats nothing. If it dies, clients connect again, here or elsewhere, and ask again.
 It needs an actor system that can watch a descriptor (`multiprocTCPBase`).
@@ -14,15 +14,17 @@ Owns: its front door and its table of who waits for what.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar
 
 from thespian.actors import ActorAddress
 
 from client_replies.actors.component import ComponentActor, Handler
-from client_replies.actors.environment import Environment
 from client_replies.messages.message import (
     U8_MAX,
     U16_MAX,
@@ -33,14 +35,15 @@ from client_replies.messages.message import (
     check_type,
     shown,
 )
+from client_replies.messages.protocol import Party
 
+from .control import Sender
 from .forwarding import ForwardedReplies, Forwarding, ForwardingLimits
 from .frames import Frame, Key
 from .front_door import Connection, DoorClosed, DoorLimits, FrontDoor
 
 TICK = 0.1  # seconds
 TURN_TIME_MAX = 0.01  # seconds that one handler gives to the clients before the mailbox has its turn
-LOG_INTERVAL = 1.0  # seconds between two lines about the same kind of event
 
 Replicas = tuple[tuple[int, ActorAddress], ...]
 
@@ -131,14 +134,26 @@ def _check_replicas(replicas: object) -> None:
 class GatewayActor(ComponentActor):
     """See the module."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
-    ) -> None:
+    senders: ClassVar[Mapping[type, Enum]] = {
+        StartGateway: Sender.SCRIPT,
+        SetReplica: Sender.SCRIPT,
+        ForwardedReplies: Sender.MEMBER,
+        GetGatewayStatus: Party.ANYONE,
+    }
+
+    def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)
         self._door: FrontDoor | None = None
         self._forwarding: Forwarding | None = None
         self._addresses: dict[int, ActorAddress] = {}
-        self._logged: dict[str, tuple[float, int]] = {}
+        self._script: ActorAddress | None = None
+
+    def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
+        """The script is who started the gateway; it tells where the replicas are."""
+        if party is Sender.SCRIPT:
+            return self._script is None or sender == self._script
+        known = self._addresses.get(message.replica)
+        return self._door is None or (known is not None and sender == known)
 
     def handlers(self) -> dict[type, Handler]:
         """See `ComponentActor`."""
@@ -157,6 +172,7 @@ class GatewayActor(ComponentActor):
             except DoorClosed as error:
                 self.send(sender, GatewayFailed(reason=str(error)))
                 return
+            self._script = sender
         if self._door is not None:
             host, port = self._door.address
             self.send(sender, GatewayStarted(host=host, port=port, pid=os.getpid()))
@@ -266,14 +282,8 @@ class GatewayActor(ComponentActor):
 
     def _note(self, kind: str, detail: str) -> None:
         """Log an event by name: a flood of clients must not become a flood of lines."""
-        now = self.environment.monotonic()
-        logged_at, unlogged = self._logged.get(kind, (now - LOG_INTERVAL, 0))
-        if now - logged_at < LOG_INTERVAL:
-            self._logged[kind] = logged_at, unlogged + 1
-            return
-        self._logged[kind] = now, 0
-        log = self.log.info if kind == "closed_by_client" else self.log.warning
-        log(kind, detail=detail, unlogged=unlogged)
+        level = logging.INFO if kind == "closed_by_client" else logging.WARNING
+        self.limited_log.event(kind, {"detail": detail}, level)
 
     def _filenos(self) -> list[int]:
         filenos = super()._filenos()

@@ -15,7 +15,7 @@ import random
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from client_replies.messages.replies import GetStatus, RepliesStatus
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
 
-from .cluster_directory import RUNNING_FILE, ClusterUnusable, Control, Shape, answer, opened, whole_number
+from .cluster_directory import RUNNING_FILE, ClusterUnusable, Shape, opened, whole_number
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import GetProgress, Hurt, Progress, StartReplica
+from .control_socket import ControlSocket, Question
 from .damage import damage_of, damage_slot
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
@@ -35,6 +36,7 @@ from .members import Members, is_living, is_stopped, kill
 from .replica import DATA_FILE, replica_name
 
 HOST = "127.0.0.1"
+BLOCKED_MAX = 1024  # clients
 ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
 
 
@@ -86,16 +88,12 @@ class Live:
 
     # Questions.
 
-    def handle(self, question: Mapping[str, Any]) -> dict[str, object]:
-        """Answer a question; what is wrong with it is an answer, too."""
+    def handle(self, question: Question) -> dict[str, object]:
+        """Answer a question; what cannot be done is an answer, too."""
         try:
-            if question.get("ask") == "status":
-                return self._status()
-            if question.get("ask") == "hurt":
-                return {"done": self._hurt(str(question.get("action")), dict(question))}
-        except (ClusterUnusable, OSError, KeyError, ValueError) as error:
+            return self._status() if question.action == "status" else {"done": self._hurt(question)}
+        except (ClusterUnusable, OSError) as error:
             return {"error": str(error)}
-        return {"error": "a question that there is not"}
 
     def _status(self) -> dict[str, object]:
         replicas = []
@@ -132,15 +130,15 @@ class Live:
 
     # Hurting.
 
-    def _hurt(self, action: str, question: Mapping[str, Any]) -> str:
+    def _hurt(self, question: Question) -> str:
+        action = question.action
         if action == "drop-replies":
-            count = int(question["count"])
-            self._tell_hurts(self._names, drop_answers=count)
-            return f"the next {count} replies are lost"
+            self._tell_hurts(self._names, drop_answers=question.count)
+            return f"the next {question.count} replies are lost"
         if action == "block":
-            return self._block(int(str(question["client"]), 16))
+            return self._block(question.client)
         if action == "partition":
-            return self._partition(self._chosen(question["replicas"]))
+            return self._partition(self._chosen(question.replicas))
         if action == "heal":
             for hurts in self._hurts.values():
                 hurts.block.clear()
@@ -148,18 +146,18 @@ class Live:
             self._tell_hurts(self._names)
             return "nobody is cut off, and no client is blocked"
         if action == "corrupt-slot":
-            return self._corrupt(self._chosen(question["replicas"]), question)
+            return self._corrupt(self._chosen(question.replicas), question)
         if action == "kill":
-            return self._kill(str(question["who"]))
+            return self._kill(question.who)
         if action == "lose-disk":
-            return self._lose_disk(str(question["replica"]))
+            return self._lose_disk(question.who)
         raise ClusterUnusable(f"found {action!r}, expected a way to hurt: hurt --help lists them")
 
-    def _chosen(self, words: object) -> list[str]:
+    def _chosen(self, words: Sequence[str]) -> list[str]:
         """Replicas by number or name, `primary`, `backups` or `all`."""
         found: list[str] = []
-        for word in words if isinstance(words, list) else [words]:
-            text = str(word).removeprefix("replica-")
+        for word in words:
+            text = word.removeprefix("replica-")
             number = whole_number(text)
             if text == "all":
                 found += self._names
@@ -194,6 +192,8 @@ class Live:
             self.members.ask_replica(name, make, ANSWER_TIMEOUT)
 
     def _block(self, client: int) -> str:
+        if any(len(hurts.block | {client}) > BLOCKED_MAX for hurts in self._hurts.values()):
+            raise ClusterUnusable(f"block: found {BLOCKED_MAX} clients that are blocked, expected fewer: heal first")
         for hurts in self._hurts.values():
             hurts.block.add(client)
         self._tell_hurts(self._names)
@@ -208,28 +208,25 @@ class Live:
         self._tell_hurts(self._names)
         return f"{', '.join(names)} and {', '.join(rest)} do not hear each other until heal"
 
-    def _corrupt(self, names: list[str], question: Mapping[str, Any]) -> str:
+    def _corrupt(self, names: list[str], question: Question) -> str:
         layout = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
         done = []
         for name in names:
             path = self._directory / name / DATA_FILE
-            slot = int(question["slot"]) if "slot" in question else self._slot_of(path, question)
-            if not 0 <= slot < CLIENTS_MAX:
-                raise ClusterUnusable(f"slot {slot}: expected one from 0 to {CLIENTS_MAX - 1}")
+            slot = question.slot if question.slot is not None else self._slot_of(path, question.client)
             order = damage_of(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.getrandbits(32))
             if order is None:
                 raise ClusterUnusable(f"slot {slot} of {name} holds no reply: give client:CLIENT, of one that is open")
             done.append(f"slot {slot} of {name}: {damage_slot(order)}")
         return "; ".join(done)
 
-    def _slot_of(self, path: Path, question: Mapping[str, Any]) -> int:
-        wanted = int(str(question["client"]), 16)
+    def _slot_of(self, path: Path, wanted: int) -> int:
         layout = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
         with path.open("rb") as data:
             for slot in range(CLIENTS_MAX):
                 data.seek(layout.slot_offset(slot))
                 header = data.read(HEADER_SIZE)
-                if packed_size(header) and packed_client_request(header)[0] == wanted:
+                if len(header) == HEADER_SIZE and packed_size(header) and packed_client_request(header)[0] == wanted:
                     return slot
         raise ClusterUnusable(f"{path.parent.name} holds no reply of client {wanted:x}: see what client prints")
 
@@ -273,14 +270,12 @@ def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
             live = Live(directory, shape, system, port)
             live.members.say = say
             live.start()
-            control = Control(directory)
+            control = ControlSocket(directory)
             try:
                 _announce(live, directory, shape, say)
                 while True:
                     live.members.turn(0.05)
-                    asked = control.poll()
-                    if asked is not None:
-                        answer(asked[0], live.handle(asked[1]))
+                    control.poll(live.handle)
             finally:
                 control.close()
 

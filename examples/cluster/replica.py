@@ -16,18 +16,19 @@ Owns: the protocol's state machine, the log store, the port; its ClientRepliesAc
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from thespian.actors import ActorAddress
 
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.component import ComponentActor, Handler
-from client_replies.actors.environment import Environment
 from client_replies.actors.replies_port import PORT_MESSAGES, PortFailed, RepliesPort
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.message import MessageInvalid
+from client_replies.messages.protocol import SENDERS, Party
 from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply_header import HEADER_SIZE
 
@@ -43,9 +44,10 @@ from .control import (
     MemberFailed,
     Progress,
     ReplicaStarted,
+    Sender,
     StartReplica,
 )
-from .damage import SlotDamaged
+from .damage import SABOTEUR, SlotDamaged
 from .evidence import Final
 from .forwarding import ForwardRequests, GatewayPort, request_of
 from .frames import PRIMARY_UNKNOWN
@@ -89,15 +91,28 @@ def replica_name(replica: int) -> str:
 class ReplicaActor(ComponentActor):
     """See the module."""
 
-    def __init__(
-        self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
-    ) -> None:
+    # Anyone may be a gateway, as anyone may be a client; what a gateway said, it alone is answered (`GatewayPort`).
+    senders = {
+        **SENDERS,
+        StartReplica: Sender.SCRIPT,
+        Join: Sender.SCRIPT,
+        Finish: Sender.SCRIPT,
+        Hurt: Sender.SCRIPT,
+        Envelope: Sender.MEMBER,
+        SlotDamaged: Sender.MEMBER,
+        ForwardRequests: Party.ANYONE,
+        GetProgress: Party.ANYONE,
+    }
+
+    def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)
         self.machine = self.make_machine()
         self._start: StartReplica | None = None
+        self._script: ActorAddress | None = None
         self._failure = ""
         self._replies_actor: ActorAddress | None = None
         self._replies_told: ActorAddress | None = None  # the address as others can use it
+        self._pool: ActorAddress | None = None
         self._members: dict[str, ActorAddress] = {}
         self._joined: Join | None = None
         self._peers_known: tuple[tuple[int, ActorAddress], ...] = ()
@@ -129,11 +144,25 @@ class ReplicaActor(ComponentActor):
             **dict.fromkeys(PORT_MESSAGES, self.port_message),
         }
 
+    def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
+        """The script is who started the replica; it tells where the members are."""
+        if party is Party.REPLIES:
+            return self._replies_actor is not None and sender == self._replies_actor
+        if party is Party.POOL:
+            return self._pool is not None and sender == self._pool
+        if party is Sender.SCRIPT:
+            return self._script is None or sender == self._script
+        if self._vsr is None:
+            return True  # Before it takes part, a replica hears nothing of the others.
+        known = self._members.get(message.sender if isinstance(message, Envelope) else SABOTEUR)
+        return known is not None and sender == known
+
     # Starting.
 
     def start(self, message: StartReplica, sender: ActorAddress) -> None:
         """Begin, or say how the beginning ended."""
         if self._start is None:
+            self._script = sender
             self._begin(message)
         if self._failure:
             self.send(sender, MemberFailed(name=message.name, reason=self._failure))
@@ -302,7 +331,7 @@ class ReplicaActor(ComponentActor):
         if self._start is None:
             return
         if isinstance(message, RepliesOpened):
-            self._replies_told = sender
+            self._replies_told, self._pool = sender, message.pool
         self._port.receive(message)
         self._advance()
 

@@ -22,13 +22,12 @@ from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_
 from client_replies.storage.layout import Layout
 
 from .control import StartReplica
-from .damage import DamageSlot, Moments
+from .damage import SABOTEUR, DamageSlot, Moments
 from .evidence import EvidenceWriter, Seen
 from .journal import Plant, wrong_reply
 from .vsr.effects import AnswerClient
 
 DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again
-SABOTEUR = "saboteur"
 
 
 @dataclass(slots=True)

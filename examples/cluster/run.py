@@ -32,15 +32,15 @@ from .control import (
     StartReplica,
     client_id,
 )
-from .damage import MomentsPlan, SaboteurActor
+from .damage import SABOTEUR, MomentsPlan
 from .evidence import read_answers, read_events, read_final, read_journal
 from .journal import Plant
 from .ledger import Transfer
 from .members import Members, MembersFailed
 from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
-from .replica_events import SABOTEUR
 from .report import Figures, figures, report_json, report_lines
 from .run_directory import run_directory
+from .saboteur import SaboteurActor
 from .terminal import ProgressLine, show
 from .verdict import Check, Evidence, judge, read_rows
 
@@ -137,6 +137,7 @@ class Run:
             self._evidence(replica).mkdir(parents=True)
             members.create_replica(self._start_replica(replica, epoch))
         members.create(SABOTEUR, SaboteurActor)
+        members.tell_of_replicas(SABOTEUR)
         for name in self._sessions:
             members.create(name, ClientActor)
             members.tell_of_replicas(name)

@@ -8,10 +8,14 @@ import pytest
 
 from client_replies.actors.system import OwnedSystem
 from client_replies.messages.reply import Reply, verify_reply
-from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid
+from client_replies.messages.reply_header import HeaderInvalid
 
-from examples.cluster.damage import DamageSlot, Moments, SaboteurActor, SlotDamaged, damage_of, damage_slot
+from examples.cluster.control import Join, Joined
+from examples.cluster.damage import DamageSlot, Moments, SlotDamaged, damage_of, damage_slot
 from examples.cluster.harm import holds_reply
+from examples.cluster.saboteur import SaboteurActor
+from tests.actors.doubles import Forward, Forwarded, Forwarder
+from tests.actors.driver import Driver
 
 OFFSET, SLOT_SIZE = 8192, 16384
 
@@ -80,10 +84,21 @@ def test_moments_are_spread_and_claimed_once(tmp_path: Path) -> None:
 def test_the_saboteur_damages_once_and_says_so_each_time(tmp_path: Path, asys: OwnedSystem) -> None:
     """An order that is repeated because its answer was lost must not flip the same bit back."""
     file, reply = file_with(tmp_path, 100)
-    saboteur = asys.createActor(SaboteurActor)
-    first = asys.ask(saboteur, order(file, 1, len(reply)), 10)
+    whole = file.read_bytes()
+    saboteur, driver = asys.createActor(SaboteurActor), Driver(asys, Forwarder)
+    ordered = Forward(target=saboteur, message=order(file, 1, len(reply)))
+    driver.send(Join(number=1, members=(("replica-0", driver.replies),), replies=()), saboteur)
+    assert driver.expect(Joined) == Joined(name="saboteur", number=1)
+    # Who is no member of the cluster has nothing damaged; the order of one comes after.
+    driver.send(order(file, 2, len(reply)), saboteur)
+    driver.send(Join(number=1, members=(), replies=()), saboteur)
+    driver.expect(Joined)
+    assert file.read_bytes() == whole
+    driver.send(ordered)
+    first = driver.expect(Forwarded).message
     assert isinstance(first, SlotDamaged)
     damaged = file.read_bytes()
-    assert asys.ask(saboteur, order(file, 1, len(reply)), 10) == first
+    assert damaged != whole
+    driver.send(ordered)
+    assert driver.expect(Forwarded).message == first
     assert file.read_bytes() == damaged
-    assert len(reply) > HEADER_SIZE

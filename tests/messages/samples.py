@@ -27,6 +27,7 @@ SPECIAL: dict[tuple[str, str], object] = {
     ("VerifySlots", "headers"): bytes(256),
     ("RepliesFound", "replies"): (bytes(300),),
     ("OpenPool", "size"): 4096,
+    ("OpenPool", "holders"): ((1, ActorAddress("holder")),),
     ("SetPeers", "peers"): ((1, ActorAddress("peer")),),
 }
 

@@ -22,7 +22,7 @@ from client_replies.messages.leases import (
     lease_generation,
     make_lease,
 )
-from client_replies.storage.leases import HOLDERS_GONE_MAX, LeaseTable
+from client_replies.storage.leases import HOLDERS_GONE_MAX, HOLDERS_MAX, LeaseTable
 
 
 class Pool:
@@ -157,17 +157,52 @@ class TestCounting:
     """Retaining and releasing."""
 
     def test_a_buffer_is_free_when_every_count_came_back(self) -> None:
-        """Whoever gives them back; then its generation grows and is published."""
+        """Also of those to whom it was given; then its generation grows and is published."""
         pool = Pool()
         (lease,) = pool.granted(1, 1)
-        assert pool.retain(1, lease, lease) == ()
+        assert pool.retain(1, lease) == ()
+        assert pool.retain(2, lease) == ()
         assert pool.table.held == 3
         assert pool.release(2, lease) == ((), ())
         assert pool.release(1, lease) == ((), ())
         assert pool.published[lease_buffer(lease)] == 1
-        assert pool.release(3, lease) == ((), ())
+        assert pool.release(1, lease) == ((), ())
         assert pool.table.free == 3
         assert pool.published[lease_buffer(lease)] == 2
+
+    def test_a_lease_that_another_holds_is_not_released(self) -> None:
+        """Whoever guesses it, or was only lent it, frees nothing: its holder may be writing to the buffer."""
+        pool = Pool()
+        (lease,) = pool.granted(1, 1)
+        pool.retain(2, lease)
+        assert pool.release(3, lease) == ((lease,), ())
+        assert pool.release(2, lease, lease) == ((lease,), ())
+        assert pool.table.stale_refused == 2
+        assert (pool.table.held, pool.published[lease_buffer(lease)]) == (1, 1)
+        assert pool.release(1, lease) == ((), ())
+        pool.table.check()
+
+    def test_who_is_refused_is_not_remembered(self) -> None:
+        """However many numbers are tried: a refused request did nothing at all."""
+        pool = Pool(waiting_max=1)
+        pool.granted(1, 3)
+        assert pool.acquire(2, 1) is None
+        for holder in range(10, 100):
+            assert refusal(pool.acquire(holder, 1)) is FaultKind.BUSY
+            assert refusal(pool.acquire(holder, 4)) is FaultKind.LEASES_TOO_MANY
+        assert set(pool.table._holders) == {1, 2}
+
+    def test_the_living_that_are_remembered_are_bounded(self) -> None:
+        """Beyond the limit one that holds nothing counts as gone; who holds or waits stays."""
+        pool = Pool()
+        pool.granted(1, 3)
+        assert pool.acquire(2, 1) is None
+        for holder in range(3, HOLDERS_MAX + 10):
+            pool.retain(holder)
+        assert len(pool.table._holders) == HOLDERS_MAX
+        assert {1, 2} < set(pool.table._holders)
+        assert refusal(pool.acquire(3, 1)) is FaultKind.HOLDER_GONE
+        pool.table.check()
 
     def test_a_lease_released_twice_is_refused_and_counted(self) -> None:
         """Also within one message, and also when the buffer is somebody else's by now."""
@@ -381,6 +416,7 @@ class NaivePool:
     def __init__(self, buffers: int) -> None:
         self.buffers = buffers
         self.counts: list[tuple[int, Lease]] = []
+        self.dead: set[int] = set()
         self.waiting: list[tuple[int, int]] = []
 
     @property
@@ -399,9 +435,9 @@ class NaivePool:
         stale = []
         for lease in leases:
             mine = [count for count in self.counts if count == (holder, lease)]
-            any_count = [count for count in self.counts if count[1] == lease]
-            if any_count:
-                self.counts.remove((mine or any_count)[0])
+            left = [count for count in self.counts if count[1] == lease and count[0] in self.dead]
+            if mine or left:
+                self.counts.remove((mine or left)[0])
             else:
                 stale.append(lease)
         return tuple(stale)
@@ -457,6 +493,7 @@ def test_random_runs_agree_with_a_naive_model(seed: int) -> None:
             for lease in (Counter(gone) - Counter(kept)).elements():
                 naive.counts.remove((holder, lease))
             naive.waiting = [waiting for waiting in naive.waiting if waiting[0] != holder]
+            naive.dead.add(holder)
             expected_grants = naive.served()
             holders[holders.index(holder)] = next_holder
             next_holder += 1
