@@ -5,7 +5,7 @@ answers it. What a replica exchanges with its ClientRepliesActor is here by name
 """
 
 from .config import OpenMode, RepliesConfig
-from .faults import Fault, FaultKind, InvariantBroken, SlotFault
+from .faults import Fault, FaultClass, FaultKind, InvariantBroken, SlotFault
 from .message import Message, MessageInvalid
 from .replies import (
     AwaitDurable,
@@ -49,6 +49,7 @@ __all__ = [
     "CheckpointStarted",
     "CloseReplies",
     "Fault",
+    "FaultClass",
     "FaultKind",
     "GetStatus",
     "HeaderInvalid",
