@@ -170,6 +170,7 @@ class StorageActor(ComponentActor):
                 op=file.op,
                 sessions=file.sessions,
                 faulty=faulty,
+                damaged=file.damaged,
             )
             file.sessions = b""  # The answer has it; a second copy of a large table would stay for good.
             self._answer(lane, answer)
@@ -310,14 +311,15 @@ class StorageActor(ComponentActor):
 
 
 def find_faulty(file: DataFile, message: OpenStorage) -> tuple[int, ...]:
-    """The slots that do not hold, on the disk itself, what the session table of the last checkpoint says."""
+    """The slots that do not hold, on the disk itself, what the session table of the checkpoint in use says."""
     if not file.sessions:
         return ()
     config = message.config
     try:
         expected = Expectations.decode(file.sessions, clients_max=config.clients_max, cluster=config.cluster)
     except SessionsInvalid as error:
-        raise storage_error(FaultKind.TRAILER_CORRUPT, str(error), "the session table of the checkpoint") from error
+        # Its checksum is right: it is what was written, and no damage.
+        raise storage_error(FaultKind.TRAILER_INVALID, str(error), "a session table of this version") from error
     return tuple(slot for slot, header in expected.headers.items() if file.verify_slot(slot, header) is not None)
 
 

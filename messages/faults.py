@@ -149,6 +149,15 @@ class Fault(Message):
         return f"{self.kind.name}: {self.kind.value} (found {self.found}, expected {self.expected})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDamaged(Message):
+    """The session table of the last checkpoint, `sequence` as of `op`, is not to be had, and why."""
+
+    sequence: int
+    op: int
+    fault: Fault
+
+
 class SlotFault(enum.Enum):
     """What is wrong with a slot on disk."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from thespian.actors import ActorAddress
 
 from .config import CLIENTS_MAX_LIMIT, OpenMode, RepliesConfig
-from .faults import Fault
+from .faults import CheckpointDamaged, Fault
 from .leases import LEASE_MAX, Lease, MemoryName
 from .message import (
     U8_MAX,
@@ -69,6 +69,10 @@ class RepliesOpened(Message):
     """The file is open: the session table of its last checkpoint, and the slots that do not hold what it says.
 
     `sessions` is empty after formatting. `credit` replies may be written. Repair begins with `SetPeers`.
+
+    Where the table of the last checkpoint is `damaged`, `sequence`, `op` and `sessions` are those of the checkpoint
+    before it, and the owner's log has to bring everything since: an owner keeps its log from there on until the next
+    `CheckpointDone`. Slots may hold later replies than this table expects, which the log then makes the expected ones.
     """
 
     owner: int
@@ -80,6 +84,7 @@ class RepliesOpened(Message):
     credit: int
     pool: ActorAddress
     memory: MemoryName
+    damaged: CheckpointDamaged | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
