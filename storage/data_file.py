@@ -138,12 +138,7 @@ class DataFile:
         if device.size < layout.size:
             raise storage_error(FaultKind.FILE_TRUNCATED, f"{device.size} bytes", f"{layout.size} bytes")
         sessions, damage = _read_sessions(device, layout, superblock)
-        # What a killed process wrote may be in the page cache alone. A slot that is found good must stay good, and the
-        # copies that agree must be durable before the others are written beside them.
-        device.sync()
-        if chosen.disagreeing:
-            _write_superblock(device, superblock, chosen.disagreeing)
-            device.sync()
+        _make_durable(device, superblock, chosen.disagreeing)
         return cls(device, superblock, sessions=sessions, damage=damage)
 
     # Slots.
@@ -322,6 +317,18 @@ def _reply_fault(error: HeaderInvalid, reply: Buffer, size_max: int) -> Fault:
 def _write_superblock(device: Device, superblock: Superblock, copies: Sequence[int]) -> None:
     for copy in copies:
         device.write(copy * SECTOR_SIZE, (superblock.encode(copy),))
+
+
+def _make_durable(device: Device, superblock: Superblock, disagreeing: Sequence[int]) -> None:
+    """Make durable what was read, then put right the copies that disagree.
+
+    What a killed process wrote may be in the page cache alone. A slot that is found good must stay good, and the copies
+    that agree must be durable before the others are in flight beside them.
+    """
+    device.sync()
+    if disagreeing:
+        _write_superblock(device, superblock, disagreeing)
+        device.sync()
 
 
 def _read_superblock(device: Device) -> list[memoryview | None]:
