@@ -393,7 +393,17 @@ class ClientRepliesActor(ComponentActor):
             credit=parts.writing.credit,
             pool=opened.pool,
             memory=opened.memory.name,
+            damaged=message.damaged,
         )
+        if message.damaged is not None:
+            self.count(
+                "checkpoint_damaged",
+                sequence=message.damaged.sequence,
+                op=message.damaged.op,
+                fault=str(message.damaged.fault),
+                used_sequence=message.sequence,
+                used_op=message.op,
+            )
         opened.tell_owner(parts.answer_open)
 
     def _assemble(self, opening: Opening, calls: Calls, message: StorageOpened) -> Parts:
@@ -412,7 +422,7 @@ class ClientRepliesActor(ComponentActor):
             slots=Slots(config.clients_max),
             calls=calls,
             op=message.op,
-            sequence=message.sequence,
+            sequence=message.sequence_last,
             send=self.send,
             now=self.environment.monotonic,
             count=self.count,

@@ -179,6 +179,7 @@ class StorageActor(ComponentActor):
                 sessions=file.sessions,
                 faulty=faulty,
                 others=others,
+                damaged=file.damaged,
             )
             file.sessions = b""  # The answer has it; a second copy of a large table would stay for good.
             self._answer(lane, answer)
@@ -312,14 +313,15 @@ class StorageActor(ComponentActor):
 
 
 def find_faults(file: DataFile, message: OpenStorage) -> dict[int, SlotFault]:
-    """The slots that do not hold, on the disk itself, what the session table of the last checkpoint says, and why."""
+    """The slots that do not hold, on the disk itself, what the session table in use says, and why."""
     if not file.sessions:
         return {}
     config = message.config
     try:
         expected = Expectations.decode(file.sessions, clients_max=config.clients_max, cluster=config.cluster)
     except SessionsInvalid as error:
-        raise storage_error(FaultKind.TRAILER_CORRUPT, str(error), "the session table of the checkpoint") from error
+        # Its checksum is right: it is what was written, and no damage.
+        raise storage_error(FaultKind.TRAILER_INVALID, str(error), "a session table of this version") from error
     faults = {slot: file.verify_slot(slot, header) for slot, header in expected.headers.items()}
     return {slot: fault for slot, fault in faults.items() if fault is not None}
 

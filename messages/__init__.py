@@ -5,7 +5,7 @@ answers it. What a replica exchanges with its ClientRepliesActor is here by name
 """
 
 from .config import OpenMode, RepliesConfig
-from .faults import Fault, FaultKind, InvariantBroken, SlotFault
+from .faults import CheckpointDamaged, Fault, FaultClass, FaultKind, InvariantBroken, SlotFault
 from .message import Message, MessageInvalid
 from .replies import (
     AwaitDurable,
@@ -45,10 +45,12 @@ from .reply_header import HeaderInvalid, ReplyHeader
 __all__ = [
     "AwaitDurable",
     "Checkpoint",
+    "CheckpointDamaged",
     "CheckpointDone",
     "CheckpointStarted",
     "CloseReplies",
     "Fault",
+    "FaultClass",
     "FaultKind",
     "GetStatus",
     "HeaderInvalid",

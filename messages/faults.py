@@ -25,15 +25,28 @@ def invariant(holds: object, text: str) -> None:
         raise InvariantBroken(text)
 
 
+class FaultClass(enum.Enum):
+    """What a fault says about the data file, and so what may be done about it."""
+
+    DAMAGE = "what was durable is provably gone: set the file aside, and replace it from the other replicas"
+    REFUSAL = "the environment refuses now, which says nothing about the file's contents: leave it, and try again"
+    MISMATCH = "the file is not the one that the configuration means: leave it, and let a person decide"
+    REQUEST = "a request was invalid or out of turn, or the component ended: nothing is wrong with the file"
+
+
 class FaultKind(enum.Enum):
-    """Every reason that an answer of the component can give."""
+    """Every reason that an answer of the component can give. `fault_class` says what each means for the data file."""
 
     # Opening a data file.
     FILE_MISSING = "there is no data file"
     FILE_EXISTS = "there is a file already, and formatting never overwrites"
     DIRECTORY_MISSING = "the directory of the data file does not exist"
     PERMISSION_DENIED = "the operating system refuses access"
+    READ_ONLY = "the file system is mounted read-only"
     FILE_LOCKED = "another process holds the data file"
+    DESCRIPTORS_EXHAUSTED = "the process or the system has no file descriptor left"
+    FILE_SIZE_LIMIT = "the file would be larger than the limit on the size of a file"
+    NOT_A_FILE = "the path names a directory, a device or another thing that is not a regular file"
     NOT_A_DATA_FILE = "the file was not written by client-replies"
     FORMAT_VERSION_UNKNOWN = "the file has another format version"
     CLUSTER_MISMATCH = "the file belongs to another cluster"
@@ -42,9 +55,12 @@ class FaultKind(enum.Enum):
     SLOT_SIZE_MISMATCH = "the file has slots of another size"
     FILE_TRUNCATED = "the file is shorter than its format says"
     SUPERBLOCK_CORRUPT = "no two copies of the superblock agree"
-    TRAILER_CORRUPT = "the session table of the last checkpoint is damaged"
+    TRAILER_CORRUPT = "the session tables of the last two checkpoints are damaged"
+    TRAILER_INVALID = "the session table of the last checkpoint is as it was written, and cannot be decoded"
     DISK_FULL = "no space is left on the device"
     IO_ERROR = "the operating system reports an I/O error"
+    OUT_OF_MEMORY = "the operating system gives no memory"
+    SYSTEM_ERROR = "the operating system reports an error that has no kind of its own here"
     MEMORY_UNAVAILABLE = "the shared memory of the message pool cannot be made or mapped"
     # A reply that is offered.
     REPLY_INVALID = "the reply's bytes are not a whole, verified reply"
@@ -72,6 +88,49 @@ class FaultKind(enum.Enum):
     # The component itself.
     ACTOR_DIED = "an actor of the component died"
 
+    @property
+    def fault_class(self) -> FaultClass:
+        """What a fault of this kind says about the data file."""
+        return _CLASSES.get(self, FaultClass.REQUEST)
+
+
+_CLASSES = {
+    **dict.fromkeys(
+        (FaultKind.FILE_TRUNCATED, FaultKind.SUPERBLOCK_CORRUPT, FaultKind.TRAILER_CORRUPT), FaultClass.DAMAGE
+    ),
+    **dict.fromkeys(
+        (
+            FaultKind.FILE_MISSING,  # a disk that is not mounted looks the same
+            FaultKind.DIRECTORY_MISSING,
+            FaultKind.PERMISSION_DENIED,
+            FaultKind.READ_ONLY,
+            FaultKind.FILE_LOCKED,
+            FaultKind.DESCRIPTORS_EXHAUSTED,
+            FaultKind.FILE_SIZE_LIMIT,
+            FaultKind.DISK_FULL,
+            FaultKind.IO_ERROR,  # a cable or a network device may report it of a disk that is whole
+            FaultKind.OUT_OF_MEMORY,
+            FaultKind.SYSTEM_ERROR,
+            FaultKind.MEMORY_UNAVAILABLE,
+        ),
+        FaultClass.REFUSAL,
+    ),
+    **dict.fromkeys(
+        (
+            FaultKind.FILE_EXISTS,
+            FaultKind.NOT_A_FILE,
+            FaultKind.NOT_A_DATA_FILE,
+            FaultKind.FORMAT_VERSION_UNKNOWN,
+            FaultKind.CLUSTER_MISMATCH,
+            FaultKind.REPLICA_MISMATCH,
+            FaultKind.SLOT_COUNT_MISMATCH,
+            FaultKind.SLOT_SIZE_MISMATCH,
+            FaultKind.TRAILER_INVALID,
+        ),
+        FaultClass.MISMATCH,
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault(Message):
@@ -89,6 +148,15 @@ class Fault(Message):
 
     def __str__(self) -> str:
         return f"{self.kind.name}: {self.kind.value} (found {self.found}, expected {self.expected})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDamaged(Message):
+    """The session table of the last checkpoint, `sequence` as of `op`, is not to be had, and why."""
+
+    sequence: int
+    op: int
+    fault: Fault
 
 
 class SlotFault(enum.Enum):

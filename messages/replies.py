@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from thespian.actors import ActorAddress
 
 from .config import CLIENTS_MAX_LIMIT, OpenMode, RepliesConfig
-from .faults import Fault
+from .faults import CheckpointDamaged, Fault
 from .leases import LEASE_MAX, Lease, MemoryName
 from .message import (
     U8_MAX,
@@ -76,6 +76,10 @@ class RepliesOpened(Message):
     work if that comes after the log was replayed, but nothing goes wrong before: a slot that holds a whole reply of a
     later op is neither repaired nor denied to a peer until the owner has told of that op, and if the log brings that
     very reply again, it is not even written.
+
+    Where the table of the last checkpoint is `damaged`, `sequence`, `op` and `sessions` are those of the checkpoint
+    before it, and the owner's log has to bring everything since: an owner keeps its log from there on until the next
+    `CheckpointDone`.
     """
 
     owner: int
@@ -87,6 +91,7 @@ class RepliesOpened(Message):
     credit: int
     pool: ActorAddress
     memory: MemoryName
+    damaged: CheckpointDamaged | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

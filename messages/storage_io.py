@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .config import OpenMode, RepliesConfig
-from .faults import Fault, SlotFault
+from .faults import CheckpointDamaged, Fault, SlotFault
 from .leases import Lease, MemoryName
 from .message import U64_MAX, Message, MessageInvalid, check_bytes, check_int, check_ints, check_type, shown
 from .replies import SLOT_MAX, Payload
@@ -43,9 +43,10 @@ class OpenStorage(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOpened(Message):
-    """Open: the last checkpoint, and the slots that do not hold what its session table says.
+    """Open: the checkpoint in use, and the slots that do not hold what its session table says.
 
-    `others` has the whole replies that some of them hold instead: slot and packed header.
+    It is the last one, or, if that one is `damaged`, the one before. `others` has the whole replies that some of the
+    faulty slots hold instead: slot and packed header.
     """
 
     batch: int
@@ -55,6 +56,12 @@ class StorageOpened(Message):
     sessions: bytes = field(repr=False)
     faulty: tuple[int, ...]
     others: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
+    damaged: CheckpointDamaged | None = None
+
+    @property
+    def sequence_last(self) -> int:
+        """The number of the last checkpoint that was taken, damaged or not: the next one has the number after it."""
+        return self.sequence if self.damaged is None else self.damaged.sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

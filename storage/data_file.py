@@ -5,14 +5,18 @@ with the header that is expected, byte for byte, then with its body's checksum, 
 that fails leaves the file as it was. After a failed write or sync nothing but `close` is possible, because a page
 cache that failed to write once may claim to be clean.
 
-A checkpoint is atomic. Its trailer goes into the area that the current one does not use, and is synced before any
+A checkpoint is atomic. Its trailer goes into the area that the one before does not use, and is synced before any
 superblock names it. Copies 0 and 1 are then written and synced, before 2 and 3: whatever a crash leaves of one pair,
-torn or not, the other pair agrees with itself. So opening finds two equal copies, of the old checkpoint or of the new
-one, and the trailer of either is whole. A crash may also leave one newer copy alone, which is not believed, or leave
-copies 2 and 3 one checkpoint behind. `open` overwrites both, once everything else was found good: the next trailer
-goes where a copy left behind still points, and such copies must not be what the next crash leaves in agreement.
+torn or rubbish, the other pair agrees with itself. So opening finds two equal copies, of the old checkpoint or of the
+new one, and the trailer of either is whole. A crash may leave one newer copy alone, which is not believed, or copies
+that are behind. `open` overwrites both, for the next trailer goes where a copy left behind still points. It first
+checks everything else, then syncs: after a killed process the copies that agree may be in the page cache alone, and
+with the others in flight beside them a power cut would take all four. It reads the disk itself, for the same reason.
 
-Gives up: order among the slots of one `write_slots`; after a crash each may be old, new or torn.
+Where the trailer of the last checkpoint rotted, `open` takes the one before, whose area is untouched until the next
+checkpoint begins; `damaged` says so. Nothing is written for that. The next checkpoint goes into the damaged area.
+
+Gives up: order among the slots of one `write_slots`; after a crash each may be old, new or torn. Two damaged trailers.
 
 Threads may write (different slots) and read at the same time, one of them a checkpoint. Owns the device and its lock.
 """
@@ -24,7 +28,7 @@ from collections.abc import Sequence
 from typing import overload
 
 from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
-from client_replies.messages.faults import Fault, FaultKind, SlotFault, invariant
+from client_replies.messages.faults import CheckpointDamaged, Fault, FaultKind, SlotFault, invariant
 from client_replies.messages.reply import verify_reply_header
 from client_replies.messages.reply_header import (
     HEADER_SIZE,
@@ -42,9 +46,10 @@ from client_replies.messages.reply_header import (
 from .device import Device, Disk, aligned_memory
 from .errors import StorageError, storage_error
 from .layout import SUPERBLOCK_COPIES, Layout, sectors_size
-from .superblock import MAGIC, Superblock, choose_superblock
+from .superblock import MAGIC, Superblock, Trailer, choose_superblock
 
 _ZEROS = bytes(SECTOR_SIZE)
+_DAMAGE = frozenset({FaultKind.TRAILER_CORRUPT, FaultKind.IO_ERROR})  # of a trailer, for which there may be another
 _PAIRS = (range(0, SUPERBLOCK_COPIES // 2), range(SUPERBLOCK_COPIES // 2, SUPERBLOCK_COPIES))
 
 
@@ -52,13 +57,21 @@ class DataFile:
     """An open data file. Made by `open`."""
 
     def __init__(
-        self, device: Device, layout: Layout, superblock: Superblock, sessions: bytes, formatted: bool
+        self,
+        device: Device,
+        superblock: Superblock,
+        *,
+        sessions: bytes = b"",
+        formatted: bool = False,
+        damage: Fault | None = None,
     ) -> None:
-        self.layout = layout
+        self.layout = Layout.of_shape(superblock.clients_max, superblock.message_size_max)
         self.formatted = formatted
         self.sessions = sessions
+        self.damaged = None if damage is None else _damaged(superblock.trailer, damage)
         self._device = device
-        self._superblock = superblock
+        self._superblock = superblock  # as it is on disk
+        self._trailer = superblock.trailer if damage is None else superblock.previous  # the one in use
         self._refusal: Fault | None = None
         # The operating system reports a failed write-back to one sync only, so syncs take turns: one that comes after a
         # failure must find the refusal set, or it would call durable what is lost.
@@ -66,13 +79,18 @@ class DataFile:
 
     @property
     def sequence(self) -> int:
-        """How many checkpoints were taken."""
-        return self._superblock.sequence
+        """The number of the checkpoint in use: the last one, or the one before if that one is damaged."""
+        return self._trailer.sequence
+
+    @property
+    def sequence_next(self) -> int:
+        """The number of the next checkpoint."""
+        return self._superblock.trailer.sequence + 1
 
     @property
     def op(self) -> int:
-        """The op of the last checkpoint."""
-        return self._superblock.op
+        """The op of the checkpoint in use."""
+        return self._trailer.op
 
     # Opening.
 
@@ -104,12 +122,12 @@ class DataFile:
         )
         new_file = disk.create(config.path, layout.size)
         try:
-            _write_superblock(new_file.device, layout, superblock, range(SUPERBLOCK_COPIES))
+            _write_superblock(new_file.device, superblock, range(SUPERBLOCK_COPIES))
             new_file.publish()
         except BaseException:
             new_file.discard()
             raise
-        return cls(new_file.device, layout, superblock, sessions=b"", formatted=True)
+        return cls(new_file.device, superblock, formatted=True)
 
     @classmethod
     def _open(cls, device: Device, config: RepliesConfig) -> DataFile:
@@ -120,12 +138,9 @@ class DataFile:
         layout = Layout.of(config)
         if device.size < layout.size:
             raise storage_error(FaultKind.FILE_TRUNCATED, f"{device.size} bytes", f"{layout.size} bytes")
-        sessions = _read_trailer(device, layout, superblock)
-        if chosen.disagreeing:
-            _write_superblock(device, layout, superblock, chosen.disagreeing)
-        # What a killed process wrote may be in the page cache alone. A slot that is found good must stay good.
-        device.sync()
-        return cls(device, layout, superblock, sessions, formatted=False)
+        sessions, damage = _read_sessions(device, layout, superblock)
+        _make_durable(device, superblock, chosen.disagreeing)
+        return cls(device, superblock, sessions=sessions, damage=damage)
 
     # Slots.
 
@@ -228,19 +243,19 @@ class DataFile:
     def write_checkpoint(self, sequence: int, op: int, sessions: bytes) -> None:
         """Make `sessions` the session table, as of `op`, atomically. `sequence` grows by one. Raises `StorageError`."""
         self._check_usable()
-        # Skipping a number would write over the trailer that is in use.
-        invariant(sequence == self.sequence + 1, f"checkpoint {sequence} after checkpoint {self.sequence}")
+        invariant(sequence == self.sequence_next, f"checkpoint {sequence} instead of {self.sequence_next}")
         invariant(op >= self.op, f"a checkpoint of op {op} after one of op {self.op}")
         invariant(len(sessions) <= self.layout.trailer_size, f"a session table of {len(sessions)} bytes")
-        superblock = self._superblock.checkpointed(sequence, op, sessions)
+        superblock = self._superblock.checkpointed(self._trailer, sequence, op, sessions)
         if sessions:
-            self._write(self.layout.trailer_offset(superblock.trailer_area), _with_padding(sessions, len(sessions)))
+            area = superblock.trailer.area
+            self._write(self.layout.trailer_offset(area), _with_padding(sessions, len(sessions)))
             self._sync()
         for pair in _PAIRS:
             for copy in pair:
                 self._write(self.layout.superblock_offset(copy), (superblock.encode(copy),))
             self._sync()
-        self._superblock = superblock
+        self._superblock, self._trailer = superblock, superblock.trailer
         self.sessions = sessions
 
     # The end.
@@ -315,21 +330,55 @@ def _reply_fault(error: HeaderInvalid, reply: Buffer, size_max: int) -> Fault:
     return Fault(kind=kind, found=error.found, expected=error.expected)
 
 
-def _write_superblock(device: Device, layout: Layout, superblock: Superblock, copies: Sequence[int]) -> None:
+def _write_superblock(device: Device, superblock: Superblock, copies: Sequence[int]) -> None:
     for copy in copies:
-        device.write(layout.superblock_offset(copy), (superblock.encode(copy),))
+        device.write(copy * SECTOR_SIZE, (superblock.encode(copy),))
 
 
-def _read_superblock(device: Device) -> list[bytes]:
+def _make_durable(device: Device, superblock: Superblock, disagreeing: Sequence[int]) -> None:
+    """Make durable what was read, then put right the copies that disagree.
+
+    What a killed process wrote may be in the page cache alone. A slot that is found good must stay good, and the copies
+    that agree must be durable before the others are in flight beside them.
+    """
+    device.sync()
+    if disagreeing:
+        _write_superblock(device, superblock, disagreeing)
+        device.sync()
+
+
+def _read_superblock(device: Device) -> list[memoryview | None]:
+    """The four copies as they are on the disk itself; None for one that cannot be read."""
     size = SUPERBLOCK_COPIES * SECTOR_SIZE
-    head = device.head(size)
-    if len(head) < size:
-        copies = [head[at : at + len(MAGIC)] for at in range(0, len(head), SECTOR_SIZE)]
-        if any(copy and MAGIC.startswith(copy) for copy in copies):
-            raise storage_error(FaultKind.FILE_TRUNCATED, f"{len(head)} bytes", f"at least {size} bytes")
-        found = f"{len(head)} bytes that begin with {head[: len(MAGIC)]!r}"
-        raise storage_error(FaultKind.NOT_A_DATA_FILE, found, f"a file that begins with {MAGIC!r}")
-    return [head[at : at + SECTOR_SIZE] for at in range(0, size, SECTOR_SIZE)]
+    if device.size < size:
+        raise _too_short(device.head(device.size))
+    copies = aligned_memory(size)
+    sectors = [copies[at : at + SECTOR_SIZE] for at in range(0, size, SECTOR_SIZE)]
+    if _was_read(device, 0, copies):
+        return list(sectors)
+    return [sector if _was_read(device, at * SECTOR_SIZE, sector) else None for at, sector in enumerate(sectors)]
+
+
+def _was_read(device: Device, offset: int, into: memoryview) -> bool:
+    """Read from the disk itself; False if that gave an I/O error, of which one bad sector is enough."""
+    try:
+        device.read(offset, into, direct=True)
+    except StorageError as error:
+        if error.fault.kind is not FaultKind.IO_ERROR:
+            raise
+        return False
+    return True
+
+
+def _too_short(head: bytes) -> StorageError:
+    """Why a file that has no room for a superblock is refused. What is empty, or zeros, is nobody's but ours."""
+    copies = [head[at : at + len(MAGIC)] for at in range(0, len(head), SECTOR_SIZE)]
+    if not any(head) or any(copy and MAGIC.startswith(copy) for copy in copies):
+        return storage_error(
+            FaultKind.FILE_TRUNCATED, f"{len(head)} bytes", f"at least {SUPERBLOCK_COPIES * SECTOR_SIZE} bytes"
+        )
+    found = f"{len(head)} bytes that begin with {head[: len(MAGIC)]!r}"
+    return storage_error(FaultKind.NOT_A_DATA_FILE, found, f"a file that begins with {MAGIC!r}")
 
 
 def _check_identity(superblock: Superblock, config: RepliesConfig) -> None:
@@ -344,19 +393,38 @@ def _check_identity(superblock: Superblock, config: RepliesConfig) -> None:
             raise storage_error(kind, f"{name} {found}", f"{name} {expected}")
 
 
-def _read_trailer(device: Device, layout: Layout, superblock: Superblock) -> bytes:
-    """The session table of the checkpoint, read from the disk itself and verified with its padding."""
-    size = superblock.trailer_size
+def _read_sessions(device: Device, layout: Layout, superblock: Superblock) -> tuple[bytes, Fault | None]:
+    """The session table of the last checkpoint; or that of the one before, and what is wrong with the last."""
+    try:
+        return _read_trailer(device, layout, superblock.trailer), None
+    except StorageError as error:
+        damage = error
+    if damage.fault.kind not in _DAMAGE or superblock.previous == superblock.trailer:
+        raise damage
+    try:
+        return _read_trailer(device, layout, superblock.previous), damage.fault
+    except StorageError as error:
+        # Damage is proven only if both are: an unreadable sector may be read another time.
+        raise damage if error.fault.kind is FaultKind.TRAILER_CORRUPT else error from None
+
+
+def _read_trailer(device: Device, layout: Layout, trailer: Trailer) -> bytes:
+    """A session table, read from the disk itself and verified with its padding."""
+    size = trailer.size
     if not size:
         return b""
     if size > layout.trailer_size:
         raise storage_error(FaultKind.TRAILER_CORRUPT, f"{size} bytes", f"at most {layout.trailer_size} bytes")
     sectors = aligned_memory(sectors_size(size))
-    device.read(layout.trailer_offset(superblock.trailer_area), sectors, direct=True)
+    device.read(layout.trailer_offset(trailer.area), sectors, direct=True)
     found = checksum128(sectors[:size])
-    if found != superblock.trailer_checksum:
-        expected = f"checksum {superblock.trailer_checksum.hex()}"
-        raise storage_error(FaultKind.TRAILER_CORRUPT, f"checksum {found.hex()}", expected)
+    if found != trailer.checksum:
+        found_in = f"checksum {found.hex()} in the session table of checkpoint {trailer.sequence}"
+        raise storage_error(FaultKind.TRAILER_CORRUPT, found_in, f"checksum {trailer.checksum.hex()}")
     if not padding_is_zero(sectors[size:]):
         raise storage_error(FaultKind.TRAILER_CORRUPT, "padding that is not zero", "zeros up to the end of the sector")
     return bytes(sectors[:size])
+
+
+def _damaged(trailer: Trailer, fault: Fault) -> CheckpointDamaged:
+    return CheckpointDamaged(sequence=trailer.sequence, op=trailer.op, fault=fault)

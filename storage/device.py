@@ -33,6 +33,7 @@ from client_replies.messages.reply_header import Buffer
 from .errors import StorageError, fault_of, storage_error
 
 _PARTS_MAX = 1024  # what the kernel takes in one gathered write (IOV_MAX)
+_NO_DIRECT_READS = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # of the file system, not of the moment
 
 
 class Device(ABC):
@@ -106,8 +107,11 @@ def check_transfer(offset: int, size: int, device_size: int) -> None:
 
 
 def aligned_memory(size: int) -> memoryview:
-    """New zeroed memory that starts at a sector, which direct reads need."""
-    return memoryview(mmap.mmap(-1, size))
+    """New zeroed memory that starts at a sector, which direct reads need. Raises `StorageError`."""
+    try:
+        return memoryview(mmap.mmap(-1, size))
+    except OSError as error:
+        raise StorageError(fault_of(error, f"{size} bytes of memory")) from error
 
 
 def address_of(memory: memoryview) -> int:
@@ -186,16 +190,18 @@ class FileDevice(Device):
 
 def _open_direct(descriptor: int) -> int | None:
     """A second descriptor past the page cache, or None where the file system refuses. Decided once, by trying."""
+    direct = None
     try:
         direct = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
         os.preadv(direct, [aligned_memory(SECTOR_SIZE)], 0)
     except OSError as error:
-        if error.errno != errno.EIO:  # a bad sector is no reason to trust the page cache
+        if direct is not None and error.errno == errno.EIO:
+            return direct  # a bad sector is no reason to trust the page cache
+        if direct is not None:
             os.close(direct)
-            return None
+        if error.errno not in _NO_DIRECT_READS:
+            raise StorageError(fault_of(error, "a descriptor for direct reads")) from error
+        return None
     return direct
 
 
@@ -236,12 +242,17 @@ class FileDisk(Disk):
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise storage_error(FaultKind.NOT_A_DATA_FILE, f"{path} is no regular file", "a data file")
+                raise storage_error(FaultKind.NOT_A_FILE, f"{path} is no regular file", "a data file")
             _lock(descriptor, path)
+            # Who made it may have died with the name in the page cache alone, and what is durable in a file without a
+            # name is lost. Its temporary name goes afterwards: until now it may be the only one that a crash leaves.
+            _sync_directory(path)
             _forget_second_name(path, status)
             return FileDevice(descriptor, status.st_size)
-        except BaseException:
+        except BaseException as error:
             os.close(descriptor)
+            if isinstance(error, OSError):
+                raise _name_error(error, path) from error
             raise
 
     def create(self, path: str, size: int) -> NewFile:
@@ -348,17 +359,24 @@ def _forget_second_name(path: str, status: os.stat_result) -> None:
 
 
 def _sync_directory(path: str) -> None:
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make the file's name durable."""
+    name = os.path.dirname(path) or "."
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StorageError(fault_of(error, f"a sync of the directory {name}")) from error
 
 
 def _name_error(error: OSError, path: str) -> StorageError:
     directory = os.path.dirname(path) or "."
     if error.errno == errno.ENOENT and not os.path.isdir(directory):
         return storage_error(FaultKind.DIRECTORY_MISSING, f"no directory {directory}", f"a directory for {path}")
+    if error.errno == errno.ENXIO:
+        return storage_error(FaultKind.NOT_A_FILE, f"{path} is no regular file", "a data file")
     return StorageError(fault_of(error, path))
 
 

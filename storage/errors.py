@@ -16,12 +16,25 @@ _KINDS = {
     errno.ENOTDIR: FaultKind.DIRECTORY_MISSING,
     errno.EACCES: FaultKind.PERMISSION_DENIED,
     errno.EPERM: FaultKind.PERMISSION_DENIED,
-    errno.EROFS: FaultKind.PERMISSION_DENIED,
+    errno.EROFS: FaultKind.READ_ONLY,
     errno.EWOULDBLOCK: FaultKind.FILE_LOCKED,
+    errno.EMFILE: FaultKind.DESCRIPTORS_EXHAUSTED,
+    errno.ENFILE: FaultKind.DESCRIPTORS_EXHAUSTED,
     errno.ENOSPC: FaultKind.DISK_FULL,
     errno.EDQUOT: FaultKind.DISK_FULL,
-    errno.EFBIG: FaultKind.DISK_FULL,  # the limit on a file's size: no room for this file either
-    errno.EISDIR: FaultKind.NOT_A_DATA_FILE,
+    errno.EFBIG: FaultKind.FILE_SIZE_LIMIT,
+    errno.EISDIR: FaultKind.NOT_A_FILE,
+    errno.ENOMEM: FaultKind.OUT_OF_MEMORY,
+    errno.EIO: FaultKind.IO_ERROR,
+    errno.ENXIO: FaultKind.IO_ERROR,  # the device is gone; so are the next four
+    errno.ENODEV: FaultKind.IO_ERROR,
+    errno.ESTALE: FaultKind.IO_ERROR,
+    errno.ETIMEDOUT: FaultKind.IO_ERROR,
+    errno.EREMOTEIO: FaultKind.IO_ERROR,
+    errno.ENODATA: FaultKind.IO_ERROR,  # a bad sector, in the words of some devices; the rest, of some file systems
+    errno.EILSEQ: FaultKind.IO_ERROR,
+    errno.EBADMSG: FaultKind.IO_ERROR,
+    errno.EUCLEAN: FaultKind.IO_ERROR,
 }
 
 
@@ -43,6 +56,6 @@ def storage_error(kind: FaultKind, found: str, expected: str) -> StorageError:
 
 def fault_of(error: OSError, expected: str) -> Fault:
     """The fault that the operating system's error amounts to; `expected` says what was wanted of it."""
-    kind = _KINDS.get(error.errno or 0, FaultKind.IO_ERROR)
+    kind = _KINDS.get(error.errno or 0, FaultKind.SYSTEM_ERROR)
     name = errno.errorcode.get(error.errno or 0, "no errno")
     return Fault(kind=kind, found=f"{name}: {error.strerror or error}", expected=expected)

@@ -1,8 +1,8 @@
-"""Where everything is in the data file: format version 1.
+"""Where everything is in the data file: format version 2.
 
     offset                  size
     0                       4 x 4,096                      superblock, 4 copies (see superblock.py)
-    16,384                  2 x trailer_size               session table as of a checkpoint: area sequence % 2
+    16,384                  2 x trailer_size               session tables of the last two checkpoints
     16,384 + both areas     clients_max x message_size_max the slots: one reply each, zero-padded to whole sectors
 
     trailer_size is the encoded size of a full session table, rounded up to whole sectors.
@@ -11,7 +11,8 @@ Guarantees: a `Layout` that exists is consistent: zones touch and do not overlap
 number of sectors, and a full session table fits an area. All sizes follow from clients_max and message_size_max, which
 the superblock stores, so a file of any other shape is recognised before anything else of it is read.
 
-A change of anything drawn here, in superblock.py or in client_sessions.py needs a new FORMAT_VERSION.
+A change of anything drawn here, in superblock.py or in client_sessions.py needs a new FORMAT_VERSION. Version 1, whose
+superblock does not know the checkpoint before the last, is read too; the next checkpoint makes it a file of version 2.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from client_replies.messages.reply_header import HEADER_SIZE
 
 from .client_sessions import sessions_size_max
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+VERSIONS_READ = (1, 2)
 SUPERBLOCK_COPIES = 4
 TRAILER_AREAS = 2
 

@@ -196,6 +196,10 @@ class ReplicaActor(ComponentActor):
         message = self._start
         if message is None or self._opening is not None:
             return
+        if opened.damaged is not None:
+            # The log goes back to the checkpoint before, and brings everything since; see `vsr.checkpoint`.
+            damaged = opened.damaged
+            self.count("checkpoint_damaged", op=damaged.op, used_op=opened.op, fault=str(damaged.fault))
         try:
             store = self._open_store(message, opened)
             self._opening = opened, store.load()

@@ -32,6 +32,8 @@ from client_replies.messages.replies import (
     WritesRefused,
 )
 from client_replies.messages.reply_header import HEADER_SIZE, checksum128
+from client_replies.storage.data_file import DataFile
+from client_replies.storage.device import FileDisk
 from client_replies.storage.layout import Layout
 from client_replies.storage.superblock import Superblock
 
@@ -39,9 +41,11 @@ from tests.actors.driver import CLUSTER, KIB, Book, Driver, config_for
 
 
 def formatted(system: OwnedSystem, config: RepliesConfig) -> None:
-    """Make a data file with a reply and a checkpoint in it."""
+    """Make a data file with a reply and two checkpoints in it."""
     driver, book = Driver(system), Book(config.clients_max)
     driver.open(config)
+    driver.commit(book, 1)
+    driver.checkpoint(book)
     driver.commit(book, 1)
     driver.checkpoint(book)
     driver.close()
@@ -52,13 +56,13 @@ def snapshot(path: Path) -> tuple[bytes, int] | None:
     return (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else None
 
 
-def superblock_of_version_2(path: Path, config: RepliesConfig) -> None:
+def superblock_of_version_3(path: Path, config: RepliesConfig) -> None:
     """Write the superblock that a later version of the program would."""
     superblock = Superblock(cluster=CLUSTER, replica=0, clients_max=8, message_size_max=config.message_size_max)
     with path.open("r+b") as file:
         for copy in range(4):
             sector = bytearray(superblock.encode(copy))
-            sector[32] = 2
+            sector[32] = 3
             sector[16:32] = checksum128(sector[32:])
             file.seek(4096 * copy)
             file.write(sector)
@@ -76,9 +80,16 @@ def overwritten(*offsets: int) -> Callable[[Path, RepliesConfig], None]:
     return damage
 
 
-def trailer_damaged(path: Path, config: RepliesConfig) -> None:
-    """Damage the session table of the first checkpoint."""
-    overwritten(Layout.of(config).trailer_offset(1) + 100)(path, config)
+def trailers_damaged(path: Path, config: RepliesConfig) -> None:
+    """Damage the session tables of both checkpoints."""
+    overwritten(*(Layout.of(config).trailer_offset(area) + 100 for area in (0, 1)))(path, config)
+
+
+def with_another_table(path: Path, config: RepliesConfig) -> None:
+    """Take a checkpoint of bytes that are no session table."""
+    data_file = DataFile.open(FileDisk(), config, OpenMode.OPEN)
+    data_file.write_checkpoint(3, 100, b"a session table of another kind")
+    data_file.close()
 
 
 def truncated_to(size: int) -> Callable[[Path, RepliesConfig], None]:
@@ -100,13 +111,14 @@ BAD_FILES: dict[str, tuple[FaultKind, Callable[[Path, RepliesConfig], None], dic
     "another replica": (FaultKind.REPLICA_MISMATCH, untouched, {"replica": 3}, "replica 0", "replica 3"),
     "another slot count": (FaultKind.SLOT_COUNT_MISMATCH, untouched, {"clients_max": 9}, "8", "9"),
     "another slot size": (FaultKind.SLOT_SIZE_MISMATCH, untouched, {"message_size_max": 65536}, "32768", "65536"),
-    "another version": (FaultKind.FORMAT_VERSION_UNKNOWN, superblock_of_version_2, {}, "version 2", "version 1"),
+    "another version": (FaultKind.FORMAT_VERSION_UNKNOWN, superblock_of_version_3, {}, "version 3", "version 1 or 2"),
     "truncated": (FaultKind.FILE_TRUNCATED, truncated_to(100_000), {}, "100000 bytes", "bytes"),
     "truncated in its head": (FaultKind.FILE_TRUNCATED, truncated_to(5000), {}, "5000 bytes", "16384"),
     "not ours": (FaultKind.NOT_A_DATA_FILE, foreign, {}, "first 16 bytes", "client-replies"),
-    "empty": (FaultKind.NOT_A_DATA_FILE, truncated_to(0), {}, "0 bytes", "client-replies"),
-    "no agreement": (FaultKind.SUPERBLOCK_CORRUPT, overwritten(100, 4196, 8292), {}, "sequence 1", "2 copies"),
-    "a damaged table": (FaultKind.TRAILER_CORRUPT, trailer_damaged, {}, "checksum", "checksum"),
+    "empty": (FaultKind.FILE_TRUNCATED, truncated_to(0), {}, "0 bytes", "16384"),
+    "no agreement": (FaultKind.SUPERBLOCK_CORRUPT, overwritten(100, 4196, 8292), {}, "sequence 2", "2 copies"),
+    "damaged tables": (FaultKind.TRAILER_CORRUPT, trailers_damaged, {}, "checkpoint 2", "checksum"),
+    "a table of another kind": (FaultKind.TRAILER_INVALID, with_another_table, {}, "31 bytes", "session table"),
 }
 
 
@@ -172,7 +184,7 @@ def test_what_is_missing_or_in_the_way_is_named(asys: OwnedSystem, tmp_path: Pat
         ("missing/file", OpenMode.OPEN): FaultKind.DIRECTORY_MISSING,
         ("missing/file", OpenMode.OPEN_OR_FORMAT): FaultKind.DIRECTORY_MISSING,
         ("plain/file", OpenMode.FORMAT): FaultKind.DIRECTORY_MISSING,
-        ("directory", OpenMode.OPEN): FaultKind.NOT_A_DATA_FILE,
+        ("directory", OpenMode.OPEN): FaultKind.NOT_A_FILE,
         ("plain", OpenMode.FORMAT): FaultKind.FILE_EXISTS,
     }
     for (name, mode), kind in wanted.items():
@@ -190,7 +202,7 @@ def test_a_directory_that_may_not_be_written_is_named(asys: OwnedSystem) -> None
     assert answer.fault.kind is FaultKind.PERMISSION_DENIED
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(asys: OwnedSystem, tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_named_and_leaves_nothing(asys: OwnedSystem, tmp_path: Path) -> None:
     """No file may grow that large: formatting is refused, there is no file, and later there is."""
     config = config_for(tmp_path / "file")
     driver = Driver(asys, scripted=True)
@@ -202,7 +214,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(asys: OwnedSystem, tmp_path: Pa
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
     assert isinstance(answer, OpenFailed)
-    assert answer.fault.kind is FaultKind.DISK_FULL
+    assert answer.fault.kind is FaultKind.FILE_SIZE_LIMIT
     assert os.listdir(tmp_path) == []
     assert driver.open(config).formatted
     driver.close()

@@ -7,6 +7,7 @@ import pytest
 from client_replies.actors.system import OwnedSystem
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
+from client_replies.messages.leases import Lease
 from client_replies.messages.replies import (
     AwaitDurable,
     CloseReplies,
@@ -20,6 +21,7 @@ from client_replies.messages.replies import (
     WritesAccepted,
     WritesRefused,
 )
+from client_replies.storage.layout import Layout
 
 from tests.actors.driver import KIB, Book, Driver, config_for, damage, slot_bytes
 
@@ -374,6 +376,43 @@ def test_damage_that_was_done_while_the_file_was_closed_is_found_at_opening(asys
     assert again.status(0, 1).durable == (True, False)
     assert again.read(1, book.header(1)) is NotRead.CORRUPT
     again.close()
+
+
+def test_a_damaged_session_table_opens_the_checkpoint_before_and_the_log_brings_the_rest(
+    asys: OwnedSystem, tmp_path: Path
+) -> None:
+    """`RepliesOpened` says which checkpoint was damaged; the next one goes on from its number, and is whole."""
+    config, book = config_for(tmp_path / "file"), Book()
+    driver = Driver(asys)
+    driver.open(config)
+    driver.commit(book, 0, 1)
+    first = driver.checkpoint(book)
+    table, since = book.encode(), dict[int, bytes | Lease]({slot: book.reply(slot) for slot in (1, 2)})
+    driver.write_durable(since, op=book.op)
+    last = driver.checkpoint(book)
+    driver.close()
+    with open(config.path, "r+b") as file:
+        file.seek(Layout.of(config).trailer_offset(last.sequence % 2) + 100)
+        file.write(b"rotten")
+    again = Driver(asys, replies=driver.replies)
+    opened = again.open(config, OpenMode.OPEN)
+    assert (opened.sequence, opened.op, opened.sessions) == (first.sequence, first.op, table)
+    assert opened.damaged is not None
+    assert (opened.damaged.sequence, opened.damaged.op) == (last.sequence, last.op)
+    assert opened.damaged.fault.kind is FaultKind.TRAILER_CORRUPT
+    assert again.status().counters["checkpoint_damaged"] == 1
+    # The slot holds a later reply than the table of then says: nothing is lost, the log says what it is.
+    assert opened.faulty == (1,)
+    again.write_durable(since, op=book.op)
+    assert again.status().faulty == ()
+    assert again.checkpoint(book).sequence == last.sequence + 1
+    assert {slot: again.read(slot, book.header(slot)) for slot in (0, 1, 2)} == book.replies
+    again.close()
+    whole = Driver(asys, replies=driver.replies)
+    opened = whole.open(config, OpenMode.OPEN)
+    assert (opened.sequence, opened.sessions, opened.faulty) == (last.sequence + 1, book.encode(), ())
+    assert opened.damaged is None
+    whole.close()
 
 
 def test_sessions_that_are_installed_replace_every_expectation(asys: OwnedSystem, tmp_path: Path) -> None:

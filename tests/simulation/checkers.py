@@ -84,6 +84,8 @@ FAILURES = frozenset(
         FaultKind.MEMORY_UNAVAILABLE,
     }
 )
+SUPERBLOCK_SIZE = SUPERBLOCK_COPIES * SECTOR_SIZE
+FIELDS = ((40, 8), (56, 8), (80, 4))  # after the copy number: sequence, size, area
 HARSH_FAILURES = FAILURES | {FaultKind.TRAILER_CORRUPT, FaultKind.SUPERBLOCK_CORRUPT, FaultKind.NOT_A_DATA_FILE}
 
 
@@ -601,7 +603,20 @@ class Checkers:
 
     def opening(self, index: int, file: SimFile) -> None:
         """The data file is about to be read."""
-        self._watched[index].opening = _sequence_of(file.data)
+        self._watched[index].opening = _sequence_of(file.shown_by_the_disk(SUPERBLOCK_SIZE))
+
+    def last_table(self, index: int) -> int | None:
+        """Where the last session table is, if it is durable, whole and not alone, and no checkpoint is being made."""
+        file, watched = self.world.file(index), self._watched[index]
+        if file is None or file.dirty or watched.sequence_asked != watched.sequence_done:
+            return None
+        newest = _newest(file.stable)
+        if newest is None or newest.sequence != watched.sequence_done or not newest.size:
+            return None
+        layout = self.world.layout
+        if file.is_damaged(0, layout.slots_offset):
+            return None
+        return layout.trailer_offset(newest.area)
 
     def _storage_opened(self, index: int, parts: Any, message: StorageOpened) -> None:
         watched, component = self._watched[index], self.world.components[index]
@@ -611,10 +626,26 @@ class Checkers:
             watched.sequence_done = 0
             return
         self.world.marks.hit("file_opened_again")
-        if watched.opening is not None and message.sequence != watched.opening:
-            self.fail("two copies make a superblock", f"r{index} opened {message.sequence}, not {watched.opening}")
-        if message.sequence < watched.sequence_done and not self.world.plan.harsh:
-            self.fail("a checkpoint that is done survives", f"r{index}: {message.sequence}")
+        last = message.sequence_last
+        if watched.opening is not None and last != watched.opening:
+            self.fail("two copies make a superblock", f"r{index} opened {last}, not {watched.opening}")
+        if last < watched.sequence_done and not self.world.plan.harsh:
+            self.fail("a checkpoint that is done survives", f"r{index}: {last}")
+        if message.damaged is not None:
+            self._table_damaged(index, message)
+        if self._sessions_at.get(message.op, message.sessions) != message.sessions:
+            self.fail("a session table is the one that was stored", f"r{index} op {message.op}")
+
+    def _table_damaged(self, index: int, message: StorageOpened) -> None:
+        """The last session table was damaged, says the storage: was it, and is the other one the one before?"""
+        file, layout = self.world.file(index), self.world.layout
+        newest = _newest(file.stable) if file is not None else None
+        if file is None or newest is None:
+            return
+        if not file.is_damaged(layout.trailer_offset(newest.area), layout.trailer_size):
+            self.fail("nothing healthy is given up", f"r{index} opened {message.sequence} of {newest.sequence}")
+        if message.sequence >= newest.sequence:
+            self.fail("nothing healthy is given up", f"r{index} opened {message.sequence} of {newest.sequence}")
 
     # What the port says, and what happens to disks.
 
@@ -739,8 +770,23 @@ def _pending_header(slots: Any, slot: int, header: bytes) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """What the newest superblock says of its checkpoint."""
+
+    sequence: int
+    size: int
+    area: int
+
+
 def _sequence_of(data: bytearray) -> int | None:
     """The newest sequence that two whole copies of the superblock agree on, or None."""
+    newest = _newest(data)
+    return newest.sequence if newest is not None else None
+
+
+def _newest(data: bytearray) -> Newest | None:
+    """The newest superblock that two whole copies agree on, or None."""
     bodies: list[bytes] = []
     for copy in range(SUPERBLOCK_COPIES):
         sector = bytes(data[copy * SECTOR_SIZE : (copy + 1) * SECTOR_SIZE])
@@ -748,4 +794,5 @@ def _sequence_of(data: bytearray) -> int | None:
         if whole and sector.startswith(MAGIC) and int.from_bytes(sector[36:40], "little") == copy:
             bodies.append(sector[40:])
     agreed = [body for body in bodies if bodies.count(body) >= 2]
-    return max((int.from_bytes(body[40:48], "little") for body in agreed), default=None)
+    fields = [[int.from_bytes(body[at : at + size], "little") for at, size in FIELDS] for body in agreed]
+    return max((Newest(*each) for each in fields), key=lambda newest: newest.sequence, default=None)

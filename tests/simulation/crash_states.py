@@ -1,10 +1,13 @@
 """Every state in which a crash may leave a data file, from what the storage really wrote and when it synced.
 
 A recorded history is a list of writes and syncs, with notes of what was promised between them. A crash after any step
-leaves everything up to the last sync, and of each later write nothing, all, or some of its 512-byte pieces.
+leaves everything up to the last sync, and of each later write nothing, all, some of its 512-byte pieces, or rubbish: a
+sector that is in flight when the power goes may hold neither the old bytes nor the new ones. A process that is killed
+leaves all of its writes in the page cache; the history goes on with who opens the file next.
 
-Guarantees: up to `every_max` unsynced writes, all combinations of nothing, all, the first half and the second half;
-beyond that a sample that is drawn from the seed. Owns: nothing; files are made in memory and thrown away.
+Guarantees: up to `every_max` unsynced writes, all combinations of nothing, all, the first half, the second half and
+rubbish; beyond that rubbish in all of them, and a sample that is drawn from the seed. Owns: nothing; files are made in
+memory and thrown away.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.reply_header import Buffer
 from client_replies.storage.device import MemoryDevice, MemoryDisk, MemoryFile, NewFile, _NewMemoryFile
 
 from .chance import Chance
-from .disk import TEAR_SIZE
+from .disk import TEAR_SIZE, rubbish
 
 
 @dataclass(slots=True)
@@ -84,10 +88,19 @@ class CrashState:
     fates: tuple[int, ...]
 
 
+def page_cache(start: bytes, steps: Sequence[Step]) -> bytearray:
+    """What the operating system shows after a history that began with the bytes `start`, synced or not."""
+    data = bytearray(start)
+    for step in steps:
+        if step.content is not None:
+            data[step.offset : step.offset + len(step.content)] = step.content
+    return data
+
+
 def crash_states(
-    start: bytes, steps: Sequence[Step], chance: Chance, *, every_max: int, sampled: int
+    start: bytes, steps: Sequence[Step], chance: Chance, *, every_max: int, sampled: int, first: int = 0
 ) -> Iterator[CrashState]:
-    """Each state after each step of a history that began with the bytes `start`."""
+    """Each state after each step, from number `first` on, of a history that began with the bytes `start`."""
     stable = bytearray(start)
     unsynced: list[Step] = []
     for number, step in enumerate(steps):
@@ -97,6 +110,8 @@ def crash_states(
             unsynced.clear()
         else:
             unsynced.append(step)
+        if number < first:
+            continue
         # What is promised when the next step begins was promised by now.
         promises = steps[number + 1].promises if number + 1 < len(steps) else step.promises
         for fates in _fates(len(unsynced), chance, every_max, sampled):
@@ -108,18 +123,27 @@ def crash_states(
             yield CrashState(data, promises, number, fates)
 
 
-NOTHING, FULL, FIRST_HALF, SECOND_HALF, PIECES = range(5)
+NOTHING, FULL, FIRST_HALF, SECOND_HALF, RUBBISH, PIECES, SECTORS = range(7)
 
 
 def _fates(count: int, chance: Chance, every_max: int, sampled: int) -> Iterator[tuple[int, ...]]:
     if count <= every_max:
-        yield from itertools.product((NOTHING, FULL, FIRST_HALF, SECOND_HALF), repeat=count)
+        yield from itertools.product((NOTHING, FULL, FIRST_HALF, SECOND_HALF, RUBBISH), repeat=count)
+    else:
+        yield (RUBBISH,) * count
     for _ in range(sampled if count else 0):
-        yield tuple(chance.below(5) for _ in range(count))
+        yield tuple(chance.below(7) for _ in range(count))
 
 
 def _put(data: bytearray, write: Step, fate: int, chance: Chance) -> None:
     content = write.content or b""
+    if fate in (RUBBISH, SECTORS):
+        for start in range(0, len(content), SECTOR_SIZE):
+            left = RUBBISH if fate == RUBBISH else chance.pick((NOTHING, FULL, RUBBISH))
+            sector = rubbish(chance) if left == RUBBISH else content[start : start + SECTOR_SIZE]
+            if left != NOTHING:
+                data[write.offset + start : write.offset + start + SECTOR_SIZE] = sector
+        return
     half = len(content) // 2 // TEAR_SIZE * TEAR_SIZE
     for start in range(0, len(content), TEAR_SIZE):
         keep = (

@@ -1,8 +1,10 @@
 """A disk in memory that fails as disks do. One file a replica; the fault model:
 
-    crash            what no sync covered is kept, lost or torn (at 512 bytes), each write by itself, in any order
+    crash            what no sync covered is kept, lost, torn (at 512 bytes) or rubbish in some sectors, each write by
+                     itself, in any order
     kill             of the process alone: the page cache stays; a write in progress may have got half way
-    bit rot          bits of a slot flip, on the medium, and in the page cache unless the page is cached
+    bit rot          bits of a slot or of a session table flip, on the medium, and in the page cache unless the page is
+                     cached
     unreadable       a sector reports an I/O error until it is written again
     lost write       reported as done, and not done
     misdirected      a write that lands in another slot; a read that comes from another slot
@@ -20,8 +22,10 @@ Owns: the bytes, and the note of which sectors hold something else than what was
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
@@ -33,12 +37,24 @@ from client_replies.storage.layout import Layout
 from .chance import Chance
 from .marks import Marks
 
+if TYPE_CHECKING:
+    from .system import Process
+
 TEAR_SIZE = 512
 LATENCY_MAX = 1.0
 
 
 class PowerLost(BaseException):
     """The process that asked for this transfer does not exist any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ambush:
+    """The next function of this lane gets no further than so many writes and syncs; then this strikes its process."""
+
+    lane: str
+    budget: int
+    strike: Callable[[Process], None]
 
 
 @dataclass(slots=True)
@@ -54,6 +70,7 @@ class DiskRules:
     misdirected_read: float = 0.0
     crash_keeps: float = 0.4
     crash_tears: float = 0.3
+    crash_spoils: float = 0.0
 
 
 def _may_not(_slot: int) -> bool:
@@ -80,6 +97,15 @@ class SimFile(MemoryFile):
         sectors = sectors_of(offset, size)
         return any(sector in self.damaged or sector in self.unreadable for sector in sectors)
 
+    def shown_by_the_disk(self, size: int) -> bytearray:
+        """The beginning as direct reads show it: what is not synced comes from memory. Unreadable sectors are zero."""
+        data = bytearray(size)
+        for sector in sectors_of(0, size):
+            source = self.data if sector in self.dirty else self.stable
+            part = slice(sector * SECTOR_SIZE, (sector + 1) * SECTOR_SIZE)
+            data[part] = source[part] if sector not in self.unreadable else bytes(SECTOR_SIZE)
+        return data
+
     def crash(self, chance: Chance, rules: DiskRules, marks: Marks) -> None:
         """The power is gone: see the fault model."""
         writes = list(self.unsynced)
@@ -94,11 +120,21 @@ class SimFile(MemoryFile):
                 for start in range(0, len(content), TEAR_SIZE):
                     if chance.bits(1):
                         self.stable[offset + start : offset + start + TEAR_SIZE] = content[start : start + TEAR_SIZE]
+            elif fate < rules.crash_keeps + rules.crash_tears + rules.crash_spoils:
+                marks.hit("crash_spoiled_a_write")
+                for start in range(0, len(content), SECTOR_SIZE):
+                    if chance.chance(0.7):
+                        self.stable[offset + start : offset + start + SECTOR_SIZE] = rubbish(chance)
             else:
                 marks.hit("crash_lost_a_write")
         self.unsynced.clear()
         self.dirty.clear()
         self.data[:] = self.stable
+
+
+def rubbish(chance: Chance) -> bytes:
+    """What a sector may hold that was in flight when the power went."""
+    return chance.bits(8 * SECTOR_SIZE).to_bytes(SECTOR_SIZE, "little")
 
 
 def sectors_of(offset: int, size: int) -> range:
@@ -199,6 +235,7 @@ class SimDisk(MemoryDisk):
         self.lanes: dict[str, float] = {}
         self.slow = 0.0  # seconds added to each operation at most
         self.budget: int | None = None  # writes and syncs until the power is lost
+        self.ambushes: deque[Ambush] = deque()
         self.on_open: Callable[[SimDevice], None] | None = None
         self.on_read: Callable[[SimFile], None] | None = None
 
@@ -243,6 +280,14 @@ class SimDisk(MemoryDisk):
             return False
         self.budget -= 1
         return self.budget < 0
+
+    def next_ambush(self, lane: str) -> Ambush | None:
+        """The ambush that begins now, if there is one for a function of this lane."""
+        if not self.ambushes or self.ambushes[0].lane != lane:
+            return None
+        ambush = self.ambushes.popleft()
+        self.budget = ambush.budget
+        return ambush
 
     def slot_at(self, offset: int) -> int | None:
         """The slot that begins at this offset."""

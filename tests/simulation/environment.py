@@ -63,7 +63,18 @@ class SimExecutor(Executor):
         system, jobs = self._system, self._lanes[lane]
         job = jobs.popleft()
         system.trace.add(system.now, "disk", self._process.name, "", lane)
-        self._finished.append((job.done, self._run(job)))
+        ambush = self._disk.next_ambush(lane)
+        try:
+            outcome = self._run(job)
+        except PowerLost:
+            # Only of a function that was to die here: nobody hears of it any more.
+            self._disk.marks.hit("died_in_an_ambush")
+            if ambush is not None:
+                ambush.strike(self._process)
+            return
+        finally:
+            self._disk.budget = None
+        self._finished.append((job.done, outcome))
         if jobs:
             system.at(self._disk.latency(lane), self._finish, lane)
         system.descriptor_ready(self._process)

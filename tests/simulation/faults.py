@@ -13,6 +13,7 @@ from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import SUPERBLOCK_COPIES, sectors_size
 
 from .chance import MICROSECONDS
+from .disk import Ambush
 from .plan import Plan
 from .world import FAULT_STEP, PROCESSES, World
 
@@ -39,6 +40,8 @@ class Faults:
             (plan.primary_rate, self._primary),
             (plan.slow_rate, self._slow),
             (plan.superblock_rate, self._superblock),
+            (plan.table_rate, self._table),
+            (plan.opening_rate, self._opening),
             (plan.lag_rate, self._lag),
             (plan.sync_rate, self._sync),
         )
@@ -167,6 +170,32 @@ class Faults:
             sector = self._chance.below(SUPERBLOCK_COPIES if self._chance.chance(0.7) else sectors)
             world.marks.hit("superblock_rotted" if sector < SUPERBLOCK_COPIES else "trailer_rotted")
             world.disks[index].flip(file, sector * SECTOR_SIZE + self._chance.below(128))
+
+    def _table(self, index: int) -> None:
+        """The last session table rots, and the machine comes back to that; perhaps the next checkpoint fails as well.
+
+        With nothing in between, and the one before it whole: two damaged tables are more than a file survives.
+        """
+        world, pause = self._world, self._chance.between(0.05, 1.0)
+        if world.may_damage_table(index):
+            file, position = world.file(index), world.checkers.last_table(index)
+            if file is not None and position is not None:
+                world.marks.hit("table_rotted")
+                world.trace.add(world.system.now, "fault", "", world.hosts[index].name, "rot of the last table")
+                world.disks[index].flip(file, position + self._chance.below(64))
+                world.disks[index].ambushes.clear()
+                if self._chance.chance(0.7):
+                    ambush = Ambush("checkpoint", self._chance.below(7), lambda _: world.crash_host(index, pause))
+                    world.disks[index].ambushes.append(ambush)
+                world.crash_host(index, self._chance.between(0.05, 1.0))
+
+    def _opening(self, index: int) -> None:
+        """The storage is killed in the middle of a checkpoint, and the machine loses its power in the next opening."""
+        world, disk = self._world, self._world.disks[index]
+        pause = self._chance.between(0.05, 1.0)
+        if not disk.ambushes:
+            disk.ambushes.append(Ambush("checkpoint", self._chance.integer(2, 6), world.system.kill))
+            disk.ambushes.append(Ambush("open", self._chance.below(5), lambda _: world.crash_host(index, pause)))
 
     def _lag(self, index: int) -> None:
         self._world.marks.hit("replica_lags")

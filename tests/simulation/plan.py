@@ -7,7 +7,7 @@ how scenarios by hand are made. About half of the features are off in any one se
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.reply_header import HEADER_SIZE
@@ -15,6 +15,8 @@ from client_replies.messages.reply_header import HEADER_SIZE
 from .chance import Chance
 from .disk import DiskRules
 from .network import Rules
+
+PlanKind = TypeVar("PlanKind", bound="Plan")
 
 REPLICAS = 3
 CLIENTS = 6
@@ -93,6 +95,8 @@ class Plan:
     primary_rate: float = 0.2
     slow_rate: float = 0.0
     superblock_rate: float = 0.0
+    table_rate: float = 0.0  # the last session table rots, and the machine loses its power
+    opening_rate: float = 0.0  # killed in the middle of a checkpoint, and without power in the opening after it
     lag_rate: float = 0.0
     sync_rate: float = 0.0
     bad_moments: float = (
@@ -164,7 +168,17 @@ def draw_plan(seed: int, **changes: Any) -> Plan:
         durable_asked=_sometimes(chance, 0.5, 0.05, 1.0),
         status_asked=_sometimes(chance, 0.5, 0.02, 0.2),
     )
+    plan = with_later_faults(plan, Chance(seed, "later faults"))
     return plan.changed(**changes) if changes else plan
+
+
+def with_later_faults(plan: PlanKind, chance: Chance) -> PlanKind:
+    """The plan with the faults that came later, in a stream of their own: what a seed meant, it still means mostly."""
+    spoils = chance.pick((0.0, 0.0, 0.3, 0.6))
+    table_rate = _sometimes(chance, 0.4, 0.05, 0.4)
+    ambush_rate = _sometimes(chance, 0.4, 0.1, 1.0)
+    disk = replace(plan.disk, crash_spoils=spoils)
+    return replace(plan, disk=disk, table_rate=table_rate, opening_rate=ambush_rate)
 
 
 def _draw_component(chance: Chance) -> dict[str, Any]:

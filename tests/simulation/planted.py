@@ -7,7 +7,7 @@ many seeds, from the first on, it takes until one fails. Unpatched all of them p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from client_replies.actors.opened import Opened
 from client_replies.actors.repair import Asked, Peer, Repair
 from client_replies.actors.replies_port import RepliesPort
 from client_replies.actors.slots import Read, Slots, Write
+from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import SlotFault
 from client_replies.messages.replies import Payload, WritesAccepted
 from client_replies.messages.reply_header import (
@@ -41,7 +42,9 @@ from client_replies.storage.client_sessions import (
     SessionTooLow,
     SkippedRequest,
 )
+from client_replies.storage.device import Device
 from client_replies.storage.layout import sectors_size
+from client_replies.storage.superblock import Superblock, Trailer
 
 from .runner import run_seed
 
@@ -103,6 +106,7 @@ _check = ClientSessions.check
 _failed = Repair._failed
 _release = Opened.release
 _on_accepted = RepliesPort._on_accepted
+_checkpointed = Superblock.checkpointed
 
 
 def _done_clears(self: Slots, slot: int) -> Write:
@@ -247,6 +251,16 @@ def _with_dirty_padding(content: bytes, size: int) -> tuple[bytes, ...]:
     return (content, padding) if padding else (content,)
 
 
+def _mended_before_it_is_durable(device: Device, superblock: Superblock, disagreeing: Sequence[int]) -> None:
+    for copy in disagreeing:
+        device.write(copy * SECTOR_SIZE, (superblock.encode(copy),))
+    device.sync()
+
+
+def _checkpointed_after_the_last(self: Superblock, _after: Trailer, sequence: int, op: int, table: bytes) -> Superblock:
+    return _checkpointed(self, self.trailer, sequence, op, table)
+
+
 def _checkpoint_at_once(self: Checkpointing) -> None:
     running, opened = self._running, self._opened
     if running is None or running.writing:
@@ -298,6 +312,20 @@ PLANTED = (
     Planted("storage", "a read skips the body checksum", data_file, "slot_fault", _slot_fault_of_header),
     Planted("storage", "the padding is not zero", data_file, "_with_padding", _with_dirty_padding),
     Planted("storage", "a superblock is accepted from one copy", superblock, "QUORUM", 1),
+    Planted(
+        "storage",
+        "the superblock is mended before what was read is durable",
+        data_file,
+        "_make_durable",
+        _mended_before_it_is_durable,
+    ),
+    Planted(
+        "storage",
+        "after damage the next table overwrites the good one",
+        Superblock,
+        "checkpointed",
+        _checkpointed_after_the_last,
+    ),
     Planted("checkpoint", "the trailer goes before the replies", Checkpointing, "pump", _checkpoint_at_once),
     Planted("leases", "a lease is released twice", Opened, "release", _release_twice),
     Planted("repair", "a repaired reply need not be the expected one", Slots, "wants_repair", _wants_any_repair),

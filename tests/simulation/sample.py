@@ -60,6 +60,8 @@ SEEDS_OF_PLANTED = {
     "a read skips the body checksum": 6,
     "the padding is not zero": 1,
     "a superblock is accepted from one copy": 3,
+    "the superblock is mended before what was read is durable": 8,
+    "after damage the next table overwrites the good one": 14,
     "the trailer goes before the replies": 1,
     "a lease is released twice": 1,
     "a repaired reply need not be the expected one": 12,

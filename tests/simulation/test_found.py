@@ -199,7 +199,7 @@ def test_a_stock_that_asks_for_a_lease_gives_back_what_it_may_not_keep() -> None
 def test_a_copy_of_the_superblock_with_a_damaged_magic_is_no_copy_to_the_checkers_either() -> None:
     """Seed 1304: two copies of the newest, one of which does not say what it is, are one copy."""
     old = Superblock(cluster=1, replica=0, clients_max=4, message_size_max=4096)
-    new = old.checkpointed(1, 5, b"table")
+    new = old.checkpointed(old.trailer, 1, 5, b"table")
     data = bytearray(b"".join(superblock.encode(copy) for copy, superblock in enumerate((new, new, old, old))))
     assert _sequence_of(data) == 1
     data[4] ^= 1

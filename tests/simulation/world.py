@@ -285,6 +285,10 @@ class World:
         """True if everything that the replica holds survives elsewhere."""
         return self.plan.harsh or all(self.may_damage(index, slot) for slot in range(self.plan.clients_max))
 
+    def may_damage_table(self, index: int) -> bool:
+        """True if the replica may go back to the checkpoint before its last one."""
+        return self.may_lose_file(index)
+
     # The run.
 
     def run(self) -> None:
@@ -336,6 +340,7 @@ class World:
         for disk in self.disks:
             disk.rules = type(disk.rules)()
             disk.slow, disk.capacity, disk.lanes = 0.0, None, {}
+            disk.ambushes.clear()
         self.lag = [0.0] * self.replicas_count
         self.sync_wanted = [False] * self.replicas_count
         for process in list(self.system.processes.values()):

@@ -117,18 +117,41 @@ class TestOpening:
         assert expected in raised.value.fault.expected
 
     @pytest.mark.parametrize(
-        "contents", [b"", b"x", b"#!/bin/sh\n" * 5, bytes(100_000), b"SQLite format 3\0" + bytes(5000)]
+        ("contents", "kind"),
+        [
+            (b"x", FaultKind.NOT_A_DATA_FILE),
+            (b"#!/bin/sh\n" * 5, FaultKind.NOT_A_DATA_FILE),
+            (b"SQLite format 3\0" + bytes(5000), FaultKind.NOT_A_DATA_FILE),
+            (b"SQLite format 3\0" + bytes(50000), FaultKind.NOT_A_DATA_FILE),
+            (b"", FaultKind.FILE_TRUNCATED),
+            (bytes(100), FaultKind.FILE_TRUNCATED),
+            (bytes(4 * SECTOR_SIZE - 1), FaultKind.FILE_TRUNCATED),
+            (bytes(4 * SECTOR_SIZE), FaultKind.SUPERBLOCK_CORRUPT),
+            (bytes(100_000), FaultKind.SUPERBLOCK_CORRUPT),
+        ],
     )
     @pytest.mark.parametrize("mode", [OpenMode.OPEN, OpenMode.OPEN_OR_FORMAT])
-    def test_a_file_that_is_not_ours_is_refused_untouched(
-        self, config: RepliesConfig, contents: bytes, mode: OpenMode
+    def test_a_file_without_a_superblock_is_refused_untouched(
+        self, config: RepliesConfig, contents: bytes, kind: FaultKind, mode: OpenMode
     ) -> None:
-        """Short or long, and never formatted over."""
+        """Short or long, and never formatted over: another program's, or one that lost what it held."""
         path = Path(config.path)
         path.write_bytes(contents)
         with untouched(path):
-            assert fault_kind(lambda: DataFile.open(FileDisk(), config, mode)) is FaultKind.NOT_A_DATA_FILE
+            assert fault_kind(lambda: DataFile.open(FileDisk(), config, mode)) is kind
             assert fault_kind(lambda: formatted(FileDisk(), config)) is FaultKind.FILE_EXISTS
+
+    def test_a_superblock_of_zeros_is_damage(self, config: RepliesConfig) -> None:
+        """As `dd if=/dev/zero` leaves it. Two copies of zeros are mended, three are not."""
+        path = make_file(config)
+        contents = path.read_bytes()
+        for copies, kind in ((4, FaultKind.SUPERBLOCK_CORRUPT), (3, FaultKind.SUPERBLOCK_CORRUPT)):
+            path.write_bytes(bytes(copies * SECTOR_SIZE) + contents[copies * SECTOR_SIZE :])
+            with untouched(path):
+                assert fault_kind(lambda: DataFile.open(FileDisk(), config, OpenMode.OPEN_OR_FORMAT)) is kind
+        path.write_bytes(bytes(2 * SECTOR_SIZE) + contents[2 * SECTOR_SIZE :])
+        opened(FileDisk(), config).close()
+        assert path.read_bytes() == contents
 
     def test_another_format_version_is_refused_untouched(self, config: RepliesConfig) -> None:
         """An older program must not touch a newer file."""
@@ -148,8 +171,8 @@ class TestOpening:
         path = make_file(config)
         contents = path.read_bytes()
         sectors = range(0, len(contents), SECTOR_SIZE)
-        lengths = {offset + change for offset in sectors for change in (-1, 0, 1)} | set(range(1, 64))
-        for length in sorted(lengths - {-1, 0}):
+        lengths = {offset + change for offset in sectors for change in (-1, 0, 1)} | set(range(64)) | {100}
+        for length in sorted(lengths - {-1}):
             path.write_bytes(contents[:length])
             with untouched(path):
                 assert fault_kind(lambda: opened(FileDisk(), config)) is FaultKind.FILE_TRUNCATED, length
@@ -177,21 +200,6 @@ class TestOpening:
         path.write_bytes(contents)
         with untouched(path):
             assert fault_kind(lambda: opened(FileDisk(), config)) is FaultKind.SUPERBLOCK_CORRUPT
-
-    def test_every_byte_of_the_trailer_counts(self, config: RepliesConfig) -> None:
-        """Also its padding; the older table in the other area is no substitute, and is not looked at."""
-        disk, file = memory_copy(make_file(config))
-        layout = Layout.of(config)
-        current = layout.trailer_offset(0)  # of checkpoint 2
-        for offset in range(current, current + SECTOR_SIZE):
-            file.data[offset] ^= 0xFF
-            before = bytes(file.data)
-            assert fault_kind(lambda: opened(disk, config)) is FaultKind.TRAILER_CORRUPT
-            assert file.data == before
-            file.data[offset] ^= 0xFF
-        other = layout.trailer_offset(1)
-        file.data[other : other + SECTOR_SIZE] = bytes(SECTOR_SIZE)
-        opened(disk, config).close()
 
     def test_a_damaged_superblock_is_not_repaired_when_the_opening_fails(self, config: RepliesConfig) -> None:
         """Repair comes last, so that a refused file is evidence."""
@@ -231,8 +239,8 @@ class TestOpening:
         assert fault_kind(lambda: opened(disk, small_config(config.path, replica=7))) is FaultKind.REPLICA_MISMATCH
         opened(disk, config).close()
 
-    def test_formatting_on_a_full_disk_leaves_nothing(self, config: RepliesConfig) -> None:
-        """Neither the file nor the beginning of one."""
+    def test_formatting_without_room_leaves_nothing(self, config: RepliesConfig) -> None:
+        """Neither the file nor the beginning of one, on a full disk and under a limit on the size of a file."""
         size = Layout.of(config).size
         disk = MemoryDisk(capacity=size - 1)
         assert fault_kind(lambda: formatted(disk, config)) is FaultKind.DISK_FULL
@@ -242,7 +250,7 @@ class TestOpening:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size - SECTOR_SIZE, size - SECTOR_SIZE))
             return fault_kind(lambda: formatted(FileDisk(), config))
 
-        assert in_child(format_with_limit) is FaultKind.DISK_FULL
+        assert in_child(format_with_limit) is FaultKind.FILE_SIZE_LIMIT
         assert os.listdir(os.path.dirname(config.path)) == []
 
     @pytest.mark.parametrize("step", ["pwritev", "fsync", "link"])

@@ -8,13 +8,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client_replies.messages.faults import FaultKind, InvariantBroken
+from client_replies.messages.faults import FaultClass, FaultKind, InvariantBroken
 from client_replies.storage.device import (
     Device,
     Disk,
@@ -247,36 +248,56 @@ class TestFiles:
     ) -> None:
         """Its bytes first, then the name, then the directory that holds the name."""
         new_file = FileDisk().create(path, SIZE)
-        steps: list[str] = []
-
-        def noted(name: str, really: Callable[..., None]) -> Callable[..., None]:
-            def call(*arguments: Any, **options: Any) -> None:
-                is_directory = name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
-                steps.append(f"{name} directory" if is_directory else name)
-                really(*arguments, **options)
-
-            return call
-
-        for name in ("fsync", "link", "unlink"):
-            monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
-        new_file.publish()
-        monkeypatch.undo()
+        with noted_calls(monkeypatch) as steps:
+            new_file.publish()
         assert steps == ["fsync", "link", "unlink", "fsync directory"]
         new_file.device.close()
+
+    def test_who_opens_a_file_makes_its_name_durable_before_anything_else(
+        self, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its maker may have been killed between the name and the sync; the temporary name goes after that sync."""
+        created(FileDisk(), path).close()
+        os.link(path, temporary_name(path))
+        with noted_calls(monkeypatch) as steps:
+            FileDisk().open(path).close()
+        assert steps == ["fsync directory", "unlink"]
+
+    @pytest.mark.parametrize(
+        ("number", "kind"),
+        [(errno.EMFILE, FaultKind.DESCRIPTORS_EXHAUSTED), (errno.EINVAL, None), (errno.EACCES, None)],
+    )
+    def test_a_refusal_of_the_moment_is_not_taken_for_a_file_system_without_direct_reads(
+        self, path: str, monkeypatch: pytest.MonkeyPatch, number: int, kind: FaultKind | None
+    ) -> None:
+        """Without descriptors the file is refused: it would be verified by what the page cache says, for good."""
+        created(FileDisk(), path).close()
+        really_open = os.open
+
+        def refusing(name: str, flags: int, *rest: int) -> int:
+            if flags & os.O_DIRECT:
+                raise OSError(number, "refused")
+            return really_open(name, flags, *rest)
+
+        monkeypatch.setattr(os, "open", refusing)
+        if number == errno.EINVAL:
+            FileDisk().open(path).close()
+        else:
+            assert fault_kind(lambda: FileDisk().open(path)) is (kind or FaultKind.PERMISSION_DENIED)
 
     def test_space_is_really_reserved(self, path: str) -> None:
         """A write to a slot cannot find the disk full."""
         created(FileDisk(), path).close()
         assert os.stat(path).st_blocks * 512 >= SIZE
 
-    def test_a_full_disk_is_reported_and_leaves_nothing(self, path: str) -> None:
-        """Here the limit is the process's own on the size of a file."""
+    def test_the_limit_on_the_size_of_a_file_is_reported_and_leaves_nothing(self, path: str) -> None:
+        """It is the process's own, and no full disk."""
 
         def make() -> FaultKind:
             resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, SIZE // 2))
             return fault_kind(lambda: FileDisk().create(path, SIZE))
 
-        assert in_child(make) is FaultKind.DISK_FULL
+        assert in_child(make) is FaultKind.FILE_SIZE_LIMIT
         assert os.listdir(os.path.dirname(path)) == []
 
     def test_a_file_larger_than_the_disk_is_reported_and_leaves_nothing(self) -> None:
@@ -324,7 +345,7 @@ class TestFiles:
         """A directory, a pipe and a device do not hang or confuse the opening."""
         os.mkfifo(tmp_path / "pipe")
         for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
-            assert fault_kind(lambda path=path: FileDisk().open(str(path))) is FaultKind.NOT_A_DATA_FILE  # type: ignore[misc]
+            assert fault_kind(lambda path=path: FileDisk().open(str(path))) is FaultKind.NOT_A_FILE  # type: ignore[misc]
 
     def test_direct_reads_see_the_disk_and_not_the_page_cache(self, path: str) -> None:
         """Where the file system can do it, a direct read leaves no page in the cache."""
@@ -432,10 +453,31 @@ class TestFiles:
         device.close()
 
 
-def test_an_unknown_error_of_the_system_is_an_input_output_error() -> None:
-    """Nothing is left without a kind."""
-    assert fault_of(OSError("strange"), "x").kind is FaultKind.IO_ERROR
-    assert fault_of(OSError(errno.ELOOP, "loop"), "x").kind is FaultKind.IO_ERROR
+def test_an_unknown_error_of_the_system_is_a_refusal_and_no_damage() -> None:
+    """Nothing is left without a kind, and what is not known proves nothing."""
+    for error in (OSError("strange"), OSError(errno.ELOOP, "loop")):
+        assert fault_of(error, "x").kind is FaultKind.SYSTEM_ERROR
+    kinds = {fault_of(OSError(number, "x"), "x").kind for number in errno.errorcode}
+    assert FaultClass.DAMAGE not in {kind.fault_class for kind in kinds}
+
+
+@contextmanager
+def noted_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Give the calls within that make names and syncs, in order."""
+    steps: list[str] = []
+
+    def noted(name: str, really: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any, **options: Any) -> None:
+            is_directory = name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+            steps.append(f"{name} directory" if is_directory else name)
+            really(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in ("fsync", "link", "unlink"):
+            patched.setattr(os, name, noted(name, getattr(os, name)))
+        yield steps
 
 
 def test_a_memory_disk_has_a_capacity() -> None:

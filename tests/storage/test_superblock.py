@@ -18,6 +18,7 @@ from client_replies.storage.superblock import (
     SuperblockMagicWrong,
     SuperblockMisplaced,
     SuperblockVersionUnknown,
+    Trailer,
     choose_superblock,
     decode_superblock,
 )
@@ -29,12 +30,12 @@ OLD = Superblock(
     replica=2,
     clients_max=64,
     message_size_max=2**20,
-    sequence=6,
-    op=700,
-    trailer_size=123,
-    trailer_checksum=bytes(range(16)),
+    trailer=Trailer(sequence=6, op=700, size=123, checksum=bytes(range(16)), area=1),
+    previous=Trailer(sequence=4, op=600, size=0, checksum=bytes(16), area=0),
 )
-NEW = OLD.checkpointed(7, 800, b"the session table")
+NEW = OLD.checkpointed(OLD.trailer, 7, 800, b"the session table")
+OF_VERSION_1 = dataclasses.replace(OLD, trailer=Trailer(sequence=4, op=5), previous=Trailer(sequence=4, op=5))
+FIRST = dataclasses.replace(OLD, trailer=OLD.previous)
 TORN = NEW.encode(0)[:90] + OLD.encode(0)[90:]
 
 
@@ -49,9 +50,15 @@ def resealed(sector: bytes, offset: int, value: bytes) -> bytes:
 WAYS_TO_BE_WRONG: list[tuple[type[SuperblockInvalid], Callable[[], bytes]]] = [
     (SuperblockMagicWrong, lambda: bytes(SECTOR_SIZE)),
     (SuperblockChecksumWrong, lambda: TORN),
-    (SuperblockVersionUnknown, lambda: resealed(NEW.encode(0), 32, b"\x02\0\0\0")),
+    (SuperblockVersionUnknown, lambda: resealed(NEW.encode(0), 32, b"\x03\0\0\0")),
     (SuperblockMisplaced, lambda: NEW.encode(1)),
-    (SuperblockFieldWrong, lambda: resealed(NEW.encode(0), 120, b"\0\0\0\0")),
+    (SuperblockFieldWrong, lambda: resealed(NEW.encode(0), 120, b"\2\0\0\0")),
+    (SuperblockFieldWrong, lambda: resealed(NEW.encode(0), 124, b"\1")),
+    (SuperblockFieldWrong, lambda: resealed(NEW.encode(0), 128, b"\x08")),  # a checkpoint before that came later
+    (SuperblockFieldWrong, lambda: resealed(NEW.encode(0), 136, b"\xff\xff")),  # and of a later op
+    (SuperblockFieldWrong, lambda: resealed(FIRST.encode(0), 136, b"\1")),  # the same one twice, and not the same
+    (SuperblockFieldWrong, lambda: resealed(OF_VERSION_1.encode(0, 1), 128, b"\1")),
+    (SuperblockFieldWrong, lambda: resealed(OF_VERSION_1.encode(0, 1), 120, b"\1")),
     (SuperblockFieldWrong, lambda: resealed(NEW.encode(0), 60, b"\1")),
     (SuperblockFieldWrong, lambda: resealed(NEW.encode(0), SECTOR_SIZE - 1, b"\1")),
 ]
@@ -66,10 +73,29 @@ def test_a_copy_comes_back_from_its_sector(copy: int) -> None:
     assert decode_superblock(sector, copy) == NEW
 
 
-def test_the_trailer_areas_are_used_in_turn() -> None:
-    """The next checkpoint never touches the area of the last."""
-    assert [OLD.checkpointed(sequence, 0, b"").trailer_area for sequence in range(4)] == [0, 1, 0, 1]
-    assert (NEW.trailer_size, NEW.trailer_checksum) == (17, checksum128(b"the session table"))
+def test_a_new_file_knows_no_checkpoint_before_its_first() -> None:
+    """And comes back so."""
+    new = Superblock(cluster=1, replica=0, clients_max=4, message_size_max=4096)
+    assert decode_superblock(new.encode(3), 3) == new
+    assert new.previous == new.trailer
+
+
+def test_a_checkpoint_goes_beside_the_one_that_it_follows() -> None:
+    """Into the other area, and both are named."""
+    assert (NEW.trailer.area, NEW.trailer.size, NEW.trailer.checksum) == (0, 17, checksum128(b"the session table"))
+    assert NEW.previous == OLD.trailer
+    after_damage = NEW.checkpointed(NEW.previous, 8, 900, b"")
+    assert (after_damage.trailer.sequence, after_damage.trailer.area) == (8, 0)
+    assert after_damage.previous == OLD.trailer
+
+
+@pytest.mark.parametrize("copy", range(4))
+def test_a_copy_of_version_1_is_read_as_one_without_a_checkpoint_before(copy: int) -> None:
+    """Its area follows from its sequence. Written again it is of this version, and says the same."""
+    sector = OF_VERSION_1.encode(copy, 1)
+    assert (sector[32], sector[124:]) == (1, bytes(SECTOR_SIZE - 124))
+    assert decode_superblock(sector, copy) == OF_VERSION_1
+    assert decode_superblock(OF_VERSION_1.encode(copy), copy) == OF_VERSION_1
 
 
 def test_every_byte_of_a_copy_counts() -> None:
@@ -102,12 +128,18 @@ def test_every_named_error_is_reached() -> None:
     assert {error for error, _ in WAYS_TO_BE_WRONG} == errors
 
 
-def sectors(*copies: Superblock | bytes) -> list[bytes]:
+def sectors(*copies: Superblock | bytes | None) -> list[bytes | None]:
     """Give the four sectors."""
-    return [copy if isinstance(copy, bytes) else copy.encode(index) for index, copy in enumerate(copies)]
+    return [copy.encode(index) if isinstance(copy, Superblock) else copy for index, copy in enumerate(copies)]
+
+
+def of_version_3(copy: int) -> bytes:
+    """Give a copy that a newer program wrote."""
+    return resealed(NEW.encode(copy), 32, b"\x03\0\0\0")
 
 
 GARBAGE = b"\xa5" * SECTOR_SIZE
+ZEROS = bytes(SECTOR_SIZE)
 
 
 @pytest.mark.parametrize(
@@ -121,10 +153,16 @@ GARBAGE = b"\xa5" * SECTOR_SIZE
         ((TORN, TORN, OLD, OLD), OLD, (0, 1)),
         ((GARBAGE, NEW, GARBAGE, NEW), NEW, (0, 2)),
         ((NEW, NEW, NEW, bytes(SECTOR_SIZE)), NEW, (3,)),
+        ((None, NEW, NEW, None), NEW, (0, 3)),
+        (
+            (OF_VERSION_1.encode(0, 1), OF_VERSION_1, OF_VERSION_1.encode(2, 1), OF_VERSION_1.encode(0, 1)),
+            OF_VERSION_1,
+            (3,),
+        ),
     ],
 )
 def test_the_newest_that_two_copies_agree_on_is_chosen(
-    copies: tuple[Superblock | bytes, ...], chosen: Superblock, disagreeing: tuple[int, ...]
+    copies: tuple[Superblock | bytes | None, ...], chosen: Superblock, disagreeing: tuple[int, ...]
 ) -> None:
     """Never one copy alone, however new."""
     choice = choose_superblock(sectors(*copies))
@@ -137,12 +175,19 @@ def test_the_newest_that_two_copies_agree_on_is_chosen(
         ((NEW, OLD, GARBAGE, GARBAGE), FaultKind.SUPERBLOCK_CORRUPT),
         ((NEW, TORN, TORN, TORN), FaultKind.SUPERBLOCK_CORRUPT),
         ((NEW, NEW.encode(0), NEW.encode(0), NEW.encode(0)), FaultKind.SUPERBLOCK_CORRUPT),
-        ((NEW, dataclasses.replace(NEW, op=801), TORN, TORN), FaultKind.SUPERBLOCK_CORRUPT),
+        ((NEW, dataclasses.replace(NEW, replica=3), TORN, TORN), FaultKind.SUPERBLOCK_CORRUPT),
         ((GARBAGE,) * 4, FaultKind.NOT_A_DATA_FILE),
-        ((bytes(SECTOR_SIZE),) * 4, FaultKind.NOT_A_DATA_FILE),
-        (tuple(resealed(NEW.encode(copy), 32, b"\x02\0\0\0") for copy in range(4)), FaultKind.FORMAT_VERSION_UNKNOWN),
+        ((ZEROS,) * 4, FaultKind.SUPERBLOCK_CORRUPT),
+        ((ZEROS, ZEROS, ZEROS, GARBAGE), FaultKind.NOT_A_DATA_FILE),
+        (tuple(map(of_version_3, range(4))), FaultKind.FORMAT_VERSION_UNKNOWN),
+        ((of_version_3(0), of_version_3(1), OLD, OLD), FaultKind.FORMAT_VERSION_UNKNOWN),
+        ((of_version_3(0), OLD, OLD, OLD), FaultKind.FORMAT_VERSION_UNKNOWN),
+        ((None, None, None, NEW), FaultKind.IO_ERROR),
+        ((None, GARBAGE, ZEROS, TORN), FaultKind.IO_ERROR),
     ],
 )
-def test_without_two_that_agree_there_is_a_named_fault(copies: tuple[Superblock | bytes, ...], kind: FaultKind) -> None:
-    """Which tells a damaged file from a strange one and from one of another version."""
+def test_without_two_that_agree_there_is_a_named_fault(
+    copies: tuple[Superblock | bytes | None, ...], kind: FaultKind
+) -> None:
+    """Which tells a damaged file from a strange one, a bad disk, and a newer program's, which may be half-way there."""
     assert fault_kind(lambda: choose_superblock(sectors(*copies))) is kind

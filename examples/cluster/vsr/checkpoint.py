@@ -2,8 +2,9 @@
 
 Guarantees: the snapshot of an op is durable before the component's checkpoint of that op begins, and the log up to
 there is kept until that one is durable too. So after a crash at any moment the store holds the snapshot of the op at
-which the component's session table is, and all entries after it. An entry that no durable checkpoint covers is never
-dropped, whatever the log's size: then the replica waits.
+which the component's session table is, and all entries after it. It holds those of the checkpoint before as well: where
+the last session table rotted, the component opens with the one before, and the replica goes on from there. An entry
+that no durable checkpoint covers is never dropped, whatever the log's size: then the replica waits.
 """
 
 from __future__ import annotations
@@ -48,11 +49,17 @@ def done(core: Core, op: int) -> None:
 
 
 def settle(core: Core, snapshot: Snapshot) -> None:
-    """The checkpoint is durable everywhere: trim the log, but for one interval that spares others a state sync."""
+    """The checkpoint is durable everywhere: trim the log.
+
+    What goes on from the checkpoint before is kept, if the log still does. One interval more than that spares others a
+    state sync.
+    """
+    before = core.checkpoint.op
+    kept = before if core.log.covers(before) else snapshot.op
     core.checkpoint.op = snapshot.op
     core.checkpoint.snapshot = snapshot
     core.checkpoint.encoded = snapshot.encode()
-    through = max(core.log.base, snapshot.op - core.config.checkpoint_interval)
+    through = max(core.log.base, min(kept, snapshot.op - core.config.checkpoint_interval))
     base = (through, core.log.checksum(through))
     core.log.trim(through)
-    core.persist(LogWrite(state=core.state(), base=base, snapshots_from=snapshot.op), lambda: maybe_begin(core))
+    core.persist(LogWrite(state=core.state(), base=base, snapshots_from=kept), lambda: maybe_begin(core))

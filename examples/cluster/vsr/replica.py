@@ -93,8 +93,10 @@ class Replica:
         core = self.core
         snapshots = {snapshot.op: snapshot for snapshot in stored.snapshots}
         latest = max(snapshots, default=0)
-        # A sync that did not reach the component, or a data file that is new while the log is not.
-        unfinished = core.sync_op > replies_op or (replies_op == 0 and stored.base > 0)
+        # A sync that did not reach the component, or a data file that is new, or as of a checkpoint that the log has
+        # gone past: the log's own table takes the place of the component's.
+        goes_on = replies_op in snapshots or replies_op == 0
+        unfinished = core.sync_op > replies_op or not (goes_on and core.log.covers(replies_op))
         if unfinished and latest > replies_op:
             self._start_from(snapshots[latest])
             sync.resume(core, snapshots[latest])

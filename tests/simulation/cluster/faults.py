@@ -33,6 +33,8 @@ class ClusterFaults(Faults):
             (plan.rot_rate, self._rot),
             (plan.sector_rate, self._sector),
             (plan.slow_rate, self._slow),
+            (plan.table_rate, self._table),
+            (plan.opening_rate, self._opening),
             (plan.disk_rate, self._lose_disk),
             (plan.log_rot_rate, self._rot_log),
             (plan.blackout_rate, self._blackout),

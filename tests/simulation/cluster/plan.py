@@ -11,7 +11,7 @@ from typing import Any
 from ..chance import Chance
 from ..disk import DiskRules
 from ..network import Rules
-from ..plan import LANES, Plan, _sometimes
+from ..plan import LANES, Plan, _sometimes, with_later_faults
 
 REQUESTS = 100
 
@@ -64,6 +64,7 @@ def draw_plan(seed: int, **changes: Any) -> ClusterPlan:
         lanes=tuple(chance.pick((1.0, 1.0, 1.0, 4.0, 10.0)) for _ in LANES),
         **_draw_faults(chance),
     )
+    plan = with_later_faults(plan, Chance(seed, "later faults of the cluster"))
     return plan.changed(**changes) if changes else plan  # type: ignore[return-value]
 
 
