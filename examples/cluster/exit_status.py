@@ -24,10 +24,10 @@ class ExitStatus(enum.IntEnum):
 
 
 MEANINGS = {
-    ExitStatus.DONE: "done: every transfer was accepted; every check of the verdict holds; the cluster has a quorum",
+    ExitStatus.DONE: "done: every request was accepted, every check holds, the cluster has a quorum",
     ExitStatus.REFUSED: "the ledger refused at least one transfer or query, or a check of the verdict is broken",
-    ExitStatus.BAD_INPUT: "arguments, a file, a directory or a line of input cannot be used; stderr says what to change",
-    ExitStatus.UNAVAILABLE: "no quorum, no reply in time, or the cluster is not up; stderr says whether a request is open",
+    ExitStatus.BAD_INPUT: "arguments, a file, a directory or an input line cannot be used; stderr says what to change",
+    ExitStatus.UNAVAILABLE: "no quorum, no reply in time, or the cluster is not up; stderr says if a request is open",
     ExitStatus.OUTPUT_LOST: "the output could not be written; stderr says what was executed",
     ExitStatus.FAILED: "the command could not be finished: the cluster, this machine or the program failed",
     ExitStatus.INTERRUPTED: "interrupted by Ctrl-C (SIGINT)",
