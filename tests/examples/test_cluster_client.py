@@ -1,6 +1,5 @@
 """The client library against servers that follow a script: lost, late, doubled, wrong and circular answers."""
 
-import contextlib
 import copy
 import linecache
 import os
@@ -47,9 +46,7 @@ from examples.cluster.cluster_client import (
 from examples.cluster.frames import (
     OPERATION_CLOSE,
     PRIMARY_UNKNOWN,
-    TO_GATEWAY,
     Frame,
-    FrameDecoder,
     FrameInvalid,
     Reason,
     refused_frame,
@@ -57,79 +54,13 @@ from examples.cluster.frames import (
     reply_in,
     request_frame,
 )
+from tests.examples.scripted_server import ScriptedServer, Step, drop, hang_up, lose
 from tests.examples.stand_in import CLUSTER, EXECUTED, OPERATION_ECHO, StandIn, StandInBehaves
 from tests.processes import wait_until
 
 POLICY = RetryPolicy(timeout_s=5.0, pause_first_s=0.05, pause_max_s=0.2, connect_timeout_s=0.5)
 
-Step = Callable[["ScriptedServer", socket.socket, Frame], None]
-
-
-class ScriptedServer:
-    """A server of the wire that serves, unless its script says what to do with the next request instead."""
-
-    def __init__(self, stand_in: StandIn | None = None) -> None:
-        self.stand_in = stand_in or StandIn(StandInBehaves())
-        self.script: list[Step] = []
-        self.requests: list[Frame] = []
-        self.lines: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address: tuple[str, int] = self._listener.getsockname()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def close(self) -> None:
-        """Hang up on everybody."""
-        for one in (self._listener, *self.lines):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-        for thread in self._threads:
-            thread.join(5)
-            assert not thread.is_alive()
-
-    def serve(self, line: socket.socket, frame: Frame) -> None:
-        """What the service itself does with a request."""
-        for answer in self.stand_in.handle(frame):
-            if answer.client == frame.client:
-                line.sendall(answer.packed)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                line, _ = self._listener.accept()
-                self.lines.append(line)
-                thread = threading.Thread(target=self._converse, args=(line,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def _converse(self, line: socket.socket) -> None:
-        decoder = FrameDecoder(TO_GATEWAY, 4096)
-        with contextlib.suppress(OSError):
-            while data := line.recv(4096):
-                decoder.receive_data(data)
-                while isinstance(frame := decoder.next_event(), Frame):
-                    self.requests.append(frame)
-                    step = self.script.pop(0) if self.script else ScriptedServer.serve
-                    step(self, line, frame)
-
-
 # Steps.
-
-
-def drop(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
-    """Lose the request."""
-
-
-def lose(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
-    """Execute it, and lose the answer."""
-    server.stand_in.handle(frame)
-
-
-def hang_up(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
-    """Execute it, and close the connection instead of answering."""
-    server.stand_in.handle(frame)
-    line.shutdown(socket.SHUT_RDWR)
 
 
 def twice(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
@@ -567,8 +498,8 @@ def test_an_error_in_the_block_closes_the_session_all_the_same(server: ScriptedS
 def test_an_error_in_the_block_leaves_a_pending_session_to_be_evicted(server: ScriptedServer) -> None:
     """Its request may be executed yet: nothing can be sent after it. No second is lost by trying."""
     with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY) as client:
+        server.script = [ScriptedServer.serve, *[drop] * 100]
         with pytest.raises(RequestTimeout), client.session() as session:
-            server.script = [drop] * 100
             session.request(OPERATION_ECHO, timeout=0.2)
         assert server.requests[-1].operation == OPERATION_ECHO
         assert not session._line.is_open
@@ -682,7 +613,7 @@ def test_the_pool_lends_no_more_sessions_than_its_size(server: ScriptedServer) -
     with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY, pool_size_max=1) as client:
         with client.borrow() as session:
             before = len(server.requests)
-            with pytest.raises(PoolExhausted, match="all 1 sessions of the pool were lent for 0.1 s"):
+            with pytest.raises(PoolExhausted, match=r"all 1 sessions of the pool were lent for 0\.1 s"):
                 client.borrow(timeout=0.1).__enter__()
             assert len(server.requests) == before
             lent: list[Session] = []
