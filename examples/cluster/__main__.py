@@ -154,8 +154,10 @@ def main(arguments: list[str]) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except SystemExit as ended:
-        return int(ended.code or 0)
+        return ended.code if isinstance(ended.code, int) else ExitStatus.DONE  # argparse, after its help or its error
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and sys.stderr.isatty():
+            show_error("")  # ends the line on which the terminal shows ^C
         show_error("; ".join((_what_went_wrong(error), *getattr(error, "__notes__", ()))))
         return exit_status_of(error)
     finally:

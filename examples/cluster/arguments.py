@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from .cluster_directory import whole_number
 from .ledger import quoted
 
+DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 REPLICAS = (3, 5)  # of more than these a quorum costs more and survives no more
 
 
@@ -32,10 +34,7 @@ def decimal(low: float, high: float, expected: str) -> Callable[[str], float]:
     """A reader of decimal numbers; `expected` says what for, with the limits."""
 
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = float(text) if DECIMAL.fullmatch(text) else math.nan
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"found {quoted(text)}, expected {expected}")
         return value

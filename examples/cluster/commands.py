@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from client_replies.messages.message import U128_MAX
 
 from . import arguments
 from .client_command import Misused, run_client
@@ -35,6 +34,7 @@ WHO is a replica's number, primary, backups or all.
 for example: hurt /tmp/ledger kill primary"""
 _port = arguments.whole(0, 65_535)
 _seconds = arguments.decimal(0.001, 3600.0, "seconds from 0.001 to 3600, such as 5")
+CLIENT = re.compile(r"[0-9a-fA-F]{1,32}")  # 128 bits
 EXAMPLE_CLIENT = "2fed73215061f23fab4dcd681797d763"
 HURT_EXAMPLES = {
     "drop-replies": "drop-replies 10",
@@ -208,11 +208,8 @@ def _hurt(action: str, words: Sequence[str]) -> dict[str, object]:
 
 
 def _client(text: str) -> str:
-    try:
-        number = int(text, 16)
-    except ValueError:
-        number = 0
-    if not 0 < number <= U128_MAX:
+    number = int(text, 16) if CLIENT.fullmatch(text) else 0
+    if not number:
         expected = f"the number that client prints, such as {EXAMPLE_CLIENT}"
         raise Misused(f"client: found {quoted(text)}, expected {expected}")
     return f"{number:x}"

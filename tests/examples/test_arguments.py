@@ -63,6 +63,8 @@ def test_options_may_stand_anywhere_among_the_words_of_a_hurt() -> None:
             f"start /tmp/ledger --port {'4' * 5000}",
             "found '444444444444444444444444444444444444444444444444444444444...'",
         ),
+        ("client /tmp/ledger --timeout 1_0 balance ada", "found '1_0', expected seconds from 0.001 to 3600"),
+        ("client /tmp/ledger --timeout \u0664 balance ada", "found '\u0664', expected seconds from 0.001 to 3600"),
         ("start /tmp/ledger --replicas 4", "found '4', expected 3 or 5"),
         (f"run --seed {'9' * 5000}", "expected a whole number from 0 to 9223372036854775808"),
         ("status /tmp/ledger now", "unrecognized arguments: now"),
@@ -106,7 +108,7 @@ def test_every_way_to_hurt_has_an_example() -> None:
     assert all(example.split()[0] == way for way, example in HURT_EXAMPLES.items())
 
 
-@pytest.mark.parametrize("client", ["me", "-5", "0", "1" + "0" * 32])
+@pytest.mark.parametrize("client", ["me", "-5", "0", "1" + "0" * 32, "2_f", "0x2f", " 2f", "\u0664", ""])
 def test_a_client_that_cannot_be_is_refused(client: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its number has 128 bits, and is not zero."""
     expected = "expected the number that client prints, such as 2fed73215061f23fab4dcd681797d763"
