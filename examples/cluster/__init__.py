@@ -5,5 +5,5 @@ is durable), `replica` with `replica_replies` and `replica_events` (the actor ar
 up), `session_client` and `client` (who asks), `network` and `damage` (what goes wrong), `journal` and `evidence` (what
 is written down), `verdict` (what must hold afterwards), `terminal` (what people see), `run` (all of it).
 Then, for a cluster that stays up: `frames`, `front_door`, `forwarding`, `gateway`, `gateway_keeper`, `cluster_client`,
-`live` and `commands`; and what does harm to a cluster at work: `harm`, `door_clients` and `soak`.
+`live`, `commands` and `client_command`; and what does harm to a cluster at work: `harm`, `door_clients` and `soak`.
 """

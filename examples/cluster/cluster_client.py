@@ -7,17 +7,19 @@ Guarantees: one request at a time in a session, numbered and checksummed, the sa
 believed only if all its checksums hold and it answers exactly this request: cluster, client, session, number, request
 checksum. Every call ends within its timeout, with an answer or with a `ClusterError` that says what is known.
 
-Threads: a client may be shared, a session may not: give each thread its own with `session()`, or lend it one with
-`borrow()`; two threads in one session are told so by `SessionInUse`. Each session has a socket of its own.
+Threads may share a client, not a session: give each thread its own with `session()`, or one of the pool with
+`borrow()`; a second thread in a session gets `SessionInUse`. Processes share neither: a forked child gets
+`OtherProcess`, and closing there closes its copy of the sockets only; `copy` and `pickle` get `NotCopyable`.
 
-Gives up: knowing. After `RequestTimeout` the request may be executed or not; `resume` goes on asking for its reply,
-and any other request is refused until then. Addresses are tried as given, in the order of the replicas behind them.
+Limits: after `RequestTimeout` the request may be executed or not; `resume` goes on asking for its reply, and any other
+request is refused until then. Addresses are tried as given, in the order of the replicas behind them.
 
 Owns: the socket of each session.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import socket
@@ -28,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import NoReturn
 
 from client_replies.messages.message import U32_MAX, U128_MAX
 from client_replies.messages.reply_header import OPERATION_REGISTER, ReplyHeader
@@ -47,6 +50,9 @@ from .frames import (
     reply_in,
     request_frame,
 )
+
+POOL_SIZE_MAX = 16  # sessions that `borrow` lends at a time; the cluster has room for a few dozen
+ADDRESS_PORT_DIGITS_MAX = 5
 
 
 class ClusterError(Exception):
@@ -77,16 +83,23 @@ class SessionEvicted(ClusterError):
     """The session is over, for `reason`. Whether its last unanswered request was executed cannot be known any more."""
 
     def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(f"the session is over: {text}")
+        super().__init__(reason, text)
         self.reason = reason
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"the session is over: {self.text}"
 
 
 class ReplyLost(ClusterError):
     """The request was executed, once, and no replica holds its reply any more. The session goes on."""
 
     def __init__(self, request: int) -> None:
-        super().__init__(f"request {request} was executed, and its reply is lost")
+        super().__init__(request)
         self.request = request
+
+    def __str__(self) -> str:
+        return f"request {self.request} was executed, and its reply is lost"
 
 
 class SessionMisused(ClusterError):
@@ -103,6 +116,18 @@ class RequestPending(SessionMisused):
 
 class SessionOver(SessionMisused):
     """The session was closed or evicted, or its client was closed."""
+
+
+class OtherProcess(SessionMisused):
+    """The client or session belongs to the process that this one was forked from."""
+
+
+class NotCopyable(SessionMisused, TypeError):
+    """A client or session cannot be copied or pickled: two copies would give one number to two requests."""
+
+
+class PoolExhausted(ClusterError):
+    """All sessions of the pool were lent for the whole time; nothing was sent."""
 
 
 _EVICTIONS = {
@@ -196,7 +221,38 @@ def raise_wrong(found: str, expected: str) -> None:
     raise AnswerWrong(found, expected)
 
 
-class ClusterClient:
+_forks = 0  # between the first process and this one
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+class _OfOneProcess:
+    """What one process uses. A forked child inherits it: with it locks that nobody there will release, so it takes
+    none of them, and a socket that its parent goes on using, so it only closes its own descriptor."""
+
+    def __init__(self) -> None:
+        self._forks = _forks
+
+    @property
+    def _is_inherited(self) -> bool:
+        return self._forks != _forks
+
+    def _check_process(self) -> None:
+        if self._is_inherited:
+            raise OtherProcess("this process was forked from the owner: create a ClusterClient of its own here")
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        name = type(self).__name__
+        raise NotCopyable(f"a {name} cannot be copied or pickled: create a ClusterClient where it is used")
+
+
+class ClusterClient(_OfOneProcess):
     """A cluster as its users see it. See the module."""
 
     def __init__(
@@ -208,17 +264,22 @@ class ClusterClient:
         release: int = 1,
         body_size_max: int = REQUEST_BODY_SIZE_MAX,
         reply_size_max: int = REPLY_SIZE_MAX,
+        pool_size_max: int = POOL_SIZE_MAX,
     ) -> None:
+        super().__init__()
         if not addresses:
             raise ValueError("a client needs at least one address, such as 127.0.0.1:4000")
         if not 0 <= cluster <= U128_MAX or not 0 < release <= U32_MAX:
             raise ValueError(f"cluster {cluster} or release {release} is out of range")
+        if pool_size_max < 1:
+            raise ValueError(f"pool_size_max: found {pool_size_max}, expected at least 1")
         self.addresses = tuple(parse_address(address) for address in addresses)
         self.cluster = cluster
         self.policy = policy or RetryPolicy()
         self.release = release
         self.body_size_max = body_size_max
         self.reply_size_max = reply_size_max
+        self.pool_size_max = pool_size_max
         self.counters: Counter[str] = Counter()
         self._lock = threading.Lock()
         # Guarded by the lock, with the counters: what all sessions have learned about who is primary.
@@ -228,6 +289,7 @@ class ClusterClient:
         self._sessions: set[Session] = set()
         self._spare: deque[Session] = deque()
         self._closed = False
+        self._places = threading.BoundedSemaphore(pool_size_max)  # of sessions that are lent
 
     def __enter__(self) -> ClusterClient:
         return self
@@ -239,6 +301,7 @@ class ClusterClient:
 
     def session(self, *, timeout: float | None = None) -> Session:
         """Register a new session, for one thread at a time."""
+        self._check_process()
         session = Session(self)
         with self._lock:
             if self._closed:
@@ -249,20 +312,44 @@ class ClusterClient:
 
     @contextmanager
     def borrow(self, *, timeout: float | None = None) -> Iterator[Session]:
-        """Lend a session of the pool, registering one if none is free. It goes back unless it is over or pending."""
-        with self._lock:
-            session = self._spare.pop() if self._spare else None
-        if session is None:
-            session = self.session(timeout=timeout)
+        """Lend a session of the pool, registering one if none is free; wait while `pool_size_max` are lent.
+
+        At the end of the block the session goes back. A session whose request has no answer by then does not: nobody
+        else could `resume` it, so it is closed, and its place in the pool is free again. Resume it inside the block.
+        """
+        self._check_process()
+        patience = self.policy.timeout_s if timeout is None else timeout
+        deadline = time.monotonic() + patience
+        if not self._places.acquire(timeout=max(0.0, patience)):
+            raise PoolExhausted(f"all {self.pool_size_max} sessions of the pool were lent for {patience:g} s")
         try:
-            yield session
+            with self._lock:
+                session = self._spare.pop() if self._spare else None
+            if session is None:
+                session = self.session(timeout=deadline - time.monotonic())
+            try:
+                yield session
+            finally:
+                self._take_back(session)
         finally:
+            if not self._is_inherited:
+                self._places.release()
+
+    def _take_back(self, session: Session) -> None:
+        if not self._is_inherited:
             with self._lock:
                 if session.is_open and not session.is_pending and not self._closed:
                     self._spare.append(session)
+                    return
+        session.abandon()
 
     def close(self) -> None:
         """Close the sockets of all sessions. The cluster forgets the sessions in its own time: it evicts the oldest."""
+        if self._is_inherited:
+            self._closed = True
+            for session in tuple(self._sessions):
+                session.abandon()
+            return
         with self._lock:
             self._closed = True
             sessions, self._sessions = self._sessions, set()
@@ -273,6 +360,8 @@ class ClusterClient:
     # What sessions share.
 
     def _forget(self, session: Session) -> None:
+        if self._is_inherited:
+            return
         with self._lock:
             self._sessions.discard(session)
 
@@ -303,19 +392,24 @@ class ClusterClient:
             return changed
 
 
-class Session:
-    """One session: numbered requests, one at a time. Made by `ClusterClient.session`."""
+class Session(_OfOneProcess):
+    """One session: numbered requests, one at a time. Made by `ClusterClient.session`.
+
+    As a context manager it closes the session in the cluster at the end, unless a request is pending.
+    """
 
     def __init__(self, client: ClusterClient) -> None:
+        super().__init__()
         self.client_id = secrets.randbelow(U128_MAX) + 1
         self.session = 0
-        self.request_number = 0  # of the latest request
         self._client = client
         self._policy = client.policy
         self._busy = threading.Lock()
         self._line = _Line(client)
-        self._pending: Frame | None = None
-        self._latest: Frame | None = None  # request, answered or not
+        # The latest request, and the one that has its answer, if that is the same. One assignment makes a request
+        # pending, so that an interrupt at any moment finds it pending or not begun.
+        self._latest: Frame | None = None
+        self._answered: Frame | None = None
         self._over = ""
         self._attempts = 0  # of the pending request, over all calls
 
@@ -325,11 +419,13 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None and self.is_open and not self.is_pending:
-            # Only a courtesy to the others: a session that nobody closes is evicted when its place is needed.
-            with suppress(ClusterError):
-                self.close(timeout=min(1.0, self._policy.timeout_s))
-        self.abandon()
+        try:
+            if self.is_open and not self.is_pending and not self._is_inherited:
+                # Only a courtesy to the others: a session that nobody closes is evicted when its place is needed.
+                with suppress(ClusterError):
+                    self.close(timeout=min(1.0, self._policy.timeout_s))
+        finally:
+            self.abandon()
 
     @property
     def is_open(self) -> bool:
@@ -337,15 +433,20 @@ class Session:
         return self.session > 0 and not self._over
 
     @property
+    def request_number(self) -> int:
+        """The number of the latest request; 0 before the first."""
+        return self._latest.request if self._latest is not None else 0
+
+    @property
     def is_pending(self) -> bool:
         """A request has no answer yet; see `resume`."""
-        return self._pending is not None
+        return self._latest is not self._answered
 
     def request(self, operation: int, body: bytes = b"", *, timeout: float | None = None) -> Answer:
         """Have an operation executed, once, and return its reply. Raises a `ClusterError`."""
         with self._alone():
-            if self._pending is not None:
-                raise RequestPending(f"request {self._pending.request} has no answer yet: resume it first")
+            if self.is_pending:
+                raise RequestPending(f"request {self.request_number} has no answer yet: resume it first")
             if operation in (0, OPERATION_REGISTER, OPERATION_CLOSE):
                 raise SessionMisused(f"operation {operation} is the session's own")
             if len(body) > self._client.body_size_max:
@@ -355,14 +456,14 @@ class Session:
     def resume(self, *, timeout: float | None = None) -> Answer:
         """Go on asking for the reply of the request that timed out."""
         with self._alone():
-            if self._pending is None:
+            if self._latest is None or not self.is_pending:
                 raise SessionMisused("no request is pending")
-            return self._ask(self._pending, timeout)
+            return self._ask(self._latest, timeout)
 
     def repeat(self, *, timeout: float | None = None) -> Answer:
         """Ask for the latest reply once more, for a caller that lost it. Raises a `ClusterError`."""
         with self._alone():
-            if self._latest is None:
+            if self._latest is None or self._latest.operation == OPERATION_REGISTER:
                 raise SessionMisused("nothing was asked yet")
             self._attempts = 0
             return self._ask(self._latest, timeout)
@@ -370,11 +471,12 @@ class Session:
     def close(self, *, timeout: float | None = None) -> None:
         """End the session in the cluster, too. Raises a `ClusterError` if that cannot be confirmed in time."""
         with self._alone():
-            if self._pending is not None and self._pending.operation != OPERATION_CLOSE:
-                raise RequestPending(f"request {self._pending.request} has no answer yet: resume it, or abandon all")
+            pending = self._latest if self.is_pending else None
+            if pending is not None and pending.operation != OPERATION_CLOSE:
+                raise RequestPending(f"request {pending.request} has no answer yet: resume it, or abandon all")
             # An eviction is what was asked for: the session is gone, and an earlier attempt may have done it.
             with suppress(SessionEvicted):
-                self._ask(self._pending or self._next(OPERATION_CLOSE, b""), timeout)
+                self._ask(pending or self._next(OPERATION_CLOSE, b""), timeout)
             self._end("it was closed")
 
     def abandon(self) -> None:
@@ -388,6 +490,7 @@ class Session:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        self._check_process()  # before the lock, which may have been held at the moment of the fork
         if not self._busy.acquire(blocking=False):
             raise SessionInUse("another thread has a request in flight: give each thread its own session")
         try:
@@ -409,9 +512,10 @@ class Session:
                 operation=OPERATION_REGISTER,
                 release=self._client.release,
             )
+            self._latest = frame
             try:
                 self.session = self._ask(frame, timeout).header.session
-            except ClusterError:
+            except BaseException:  # an interrupt, too: nobody else knows of this session
                 self._end("it was never registered")
                 raise
 
@@ -425,27 +529,31 @@ class Session:
             body=body,
             release=self._client.release,
         )
-        self._latest = frame
-        self.request_number += 1
         self._attempts = 0
+        self._latest = frame
         return frame
 
     def _ask(self, frame: Frame, timeout: float | None) -> Answer:
-        self._pending = frame
+        self._answered = None
         began = time.monotonic()
         call = _Call(self._client, self._line, frame, began + (self._policy.timeout_s if timeout is None else timeout))
         try:
             answer = call.run(lambda: bool(self._over))
         except (SessionEvicted, RequestConflict):
-            self._pending = None
+            self._answered = frame
             self._end("it was evicted, or used by somebody else")
             raise
         except ReplyLost:
-            self._pending = None
+            self._answered = frame
+            raise
+        except ClusterError:
+            raise
+        except BaseException:
+            self._line.hang_up()  # an interrupt may have cut a frame in two: the next attempt has a new connection
             raise
         finally:
             self._attempts += call.attempts
-        self._pending = None
+        self._answered = frame
         return Answer(answer.header, answer.body, answer.repeated, self._attempts, time.monotonic() - began)
 
 
@@ -611,10 +719,11 @@ class _Call:
         return error
 
 
-class _Line:
+class _Line(_OfOneProcess):
     """A session's connection: one socket, and what has come in on it."""
 
     def __init__(self, client: ClusterClient) -> None:
+        super().__init__()
         self.address = client._preferred()
         self._client = client
         self._socket: socket.socket | None = None
@@ -676,11 +785,13 @@ class _Line:
     def hang_up(self) -> None:
         """Close the socket."""
         connected, self._socket = self._socket, None
-        if connected is not None:
+        if connected is None:
+            return
+        if not self._is_inherited:
             with suppress(OSError):
                 # Another thread may be waiting in it: this wakes it, which a close alone would not.
                 connected.shutdown(socket.SHUT_RDWR)
-            connected.close()
+        connected.close()
 
     def _connected(self) -> socket.socket:
         if self._socket is None:
@@ -694,7 +805,8 @@ def parse_address(address: str | tuple[str, int]) -> tuple[str, int]:
         host, port = address
     else:
         host, _, text = address.rpartition(":")
-        port = int(text) if text.isascii() and text.isdigit() else -1
+        is_number = text.isascii() and text.isdigit() and len(text) <= ADDRESS_PORT_DIGITS_MAX
+        port = int(text) if is_number else -1
         host = host.removeprefix("[").removesuffix("]")
     if not host or not 0 < port < 65_536:
         raise ValueError(f"{address!r} is no address: expected host:port, such as 127.0.0.1:4000")

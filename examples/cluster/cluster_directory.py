@@ -37,6 +37,10 @@ class ClusterUnusable(ValueError):
     """The directory cannot be used so; the text says what to do."""
 
 
+class ClusterDown(ClusterUnusable):
+    """The cluster is there, and is not up or does not answer."""
+
+
 def whole_number(text: str, largest: int = NUMBER_MAX) -> int | None:
     """The number that somebody typed, or None for anything else: other scripts' digits, more digits than fit."""
     if not text.isascii() or not text.isdigit() or len(text) > len(str(largest)):
@@ -135,7 +139,7 @@ def read_running(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = {}
     if not Path("/proc", str(found.get("pid"))).exists():
-        raise ClusterUnusable(f"{directory}: the cluster is not up. Start it: start {directory}")
+        raise ClusterDown(f"{directory}: the cluster is not up. Start it: start {directory}")
     return found
 
 
@@ -151,7 +155,7 @@ def ask(directory: Path, question: Mapping[str, object]) -> dict[str, Any]:
         except PermissionError as error:
             raise _not_ours(directory, error) from error
         except (OSError, ValueError) as error:
-            raise ClusterUnusable(f"{directory}: the cluster does not answer: {error}. Start it again") from error
+            raise ClusterDown(f"{directory}: the cluster does not answer: {error}. Start it again") from error
     if "error" in found:
         raise ClusterUnusable(str(found["error"]))
     return dict(found)

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .exit_status import ExitStatus
 from .ledger import EQUITY
+from .terminal import prepare_streams, show_error
 from .transfers import HEADING
 
 SEED = 20240229
@@ -59,12 +61,17 @@ def _transfer(chance: random.Random) -> tuple[str, str, int]:
 
 def main(arguments: list[str]) -> int:
     """Write the file that is named."""
+    prepare_streams()
     if len(arguments) != 1:
-        print("usage: python -m examples.cluster.generate_transfers FILE", file=sys.stderr)
-        return 2
+        show_error("usage: python -m examples.cluster.generate_transfers FILE")
+        return ExitStatus.BAD_INPUT
     lines = [",".join(HEADING), *(f"{source},{target},{amount}" for source, target, amount in rows())]
-    Path(arguments[0]).write_text("\n".join(lines) + "\n")
-    return 0
+    try:
+        Path(arguments[0]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        show_error(f"{arguments[0]}: found {error.strerror}, expected a file that can be written")
+        return ExitStatus.BAD_INPUT
+    return ExitStatus.DONE
 
 
 if __name__ == "__main__":

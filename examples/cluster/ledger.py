@@ -5,13 +5,18 @@ accounts and overdrafts are results like any other. Every executed transfer, ref
 sequence, and its result carries that number, both balances and a statement of the paying account: executing anything
 twice changes this answer and all later ones. The balances of all accounts sum to zero at any time.
 
-Gives up: currencies, fees, closing an account. Only `EQUITY` may go below zero; a transfer from it opens its target.
+What people type goes through `account_name` before it is sent. The state machine itself takes any UTF-8 of the right
+size as a name: what counts as printable changes with Python's version, and replicas must never differ.
+
+Limits: no currencies, no fees, no closing of accounts. Only `EQUITY` may go below zero; a transfer from it opens its
+target.
 """
 
 from __future__ import annotations
 
 import enum
 import struct
+import unicodedata
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +28,8 @@ NAME_SIZE_MAX = 24  # bytes of UTF-8
 AMOUNT_MAX = 10**12
 BALANCE_MAX = 10**18
 STATEMENT_LINES_MAX = 240  # with the header about three sectors
+
+TEXT_SHOWN_MAX = 60  # characters of what was found
 
 _TRANSFER = struct.Struct("<IQBB")
 _RESULT = struct.Struct("<QIB3xqqI4x")
@@ -36,6 +43,49 @@ class TransferMalformed(ValueError):
 
 class ResultMalformed(ValueError):
     """Bytes that are no result."""
+
+
+class NameInvalid(ValueError):
+    """A text that is no account's name."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(found, expected)
+        self.found = found
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"found {self.found}, expected {self.expected}"
+
+
+def quoted(text: str) -> str:
+    """What was found, for a message: in quotes, what cannot be printed escaped, and no longer than a line."""
+    return repr(text if len(text) <= TEXT_SHOWN_MAX else f"{text[: TEXT_SHOWN_MAX - 3]}...")
+
+
+def account_name(text: str) -> str:
+    """The name of an account that somebody typed: the one place that decides. Raises `NameInvalid`.
+
+    Two names that look alike are one name or refused: hence no blanks around it, nothing invisible, and NFC.
+    """
+    expected = "an account's name, such as ada or 'ada lovelace'"
+    try:
+        # Arguments that the locale could not decode, although they are UTF-8.
+        name = text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise NameInvalid(quoted(text), f"{expected}, in UTF-8") from None
+    if not name or name != name.strip():
+        raise NameInvalid(quoted(name), f"{expected}, without blanks before or after it")
+    if not name.isprintable():
+        raise NameInvalid(quoted(name), f"{expected}, of printable characters")
+    if not unicodedata.is_normalized("NFC", name):
+        composed = unicodedata.normalize("NFC", name)
+        raise NameInvalid(
+            ascii(name)[:TEXT_SHOWN_MAX], f"{expected}, in Unicode NFC: {ascii(composed)[:TEXT_SHOWN_MAX]}"
+        )
+    size = len(name.encode())
+    if size > NAME_SIZE_MAX:
+        raise NameInvalid(f"{quoted(name)} of {size} bytes", f"a name of at most {NAME_SIZE_MAX} bytes, such as ada")
+    return name
 
 
 class Outcome(enum.IntEnum):

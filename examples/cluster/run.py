@@ -1,7 +1,7 @@
 """The main job: start the cluster, send it every transfer of a file through bad weather, and judge what came of it.
 
-Guarantees: exit status 0 only if every check of the verdict holds; 1 if one is broken or the run could not be finished;
-2 for arguments or a file that cannot be used, before anything is started. However the run ends, no process, no shared
+Guarantees: exit status 0 only if every check of the verdict holds; the others are in `exit_status`. Arguments or a file
+that cannot be used end it before anything is started. However the run ends, no process, no shared
 memory and no lock is left, and the run's directory is gone, at the latest with the next run.
 
 Owns: the actor system, the run's directory.
@@ -34,14 +34,15 @@ from .control import (
 )
 from .damage import SABOTEUR, MomentsPlan
 from .evidence import read_answers, read_events, read_final, read_journal
+from .exit_status import ExitStatus
 from .journal import Plant
 from .ledger import Transfer
 from .members import Members, MembersFailed
 from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
-from .report import Figures, figures, report_json, report_lines
+from .report import Figures, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
 from .saboteur import SaboteurActor
-from .terminal import ProgressLine, show
+from .terminal import OutputLost, ProgressLine, plain, show
 from .verdict import Check, Evidence, judge, read_rows
 
 CLUSTER_PREFIX = 0xC1057E2
@@ -310,8 +311,8 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= until
 
 
-def run(options: Options) -> int:
-    """Run, report, and give the exit status."""
+def run(options: Options) -> ExitStatus:
+    """Run, report, and give the exit status. Raises `OutputLost`, `MembersFailed`, and what interrupts it."""
     progress = ProgressLine(sys.stderr if options.json else sys.stdout)
     try:
         with run_directory(options.directory, keep=options.keep) as directory:
@@ -320,10 +321,14 @@ def run(options: Options) -> int:
             if options.keep:
                 progress.say(f"evidence is kept in {directory}")
     except MembersFailed as failure:
-        print(f"the run failed: {failure} (run it with --keep to look at its log)", file=sys.stderr)
-        return 1
-    if options.json:
-        print(report_json(outcome.checks, outcome.figures))
-    else:
-        show(report_lines(outcome.checks, outcome.figures))
-    return 0 if outcome.holds else 1
+        failure.add_note("run it with --keep to look at its log")
+        raise
+    try:
+        if options.json:
+            show([report_json(outcome.checks, outcome.figures)])
+        else:
+            show(report_lines(outcome.checks, outcome.figures))
+    except OutputLost as error:
+        error.add_note(f"the run was finished; {plain(verdict_lines(outcome.checks)[-1])}")
+        raise
+    return ExitStatus.DONE if outcome.holds else ExitStatus.REFUSED

@@ -29,8 +29,6 @@ class DirectoryUnusable(ValueError):
 @contextlib.contextmanager
 def run_directory(parent: Path, *, keep: bool) -> Iterator[Path]:
     """A new directory below `parent` for the length of a run. Raises `DirectoryUnusable`."""
-    if not parent.is_dir():
-        raise DirectoryUnusable(f"--directory {parent}: found no directory, expected one that exists")
     with _one_at_a_time(parent):
         # From the moment the directory exists until it is sure to be removed, a signal has to wait.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
@@ -54,7 +52,13 @@ def run_directory(parent: Path, *, keep: bool) -> Iterator[Path]:
 @contextlib.contextmanager
 def _one_at_a_time(parent: Path) -> Iterator[None]:
     """Keep other runs from looking: a new directory is without its lock for a moment."""
-    gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DirectoryUnusable(f"--directory {parent}: found no directory, expected one that exists") from error
+    except OSError as error:
+        found = f"found {error.strerror}, expected a directory of our own"
+        raise DirectoryUnusable(f"--directory {parent}: {found}") from error
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)
         yield

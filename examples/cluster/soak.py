@@ -3,7 +3,7 @@
 Clients of both kinds send transfers at a steady rate: those of `run`, and those of the library, over TCP through the
 gateway. What is done to the cluster meanwhile is in `harm`.
 
-Guarantees: exit status 0 only if every check holds, all were whole again each time, and the time was kept; 1 otherwise.
+Guarantees: exit status 0 only if every check holds, all were whole again each time, and the time was kept.
 The verdict is computed from journals, records and files like that of `run`, and knows nothing of the harm.
 
 Owns: what `Run` owns; the gateway; the clients at it.
@@ -21,6 +21,7 @@ from pathlib import Path
 from .control import StartReplica, client_id
 from .door_clients import DoorClients
 from .evidence import read_answers
+from .exit_status import ExitStatus
 from .gateway_keeper import GatewayKeeper
 from .generate_transfers import rows
 from .harm import Harm
@@ -29,7 +30,7 @@ from .members import Members, MembersFailed
 from .report import figure_lines, percentile, verdict_lines
 from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outcome, Run, after
 from .run_directory import run_directory
-from .terminal import Line, ProgressLine, show
+from .terminal import Line, OutputLost, ProgressLine, plain, show
 from .transfers import HEADING, read_transfers
 
 SESSIONS = 24  # half of them at the gateway
@@ -150,8 +151,8 @@ class Soak(Run):
         return (*inside, *(read_answers(self._record(f"door-{number}"))[0].client for number in self._at_door))
 
 
-def soak(chosen: SoakOptions) -> int:
-    """Soak, report, and give the exit status."""
+def soak(chosen: SoakOptions) -> ExitStatus:
+    """Soak, report, and give the exit status. Raises `OutputLost`, `MembersFailed`, and what interrupts it."""
     begun = time.monotonic()
     seconds = chosen.minutes * 60.0
     working = seconds - min(RESERVE, 0.4 * seconds)
@@ -159,7 +160,7 @@ def soak(chosen: SoakOptions) -> int:
     with run_directory(chosen.directory, keep=chosen.keep) as directory:
         file = directory / "soak.csv"
         lines = [",".join(map(str, row)) for row in rows(chosen.seed, max(SESSIONS * 4, int(working * chosen.rate)))]
-        file.write_text("\n".join([",".join(HEADING), *lines]) + "\n")
+        file.write_text("\n".join([",".join(HEADING), *lines]) + "\n", encoding="utf-8")
         options = Options(
             transfers_file=file,
             transfers=read_transfers(file),
@@ -182,13 +183,17 @@ def soak(chosen: SoakOptions) -> int:
                 outcome = run.run()
         except MembersFailed as failure:
             show(harm_lines(run))
-            print(f"the soak failed: {failure} (seed {chosen.seed}; --keep keeps its log)", file=sys.stderr)
-            return 1
+            failure.add_note(f"seed {chosen.seed}; --keep keeps its log")
+            raise
         finally:
             if chosen.keep:
                 progress.say(f"evidence is kept in {directory}")
-    show(soak_lines(run, outcome, chosen.seed))
-    return 0 if outcome.holds else 1
+    try:
+        show(soak_lines(run, outcome, chosen.seed))
+    except OutputLost as error:
+        error.add_note(f"the soak was finished; {plain(verdict_lines(outcome.checks)[-1])}")
+        raise
+    return ExitStatus.DONE if outcome.holds else ExitStatus.REFUSED
 
 
 def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[Line]:

@@ -3,16 +3,19 @@
 Guarantees: either every row of the file is a transfer, or `TransferFileError` says file, line, what was found and what
 was expected, and no row is given out: nothing is executed from a malformed file.
 
-Gives up: other separators, other orders of columns, fractions. Amounts are whole numbers of the smallest unit.
+Names are those that `account_name` takes. A byte order mark, CRLF and quotes are read; an empty line is refused.
+
+Limits: other separators, other orders of columns, fractions. Amounts are whole numbers of the smallest unit.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from .ledger import AMOUNT_MAX, NAME_SIZE_MAX, Transfer
+from .ledger import AMOUNT_MAX, NameInvalid, Transfer, account_name, quoted
 
 HEADING = ["from", "to", "amount"]
 TRANSFERS_MAX = 1_000_000
@@ -39,7 +42,7 @@ def read_transfers(file: Path) -> tuple[Transfer, ...]:
     rows = _rows(file, text)
     heading_line, heading = next(rows, (1, []))
     if heading != HEADING:
-        raise TransferFileError(file, heading_line, _shown(",".join(heading)), "the heading from,to,amount")
+        raise TransferFileError(file, heading_line, quoted(",".join(heading)), "the heading from,to,amount")
     transfers: list[Transfer] = []
     for line, fields in rows:
         if len(transfers) == TRANSFERS_MAX:
@@ -51,13 +54,15 @@ def read_transfers(file: Path) -> tuple[Transfer, ...]:
 
 
 def _text(file: Path) -> str:
-    if file.exists() and not file.is_file():
-        # A pipe can be read once; the members and the verdict each read the file for themselves.
-        raise TransferFileError(file, 0, "a directory, pipe or device", "a regular file")
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise TransferFileError(file, 0, error.strerror or repr(error), "a readable CSV file") from error
+        # A pipe can be read once; the members and the verdict each read the file for themselves.
+        is_regular = file.is_file() or not file.exists()
+        data = file.read_bytes() if is_regular else b""
+    except (OSError, ValueError) as error:
+        found = getattr(error, "strerror", None) or str(error)
+        raise TransferFileError(file, 0, found, "a readable CSV file") from error
+    if not is_regular:
+        raise TransferFileError(file, 0, "a directory, pipe or device", "a regular file")
     try:
         # Spreadsheets like to begin a file with a byte order mark.
         text = data.decode("utf-8-sig")
@@ -71,7 +76,7 @@ def _text(file: Path) -> str:
 
 def _rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Each row with the number of the line that it ends on."""
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for fields in reader:
             yield reader.line_num, fields
@@ -86,17 +91,12 @@ def _transfer(file: Path, line: int, row: int, fields: list[str]) -> Transfer:
         raise TransferFileError(file, line, f"{len(fields)} fields", f"{len(HEADING)}: from,to,amount")
     source, target, amount = fields
     for heading, name in zip(HEADING, (source, target), strict=False):
-        if not name or not name.isprintable() or name != name.strip():
-            raise TransferFileError(file, line, f"{heading} {_shown(name)}", "an account's name")
-        if len(name.encode()) > NAME_SIZE_MAX:
-            found = f"{heading} of {len(name.encode())} bytes"
-            raise TransferFileError(file, line, found, f"at most {NAME_SIZE_MAX} bytes")
+        try:
+            account_name(name)
+        except NameInvalid as error:
+            raise TransferFileError(file, line, f"{heading} {error.found}", error.expected) from error
     if not (amount.isascii() and amount.isdigit() and len(amount) <= len(str(AMOUNT_MAX))):
-        raise TransferFileError(file, line, f"amount {_shown(amount)}", f"a whole number from 1 to {AMOUNT_MAX}")
+        raise TransferFileError(file, line, f"amount {quoted(amount)}", f"a whole number from 1 to {AMOUNT_MAX}")
     if not 1 <= int(amount) <= AMOUNT_MAX:
         raise TransferFileError(file, line, f"amount {amount}", f"a whole number from 1 to {AMOUNT_MAX}")
     return Transfer(row, source, target, int(amount))
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

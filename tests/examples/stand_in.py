@@ -89,6 +89,10 @@ class StandIn:
         with self._lock:  # from the check to the commit: an op that is committed late is refused by the session table
             return self._handle(frame)
 
+    def result(self, frame: Frame) -> bytes:
+        """What a request that is executed now results in."""
+        return EXECUTED.pack(self.executed) + frame.body
+
     def _handle(self, frame: Frame) -> list[Frame]:
         behaviour = self.behaviour
         if behaviour.primary != behaviour.replica:
@@ -124,7 +128,7 @@ class StandIn:
         body = b""
         if not registers:
             self.executed += 1
-            body = EXECUTED.pack(self.executed) + frame.body
+            body = self.result(frame)
         reply = Reply.build(
             cluster=CLUSTER,
             client=frame.client,

@@ -8,15 +8,18 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from examples.cluster.__main__ import main, parse
+from examples.cluster.__main__ import exit_status_of, main, parse
+from examples.cluster.client_command import LINE_SIZE_MAX, Misused, lines_of, requests_in_line
+from examples.cluster.cluster_client import ClusterError, ReplyLost
 from examples.cluster.cluster_directory import RUNNING_FILE, Shape
-from examples.cluster.commands import HURT_EXAMPLES, Misused, requests_of
+from examples.cluster.commands import COMMANDS, HURT_EXAMPLES
 from examples.cluster.completion import WAYS_TO_HURT
+from examples.cluster.exit_status import MEANINGS, ExitStatus
+from examples.cluster.ledger import Transfer
 
 TRANSFER = ["transfer", "equity", "ada", "-5"]
 
@@ -53,7 +56,17 @@ def test_options_may_stand_anywhere_among_the_words_of_a_hurt() -> None:
     [
         ("client /tmp/ledger transfer equity ada 5 --tiemout 2", "unrecognized arguments: --tiemout 2"),
         ("client /tmp/ledger --tiemout 2 transfer equity ada 5", "unrecognized arguments: --tiemout"),
-        ("client /tmp/ledger --timeout soon balance ada", "found 'soon', expected seconds, such as 5"),
+        ("client /tmp/ledger --timeout soon balance ada", "found 'soon', expected seconds from 0.001 to 3600"),
+        ("client /tmp/ledger --timeout nan balance ada", "found 'nan', expected seconds from 0.001 to 3600"),
+        ("start /tmp/ledger --port \u0664", "found '\u0664', expected a whole number from 0 to 65535"),
+        (
+            f"start /tmp/ledger --port {'4' * 5000}",
+            "found '444444444444444444444444444444444444444444444444444444444...'",
+        ),
+        ("client /tmp/ledger --timeout 1_0 balance ada", "found '1_0', expected seconds from 0.001 to 3600"),
+        ("client /tmp/ledger --timeout \u0664 balance ada", "found '\u0664', expected seconds from 0.001 to 3600"),
+        ("start /tmp/ledger --replicas 4", "found '4', expected 3 or 5"),
+        (f"run --seed {'9' * 5000}", "expected a whole number from 0 to 9223372036854775808"),
         ("status /tmp/ledger now", "unrecognized arguments: now"),
         ("run /tmp/ledger", "unrecognized arguments: /tmp/ledger"),
         ("hurt /tmp/ledger", "the following arguments are required: HOW"),
@@ -67,9 +80,9 @@ def test_what_is_no_word_of_a_request_is_refused(line: str, said: str, capsys: p
     assert said in capsys.readouterr().err
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line with which the words are refused, with exit status 2."""
-    assert main(list(words)) == 2
+def refused(capsys: pytest.CaptureFixture[str], *words: str, status: ExitStatus = ExitStatus.BAD_INPUT) -> str:
+    """The one line with which the words are refused, with this exit status."""
+    assert main(list(words)) == status
     out, err = capsys.readouterr()
     assert out == ""
     (line,) = err.splitlines()
@@ -95,7 +108,7 @@ def test_every_way_to_hurt_has_an_example() -> None:
     assert all(example.split()[0] == way for way, example in HURT_EXAMPLES.items())
 
 
-@pytest.mark.parametrize("client", ["me", "-5", "0", "1" + "0" * 32])
+@pytest.mark.parametrize("client", ["me", "-5", "0", "1" + "0" * 32, "2_f", "0x2f", " 2f", "\u0664", ""])
 def test_a_client_that_cannot_be_is_refused(client: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its number has 128 bits, and is not zero."""
     expected = "expected the number that client prints, such as 2fed73215061f23fab4dcd681797d763"
@@ -106,7 +119,8 @@ def test_a_client_that_cannot_be_is_refused(client: str, capsys: pytest.CaptureF
 def test_an_amount_that_cannot_be_sent_is_refused(amount: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Those that can be sent and are too large are refused by the ledger."""
     line = refused(capsys, "client", "/nowhere", "transfer", "equity", "ada", amount)
-    assert line.startswith(f"amount: found {amount!r}, expected a whole number")
+    shown = repr(amount if len(amount) < 60 else f"{amount[:57]}...")
+    assert line.startswith(f"amount: found {shown}, expected a whole number")
     assert line.endswith("such as 100")
 
 
@@ -131,22 +145,142 @@ def test_a_directory_without_a_cluster_that_is_up_is_refused_at_once(
     place.mkdir()
     assert "there is no cluster. Start one: start " in refused(capsys, verb, str(place), *words)
     Shape(cluster=5, replicas=3, formed=True).write(place)
-    assert "the cluster is not up. Start it: start " in refused(capsys, verb, str(place), *words)
+    down = "the cluster is not up. Start it: start "
+    assert down in refused(capsys, verb, str(place), *words, status=ExitStatus.UNAVAILABLE)
     with subprocess.Popen(["true"]) as gone:
         pass
     (place / RUNNING_FILE).write_text(f'{{"pid": {gone.pid}, "gateway": ["127.0.0.1", 1], "cluster": "5"}}')
-    assert "the cluster is not up. Start it: start " in refused(capsys, verb, str(place), *words)
+    assert down in refused(capsys, verb, str(place), *words, status=ExitStatus.UNAVAILABLE)
     file = tmp_path / "file"
     file.touch()
     assert f"{file}: found Not a directory, expected one of our own" in refused(capsys, verb, str(file), *words)
 
 
-def test_a_line_that_is_no_request_is_named() -> None:
-    """By its number, since those before it may have been sent."""
-    lines = requests_of(StringIO("balance ada\n\nbalance\n"))
-    assert [name for name, _, _ in next(lines)] == ["balance ada"]
-    with pytest.raises(Misused, match="line 3: found 'balance', expected a request such as transfer equity ada 100"):
-        next(lines)
+@pytest.mark.parametrize("command", [*COMMANDS, "run", "soak"])
+def test_the_help_of_every_command_has_the_table_of_exit_statuses(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each status, with what it means."""
+    assert main([command, "--help"]) == ExitStatus.DONE
+    said = capsys.readouterr().out
+    assert MEANINGS.keys() == set(ExitStatus)
+    assert all(f"  {status.value:<4} {meaning}\n" in said for status, meaning in MEANINGS.items())
+
+
+@pytest.mark.parametrize("directory", ["", "a\0b", "x" * 5000, "\udcff" * 300])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("start", "HERE"),
+        ("status", "HERE"),
+        ("client", "HERE", "balance", "ada"),
+        ("client", "/nowhere", "file", "HERE"),
+        ("hurt", "HERE", "heal"),
+        ("run", "--transfers", "HERE"),
+        ("run", "--directory", "HERE"),
+        ("soak", "--directory", "HERE"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_in_one_line(
+    words: tuple[str, ...], directory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Empty, with a zero byte, too long, or none that the system can have."""
+    line = refused(capsys, *(directory if word == "HERE" else word for word in words))
+    assert "expected" in line or "there is no cluster" in line, line
+
+
+def test_a_temporary_directory_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None at all; and one that cannot be read."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "gettempdir", none)
+        line = refused(capsys, "run")
+    assert line == "--directory: found No usable temporary directory found in ['/tmp'], expected one to be given"
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "below"):
+        assert f"--directory {place}: found no directory" in refused(capsys, "run", "--directory", str(place))
+
+
+def test_a_fault_of_the_program_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With where it is, and an exit status of its own."""
+
+    def fail(parsed: object) -> ExitStatus:
+        raise KeyError("first\nsecond")
+
+    monkeypatch.setitem(COMMANDS, "status", fail)
+    line = refused(capsys, "status", "/nowhere", status=ExitStatus.FAILED)
+    assert line.startswith(r"failed by a fault of the program: KeyError: 'first\nsecond' (test_arguments.py, line ")
+
+
+def test_every_error_of_the_library_has_an_exit_status_of_its_kind() -> None:
+    """Unavailable, executed with its reply lost, or a failure."""
+    kinds = {kind.__name__: exit_status_of(kind.__new__(kind)) for kind in ClusterError.__subclasses__()}
+    assert kinds["RequestTimeout"] is kinds["ClusterUnavailable"] is kinds["SessionEvicted"] is ExitStatus.UNAVAILABLE
+    assert kinds["ProtocolError"] is kinds["SessionMisused"] is ExitStatus.FAILED
+    assert exit_status_of(ReplyLost(1)) is ExitStatus.OUTPUT_LOST
+
+
+# Lines of standard input.
+
+
+@pytest.mark.parametrize(
+    ("line", "source", "target"),
+    [
+        (b'transfer "ada lovelace" ben 5\n', "ada lovelace", "ben"),
+        (b"transfer 'ada lovelace' \"o'neil\" 5\r\n", "ada lovelace", "o'neil"),
+        (b"transfer ada\\ lovelace ben 5", "ada lovelace", "ben"),
+        ("\ufeff transfer gr\u00f6\u00dfe #1 5".encode(), "gr\u00f6\u00dfe", "#1"),
+    ],
+)
+def test_a_line_is_split_as_a_shell_does(line: bytes, source: str, target: str) -> None:
+    """A name with blanks is one word; what is shown is what a shell would take."""
+    (request,) = requests_in_line(line)
+    assert Transfer.decode(request.body) == Transfer(0, source, target, 5)
+    (again,) = requests_in_line(request.text.encode())
+    assert again == request
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"balance", "found 'balance', expected a request such as transfer equity ada 100"),
+        (b'balance "ada', "found an open quote or a backslash at the end (No closing quotation), expected words"),
+        (b"balance o'neil", "found an open quote"),
+        (b"balance ada\\", "found an open quote or a backslash at the end (No escaped character)"),
+        (b"balance ' '", "account: found ' ', expected an account's name"),
+        (b"balance a\0b", r"account: found 'a\x00b', expected an account's name"),
+        (b"balance \xff", "found byte 0xff, expected UTF-8 text"),
+        (b"file ''", "found a directory, pipe or device, expected a regular file"),
+        (b"file a\0b", "found embedded null byte, expected a readable CSV file"),
+        (b"balance " + b"a" * LINE_SIZE_MAX, f"found more than {LINE_SIZE_MAX} bytes"),
+    ],
+)
+def test_a_line_that_is_no_request_is_refused(line: bytes, said: str) -> None:
+    """With what was found and what was expected."""
+    with pytest.raises(ValueError, match="expected") as caught:
+        requests_in_line(line)
+    assert said in str(caught.value)
+    assert exit_status_of(caught.value) is ExitStatus.BAD_INPUT
+
+
+def test_a_line_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    """What follows in it is not taken for a request."""
+    file = tmp_path / "lines"
+    file.write_bytes(b"x" * (3 * LINE_SIZE_MAX) + b" transfer equity ada 5\n\nbalance ada")
+    with file.open(encoding="ascii") as typed:
+        first, *rest = lines_of(typed)
+    assert rest == [b"\n", b"balance ada"]
+    with pytest.raises(Misused):
+        requests_in_line(first)
+    assert requests_in_line(rest[0]) == ()
 
 
 def test_a_place_that_cannot_be_a_cluster_is_refused_by_start(

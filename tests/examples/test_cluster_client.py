@@ -1,11 +1,16 @@
 """The client library against servers that follow a script: lost, late, doubled, wrong and circular answers."""
 
-import contextlib
+import copy
+import linecache
+import os
+import pickle
 import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,6 +25,9 @@ from examples.cluster.cluster_client import (
     ClusterError,
     ClusterUnavailable,
     Ignored,
+    NotCopyable,
+    OtherProcess,
+    PoolExhausted,
     ProtocolError,
     ReplyLost,
     RequestConflict,
@@ -38,9 +46,7 @@ from examples.cluster.cluster_client import (
 from examples.cluster.frames import (
     OPERATION_CLOSE,
     PRIMARY_UNKNOWN,
-    TO_GATEWAY,
     Frame,
-    FrameDecoder,
     FrameInvalid,
     Reason,
     refused_frame,
@@ -48,79 +54,13 @@ from examples.cluster.frames import (
     reply_in,
     request_frame,
 )
+from tests.examples.scripted_server import ScriptedServer, Step, drop, hang_up, lose
 from tests.examples.stand_in import CLUSTER, EXECUTED, OPERATION_ECHO, StandIn, StandInBehaves
 from tests.processes import wait_until
 
 POLICY = RetryPolicy(timeout_s=5.0, pause_first_s=0.05, pause_max_s=0.2, connect_timeout_s=0.5)
 
-Step = Callable[["ScriptedServer", socket.socket, Frame], None]
-
-
-class ScriptedServer:
-    """A server of the wire that serves, unless its script says what to do with the next request instead."""
-
-    def __init__(self, stand_in: StandIn | None = None) -> None:
-        self.stand_in = stand_in or StandIn(StandInBehaves())
-        self.script: list[Step] = []
-        self.requests: list[Frame] = []
-        self.lines: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address: tuple[str, int] = self._listener.getsockname()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def close(self) -> None:
-        """Hang up on everybody."""
-        for one in (self._listener, *self.lines):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-        for thread in self._threads:
-            thread.join(5)
-            assert not thread.is_alive()
-
-    def serve(self, line: socket.socket, frame: Frame) -> None:
-        """What the service itself does with a request."""
-        for answer in self.stand_in.handle(frame):
-            if answer.client == frame.client:
-                line.sendall(answer.packed)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                line, _ = self._listener.accept()
-                self.lines.append(line)
-                thread = threading.Thread(target=self._converse, args=(line,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def _converse(self, line: socket.socket) -> None:
-        decoder = FrameDecoder(TO_GATEWAY, 4096)
-        with contextlib.suppress(OSError):
-            while data := line.recv(4096):
-                decoder.receive_data(data)
-                while isinstance(frame := decoder.next_event(), Frame):
-                    self.requests.append(frame)
-                    step = self.script.pop(0) if self.script else ScriptedServer.serve
-                    step(self, line, frame)
-
-
 # Steps.
-
-
-def drop(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
-    """Lose the request."""
-
-
-def lose(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
-    """Execute it, and lose the answer."""
-    server.stand_in.handle(frame)
-
-
-def hang_up(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
-    """Execute it, and close the connection instead of answering."""
-    server.stand_in.handle(frame)
-    line.shutdown(socket.SHUT_RDWR)
 
 
 def twice(server: ScriptedServer, line: socket.socket, frame: Frame) -> None:
@@ -547,12 +487,22 @@ def test_closing_a_session_whose_end_was_executed_is_no_error(server: ScriptedSe
     assert not session.is_open
 
 
-def test_an_error_in_the_block_leaves_the_session_to_be_evicted(server: ScriptedServer) -> None:
-    """What went wrong is what the caller sees."""
+def test_an_error_in_the_block_closes_the_session_all_the_same(server: ScriptedServer) -> None:
+    """It would take the place of another client's; what went wrong is what the caller sees."""
     with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY) as client:
         with pytest.raises(KeyError), client.session():
             raise KeyError
-        assert len(server.stand_in.sessions) == 1
+        assert len(server.stand_in.sessions) == 0
+
+
+def test_an_error_in_the_block_leaves_a_pending_session_to_be_evicted(server: ScriptedServer) -> None:
+    """Its request may be executed yet: nothing can be sent after it. No second is lost by trying."""
+    with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY) as client:
+        server.script = [ScriptedServer.serve, *[drop] * 100]
+        with pytest.raises(RequestTimeout), client.session() as session:
+            session.request(OPERATION_ECHO, timeout=0.2)
+        assert server.requests[-1].operation == OPERATION_ECHO
+        assert not session._line.is_open
 
 
 def test_two_threads_in_one_session_are_told_so(server: ScriptedServer, session: Session) -> None:
@@ -624,6 +574,242 @@ def test_threads_borrow_sessions_from_a_pool(server: ScriptedServer) -> None:
         server.script = []
         with client.borrow() as other:
             assert other is not pending
+
+
+def test_a_borrowed_session_whose_request_timed_out_is_given_up(server: ScriptedServer) -> None:
+    """Its connection is closed and its place in the pool free; an answer that comes late reaches nobody."""
+    with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY, pool_size_max=2) as client:
+        for _ in range(5):
+            server.script = [ScriptedServer.serve, *[lose] * 100]
+            with pytest.raises(RequestTimeout), client.borrow() as session:
+                session.request(OPERATION_ECHO, b"late", timeout=0.1)
+            server.script = []
+            assert not session._line.is_open
+            assert client._sessions == set()
+            with pytest.raises(SessionOver):
+                session.resume()
+        with client.borrow() as one, client.borrow() as two:
+            assert echoed(one.request(OPERATION_ECHO, b"one")) == b"one"
+            assert echoed(two.request(OPERATION_ECHO, b"two")) == b"two"
+        assert len(client._sessions) == 2
+
+
+def test_a_borrowed_session_that_is_resumed_in_the_block_goes_back(server: ScriptedServer) -> None:
+    """The outcome is known: the session can take another request."""
+    with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY) as client:
+        with client.borrow() as session:
+            server.script = [lose] * 100
+            with pytest.raises(RequestTimeout):
+                session.request(OPERATION_ECHO, b"once", timeout=0.2)
+            server.script = []
+            assert session.resume().body == EXECUTED.pack(1) + b"once"
+        with client.borrow() as again:
+            assert again is session
+            assert again.request(OPERATION_ECHO, b"next").body == EXECUTED.pack(2) + b"next"
+
+
+def test_the_pool_lends_no_more_sessions_than_its_size(server: ScriptedServer) -> None:
+    """Who comes when all are lent waits for one to come back, at most its time."""
+    with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY, pool_size_max=1) as client:
+        with client.borrow() as session:
+            before = len(server.requests)
+            with pytest.raises(PoolExhausted, match=r"all 1 sessions of the pool were lent for 0\.1 s"):
+                client.borrow(timeout=0.1).__enter__()
+            assert len(server.requests) == before
+            lent: list[Session] = []
+
+            def borrow() -> None:
+                with client.borrow() as next_one:
+                    lent.append(next_one)
+
+            waiting = threading.Thread(target=borrow)
+            waiting.start()
+        waiting.join(5)
+        assert lent == [session]
+    with pytest.raises(ValueError, match="pool_size_max: found 0, expected at least 1"):
+        ClusterClient([server.address], cluster=CLUSTER, pool_size_max=0)
+
+
+# Processes, copies, interrupts.
+
+
+def in_child(work: Callable[[], object]) -> str:
+    """Do the work in a forked child: what it returns, or the error that it raises."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads, none of which the work needs
+        child = os.fork()
+    if child == 0:
+        try:
+            try:
+                said = repr(work())
+            except BaseException as error:
+                said = type(error).__name__
+            os.write(writing, said.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def test_a_session_that_is_shared_over_fork_serves_only_the_process_that_made_it(
+    server: ScriptedServer, session: Session
+) -> None:
+    """Both would give the same number to different requests, and one of these would be answered with the other's."""
+    session.request(OPERATION_ECHO, b"before")
+    client = session._client
+    sent = len(server.requests)
+    for use in (
+        lambda: session.request(OPERATION_ECHO, b"child"),
+        session.resume,
+        session.repeat,
+        session.close,
+        client.session,
+        lambda: client.borrow().__enter__(),
+    ):
+        assert in_child(use) == OtherProcess.__name__
+    assert len(server.requests) == sent
+    answer = session.request(OPERATION_ECHO, b"parent")
+    assert (answer.body, answer.attempts) == (EXECUTED.pack(2) + b"parent", 1)
+    assert len(server.lines) == 1
+
+
+def test_a_child_that_only_closes_what_it_inherits_does_not_disturb_the_parent(server: ScriptedServer) -> None:
+    """Neither by a request to end the session, nor by the end of the connection; not even with the parent's locks."""
+    with (
+        ClusterClient([server.address], cluster=CLUSTER, policy=POLICY) as client,
+        client.session() as session,
+        client.borrow() as borrowed,
+    ):
+        sent = len(server.requests)
+        in_use = threading.Event()
+        release = threading.Event()
+
+        def hold_all_locks() -> None:
+            with client._lock, session._busy, borrowed._busy:
+                in_use.set()
+                release.wait()
+
+        holder = threading.Thread(target=hold_all_locks)
+        holder.start()
+        in_use.wait()
+
+        def leave() -> str:
+            client._take_back(borrowed)
+            session.__exit__(None, None, None)
+            session.abandon()
+            client.close()
+            return f"{session._line.is_open} {borrowed._line.is_open}"
+
+        closed = in_child(leave)
+        release.set()
+        holder.join()
+        assert closed == "'False False'"
+        for one in (session, borrowed):
+            assert one.request(OPERATION_ECHO, b"parent").attempts == 1
+        assert len(server.requests) == sent + 2
+        assert len(server.lines) == 2
+
+
+def test_a_child_of_a_child_is_another_process_too(server: ScriptedServer, session: Session) -> None:
+    """Forks are counted, since a process may have the number of one that has ended."""
+
+    def fork_again() -> str:
+        client = ClusterClient([server.address], cluster=CLUSTER, policy=POLICY)
+        own = client.session()
+        return f"{in_child(lambda: own.request(OPERATION_ECHO))} {own.request(OPERATION_ECHO).attempts}"
+
+    assert in_child(fork_again) == "'OtherProcess 1'"
+    assert session.request(OPERATION_ECHO).attempts == 1
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_session_or_client_that_is_copied_is_refused(
+    server: ScriptedServer, session: Session, duplicate: Callable[[object], object]
+) -> None:
+    """With the reason and what to do; also as a part of something else."""
+    sent = len(server.requests)
+    for one in (session, session._client):
+        with pytest.raises(NotCopyable, match="create a ClusterClient where it is used"):
+            duplicate(one)
+    if duplicate is not copy.copy:
+        with pytest.raises(NotCopyable):
+            duplicate({"session": session})
+    assert len(server.requests) == sent
+    assert session.request(OPERATION_ECHO).attempts == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SessionEvicted(Reason.REPLACED, "others took its place"), ReplyLost(7), RequestTimeout("none"), NotCopyable("no")],
+)
+def test_an_error_can_be_sent_to_another_process(error: ClusterError) -> None:
+    """A worker's pool would break with one that cannot be read there."""
+    read = pickle.loads(pickle.dumps(error))
+    assert (type(read), str(read), vars(read)) == (type(error), str(error), vars(error))
+
+
+def interrupted_after(lines: int, work: Callable[[], object]) -> bool:
+    """Do the work, and interrupt it before the n-th line of the library that it runs; False if there are fewer.
+
+    Spared is how locks are taken and released, which Python's own `with` does in one step.
+    """
+    left = lines
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith("cluster_client.py"):
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and frame.f_code.co_name != "_alone" and "with self._" not in line:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_request_that_is_interrupted_at_any_line_is_pending_or_was_not_begun(
+    server: ScriptedServer, session: Session
+) -> None:
+    """Nothing is left half: what is pending is resumed with the reply of its one execution."""
+    expected = 0
+    for lines in range(1, 1000):
+        was_interrupted = interrupted_after(lines, lambda: session.request(OPERATION_ECHO, b"once"))
+        if session.is_pending:
+            answer = session.resume()
+            expected += 1
+            assert answer.body == EXECUTED.pack(expected) + b"once"
+        else:
+            expected = server.stand_in.executed
+        answer = session.request(OPERATION_ECHO, b"next")
+        expected += 1
+        assert answer.body == EXECUTED.pack(expected) + b"next", lines
+        if not was_interrupted:
+            break
+    assert not was_interrupted
+    assert lines > 50
+    assert server.stand_in.executed == expected == session.request_number
+
+
+def test_an_interrupted_registration_leaves_no_connection(server: ScriptedServer) -> None:
+    """Nobody has the session: nobody could close it."""
+    server.script = [drop] * 100
+    with ClusterClient([server.address], cluster=CLUSTER, policy=POLICY) as client:
+        assert interrupted_after(60, client.session)
+        assert client._sessions == set()
 
 
 def test_what_is_wrong_with_a_request_is_said_before_it_is_sent(server: ScriptedServer, session: Session) -> None:

@@ -10,12 +10,15 @@ from examples.cluster.ledger import (
     AMOUNT_MAX,
     BALANCE_MAX,
     EQUITY,
+    NAME_SIZE_MAX,
     STATEMENT_LINES_MAX,
     Ledger,
+    NameInvalid,
     Outcome,
     Result,
     Transfer,
     TransferMalformed,
+    account_name,
 )
 
 
@@ -117,3 +120,50 @@ def test_the_same_transfers_give_the_same_bytes() -> None:
     assert one.digest() == two.digest()
     assert sum(one.balances().values()) == 0
     assert max(len(account.statement) for account in one._accounts.values()) == STATEMENT_LINES_MAX
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    "name", ["ada", "ada lovelace", "o'neil", "größe", "-5", "عائشة", "山田太郎", "a" * NAME_SIZE_MAX]
+)
+def test_what_people_call_accounts_is_a_name(name: str) -> None:
+    """As it is, in a CSV, an argument or a line."""
+    assert account_name(name) == name
+
+
+def test_a_name_that_the_locale_could_not_decode_is_decoded() -> None:
+    """An argument under LC_ALL=C: Python keeps the bytes as surrogates."""
+    assert account_name("größe".encode().decode("ascii", "surrogateescape")) == "größe"
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "expected"),
+    [
+        ("", "''", "without blanks before or after"),
+        (" ", "' '", "without blanks before or after"),
+        ("ada ", "'ada '", "without blanks before or after"),
+        ("\u3000ada", r"'\u3000ada'", "without blanks before or after"),
+        ("a\tb", r"'a\tb'", "of printable characters"),
+        ("a\nb", r"'a\nb'", "of printable characters"),
+        ("a\0", r"'a\x00'", "of printable characters"),
+        ("a\x1b[31mb", r"'a\x1b[31mb'", "of printable characters"),
+        ("ada\u200b", r"'ada\u200b'", "of printable characters"),
+        ("ada\u202e", r"'ada\u202e'", "of printable characters"),
+        ("a\u00a0b", r"'a\xa0b'", "of printable characters"),
+        ("\udcff", r"'\udcff'", "in UTF-8"),
+        ("\ud800", r"'\ud800'", "in UTF-8"),
+        ("zoe\u0308", r"'zoe\u0308'", r"in Unicode NFC: 'zo\xeb'"),
+        ("a" * 25, f"'{'a' * 25}' of 25 bytes", "a name of at most 24 bytes"),
+        ("ä" * 13, f"'{'ä' * 13}' of 26 bytes", "a name of at most 24 bytes"),
+        ("a" * 1_000_000, f"'{'a' * 57}...' of 1000000 bytes", "a name of at most 24 bytes"),
+    ],
+)
+def test_what_is_no_name_is_refused_with_what_was_expected(text: str, found: str, expected: str) -> None:
+    """Nothing invisible, nothing that looks like another name, nothing that does not fit."""
+    with pytest.raises(NameInvalid) as caught:
+        account_name(text)
+    assert caught.value.found == found
+    assert expected in caught.value.expected
+    assert str(caught.value) == f"found {found}, expected {caught.value.expected}"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from examples.cluster import terminal
-from examples.cluster.commands import COLUMNS, reply_line, status_lines, status_row
+from examples.cluster.client_command import reply_line
+from examples.cluster.commands import COLUMNS, status_lines, status_row
 from examples.cluster.report import verdict_lines
 from examples.cluster.terminal import ProgressLine, show, show_table
 from examples.cluster.verdict import Check
