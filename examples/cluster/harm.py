@@ -49,6 +49,7 @@ class Harm:
         self, members: Members, gateway: GatewayKeeper, directory: Path, seed: int, say: Callable[[str], None]
     ) -> None:
         self.done: Counter[str] = Counter()
+        self.slots_damaged = 0
         self.recoveries: list[float] = []  # seconds from the first harm to who was hurt until all were whole again
         self._members = members
         self._gateway = gateway
@@ -111,7 +112,7 @@ class Harm:
 
     def _count(self, kind: str, name: str = "") -> None:
         self.done[kind] += 1
-        self._say(f"harm {self.done.total()}: {kind}{', ' if name else ''}{name}")
+        self._say(f"fault {self.done.total()}: {kind}{', ' if name else ''}{name}")
 
     # Who is hurt, and for how long.
 
@@ -217,6 +218,7 @@ class Harm:
                 damage_slot(order)
                 self._damaged.add((self._file(name), offset))
                 damaged += 1
+        self.slots_damaged += damaged
         return damaged > 0
 
     def _cut_off(self, name: str) -> bool:

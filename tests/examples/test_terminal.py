@@ -16,11 +16,11 @@ from examples.cluster import terminal
 from examples.cluster.commands import COLUMNS, reply_line, status_lines, status_row
 from examples.cluster.report import verdict_lines
 from examples.cluster.terminal import ProgressLine, show, show_table
-from examples.cluster.verdict import Check
+from examples.cluster.verdict import Check, CheckResult
 
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-GREEN, BOLD_RED, HIDE_CURSOR, SHOW_CURSOR = "\x1b[32m", "\x1b[1;31m", "\x1b[?25l", "\x1b[?25h"
+GREEN, YELLOW, BOLD_RED, HIDE_CURSOR, SHOW_CURSOR = "\x1b[32m", "\x1b[33m", "\x1b[1;31m", "\x1b[?25l", "\x1b[?25h"
 REPLICA = {"name": "replica-0", "pid": 29905, "state": "up", "role": "primary", "view": 1, "op": 9, "commit": 9}
 SLOTS = {"empty": 62, "durable": 1, "queued": 0, "faulty": 1}
 STATUS = {
@@ -92,10 +92,13 @@ def test_colours_can_be_done_without(why: str, monkeypatch: pytest.MonkeyPatch) 
     else:
         monkeypatch.setattr(terminal, "find_spec", lambda name: None)
     out = Tty()
-    show(verdict_lines([Check("one", True, "fine"), Check("two", False, "[bad]")]), out)
+    checks = [Check("one", CheckResult.PASSED, "fine"), Check("two", CheckResult.BROKEN, "[bad]")]
+    show(verdict_lines(checks), out)
     text = out.getvalue()
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text), "a colour"
-    assert ESCAPE.sub("", text) == "\n  ok  one (fine)\n  BROKEN  two ([bad])\nverdict: 1 of 2 checks broken\n"
+    assert (
+        ESCAPE.sub("", text) == "\n  ok  one (fine)\n  BROKEN  two ([bad])\nverdict: 1 of 2 checks passed, 1 broken\n"
+    )
     if why != "NO_COLOR":
         assert "\x1b" not in text
         assert print_status(Tty()) == PLAIN_STATUS
@@ -104,10 +107,20 @@ def test_colours_can_be_done_without(why: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_verdict_is_green_or_red() -> None:
     """Each check, and all of it."""
     out = Tty()
-    show(verdict_lines([Check("one", True, "fine")]), out)
+    show(verdict_lines([Check("one", CheckResult.PASSED, "fine")]), out)
     assert out.getvalue().count(GREEN) == 2
     assert BOLD_RED not in out.getvalue()
-    show(verdict_lines([Check("two", False, "not fine")]), out)
+    show(verdict_lines([Check("two", CheckResult.BROKEN, "not fine")]), out)
+    assert out.getvalue().count(BOLD_RED) == 2
+
+
+def test_a_check_that_was_not_tried_is_yellow_and_the_verdict_green() -> None:
+    """It is neither good nor bad; a fault that was asked for and not done makes the verdict red."""
+    out = Tty()
+    show(verdict_lines([Check("one", CheckResult.NOT_TRIED, "nothing to see")]), out)
+    assert f"{YELLOW}not tried" in out.getvalue()
+    assert f"{GREEN}0 of 1 checks passed, 1 not tried: nothing to see" in out.getvalue()
+    show(verdict_lines([], ["--kill 3: 1 of 3 happened"]), out)
     assert out.getvalue().count(BOLD_RED) == 2
 
 
@@ -189,7 +202,7 @@ def test_a_run_on_a_real_terminal_shows_progress_and_a_green_verdict(
     os.close(theirs)
     text = _everything(ours)
     assert run.wait(60.0) == 0, text
-    assert f"{GREEN}all 10 hold" in text
+    assert re.search(f"{re.escape(GREEN)}[0-9]+ of 10 checks passed, [0-9]+ not tried", text)
     assert re.search(r"━ +\d+\.\d s  20/20 transfers", ESCAPE.sub("", text))
     assert text.count(HIDE_CURSOR) == text.count(SHOW_CURSOR) == 1
 
