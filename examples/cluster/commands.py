@@ -18,10 +18,12 @@ from client_replies.messages.message import U64_MAX, U128_MAX
 from .cluster_client import Answer, ClusterClient, ClusterError, RetryPolicy, Session
 from .cluster_directory import ask, read_running, whole_number
 from .completion import clusters, completed_by, requests, victims, ways_to_hurt
+from .exit_status import ExitStatus
 from .ledger import AMOUNT_MAX, NAME_SIZE_MAX, Outcome, Result, Transfer
 from .live import start
 from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
-from .terminal import BAD, FAIR, GOOD, Line, Part, show, show_table
+from .status import show_status
+from .terminal import FAIR, GOOD, Line, show
 from .transfers import read_transfers
 
 HURTS = """ways to hurt a cluster:
@@ -58,7 +60,12 @@ def add_parsers(commands: Any) -> None:
     command.add_argument("--replicas", type=int, choices=(3, 5), metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument("--port", type=_port, default=0, metavar="N", help="where clients come in (any free port)")
 
-    command = commands.add_parser("status", help="how a cluster is", description="Views, roles, ops, slots, queues.")
+    command = commands.add_parser(
+        "status",
+        help="show cluster status",
+        description="Views, roles, ops, reply slots, faults. Exit status 0 if the cluster has a quorum: a majority of "
+        "all replicas is up and follows one primary; 3 if not.",
+    )
     _add_place(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -123,13 +130,6 @@ def run_start(parsed: argparse.Namespace) -> int:
 
 # status
 
-COLUMNS = ("name", "pid", "state", "role", "view", "op", "commit", "executed", "checkpoint", "slots", "waiting")
-STYLES = {
-    "state": {"up": GOOD, "starting": FAIR, "silent": BAD, "stopped": BAD},
-    "role": {"primary": "bold cyan", "learner": FAIR},
-    "slots": {"durable": GOOD, "queued": FAIR, "writing": FAIR, "faulty": BAD, "empty": "dim"},
-}
-
 
 def run_status(parsed: argparse.Namespace) -> int:
     """`status`."""
@@ -137,44 +137,8 @@ def run_status(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps(status))
     else:
-        show_table(COLUMNS, [status_row(replica) for replica in status["replicas"]])
-        show(status_lines(status))
-    return 0
-
-
-def status_row(replica: Mapping[str, Any]) -> list[Line]:
-    """What the table has of a replica."""
-    row: list[Line] = []
-    for column in COLUMNS:
-        if column == "slots":
-            row.append(_slots(replica.get("slots", {})))
-        else:
-            text = str(replica.get("requests_waiting" if column == "waiting" else column, "-"))
-            row.append([(text, STYLES.get(column, {}).get(text, ""))])
-    return row
-
-
-def _slots(counts: Mapping[str, int]) -> Line:
-    parts: list[Part] = []
-    for state, count in counts.items():
-        if count:
-            parts += [", "] * bool(parts) + [(f"{count} {state}", STYLES["slots"].get(state, ""))]
-    return parts or "-"
-
-
-def status_lines(status: Mapping[str, Any]) -> list[Line]:
-    """What stands below the table."""
-    door = status["gateway"]
-    host, port = door["address"]
-    lines: list[Line] = [
-        f"gateway {host}:{port}, process {door['pid']}, {door.get('connections', '-')} connections, "
-        f"{door.get('requests_waiting', '-')} requests waiting; {status['restarts']} restarts"
-    ]
-    if not status["quorum"]:
-        lines.append(
-            [("no quorum", BAD), ": nothing is executed until more replicas are up; clients wait, and lose nothing"]
-        )
-    return lines
+        show_status(status)
+    return ExitStatus.DONE if status["quorum"] else ExitStatus.UNAVAILABLE
 
 
 # client

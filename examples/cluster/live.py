@@ -33,6 +33,7 @@ from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
 from .members import Members, is_living, is_stopped, kill
 from .replica import DATA_FILE, replica_name
+from .status import has_quorum
 
 HOST = "127.0.0.1"
 ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
@@ -113,20 +114,24 @@ class Live:
                     line["slots"] = dict(status.slots)
                     line["queues"] = dict(status.queues)
                     line["lost"] = len(status.lost)
+                    if status.stopped is not None:
+                        line["stopped"] = str(status.stopped)
             replicas.append(line)
         gateway = self.members.ask(
             self.members.addresses[GATEWAY], lambda number: GetGatewayStatus(request=number), ANSWER_TIMEOUT
         )
-        door: dict[str, object] = {"address": list(self.gateway.address), "pid": self.gateway.pid}
+        door: dict[str, object] = {
+            "address": list(self.gateway.address),
+            "pid": self.gateway.pid,
+            "restarts": self.gateway.restarts,
+        }
         if isinstance(gateway, GatewayStatus):
             door.update(connections=gateway.connections, requests_waiting=gateway.requests_waiting)
-        up = sum(line["state"] == "up" for line in replicas)
-        quorum = self._shape.replicas // 2 + 1
         return {
             "cluster": f"{self._shape.cluster:x}",
             "replicas": replicas,
             "gateway": door,
-            "quorum": up >= quorum,
+            "quorum": has_quorum(replicas),
             "restarts": self.members.restarts,
         }
 
