@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from client_replies.storage.layout import Layout
 from .cluster_directory import RUNNING_FILE, ClusterUnusable, Control, Shape, answer, opened, whole_number
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import GetProgress, Hurt, Progress, StartReplica
-from .damage import damage_of, damage_slot
+from .damage import damage_of, damage_slot, lose_directory
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
 from .members import Members, is_living, is_stopped, kill
@@ -248,9 +247,9 @@ class Live:
                 raise ClusterUnusable(f"process {who} is none of this cluster's: status shows them")
         else:
             pids = {name: self.members.pid(name) for name in self._chosen([who])}
-            down = [name for name, pid in pids.items() if not pid]
-            if down:
-                raise ClusterUnusable(f"{', '.join(down)}: not up, but being started again. Try again in a moment")
+        down = [name for name, pid in pids.items() if not pid]
+        if down:
+            raise ClusterUnusable(f"{', '.join(down)}: not up, but being started again. Try again in a moment")
         for pid in pids.values():
             kill(pid)
         return ", ".join(f"kill -9 {pid} ({name})" for name, pid in pids.items())
@@ -260,13 +259,14 @@ class Live:
         if more:
             raise ClusterUnusable(f"lose-disk: found {who!r}, expected one replica, such as 2 or primary")
         pid = self.members.pid(name)
-        if pid:
-            kill(pid)
-            deadline = time.monotonic() + 5.0
-            while is_living(pid) and time.monotonic() < deadline:
-                time.sleep(0.01)
-        shutil.rmtree(self._directory / name, ignore_errors=True)
-        return f"{name} was killed, and its directory removed"
+        killed = kill(pid)
+        deadline = time.monotonic() + 5.0
+        while killed and is_living(pid):
+            if time.monotonic() > deadline:
+                raise ClusterUnusable(f"{name}: process {pid} did not end, and its directory was left. Try again")
+            time.sleep(0.01)
+        lose_directory(self._directory / name)
+        return f"{name} was {'killed' if killed else 'not up'}, and its directory removed"
 
 
 def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,8 +17,18 @@ from client_replies.storage.shared_memory import PoolMemory
 
 from examples.cluster.config import replies_config
 from examples.cluster.control import StartReplica
-from examples.cluster.damage import DamageSlot, Moments, MomentsPlan, SaboteurActor, SlotDamaged, damage_of, damage_slot
+from examples.cluster.damage import (
+    DamageSlot,
+    Moments,
+    MomentsPlan,
+    SaboteurActor,
+    SlotDamaged,
+    damage_of,
+    damage_slot,
+    lose_directory,
+)
 from examples.cluster.harm import holds_reply
+from examples.cluster.members import kill
 from examples.cluster.replica_events import Events
 from examples.cluster.vsr.effects import AnswerClient
 
@@ -116,6 +128,31 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
     assert not list(tmp_path.glob("damage-*")), "the kill of op 10 is due"
     assert kills.claim() == 1
     assert is_lost(13)
+
+
+def test_a_lost_disk_is_lost_or_an_error(tmp_path: Path) -> None:
+    """Nothing says that it was removed without looking; and what is gone already is no error."""
+    directory = tmp_path / "replica"
+    lose_directory(directory)
+    (directory / "below").mkdir(parents=True)
+    lose_directory(directory)
+    assert not directory.exists()
+    directory.write_bytes(b"a file, which is no directory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("examples.cluster.damage.LOSE_TIMEOUT", 0.0)
+        with pytest.raises(NotADirectoryError):
+            lose_directory(directory)
+
+
+def test_no_process_is_killed_for_one_that_is_not_up() -> None:
+    """To the kernel 0 is our own group: everything, the tests included, would end."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not kill(0)
+    assert not kill(-child.pid)
+    assert child.poll() is None
+    assert kill(child.pid)
+    child.communicate()
+    assert not kill(child.pid)
 
 
 def test_the_saboteur_damages_once_and_says_so_each_time(tmp_path: Path, asys: OwnedSystem) -> None:
