@@ -4,7 +4,7 @@
     python -m benchmarks --compare benchmarks/results/accepted.json             has anything become worse?
     python -m benchmarks --accept                                               this run is the one that the docs show
 
-Exit status 1 if a measurement failed or, with --compare, a ratio became worse.
+Exit status 1 if a measurement failed or, with --compare, a ratio became worse or none is in both.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def keep(result: dict[str, Any], chosen: argparse.Namespace) -> None:
 
 
 def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
-    """Print how the run compares with another; the number of regressions."""
+    """Print how the run compares with another; the number of regressions, or 1 if the two have no ratio in common."""
     if not chosen.compare.exists():
         print(f"\nthere is no {chosen.compare} to compare with")
         return 0
@@ -115,6 +115,9 @@ def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
     for title, keys in (("not measured now", compared.only_accepted), ("not in that run", compared.only_found)):
         for key in keys:
             print(f"{title}: {', '.join(key)}")
+    if not compared.differences:
+        print("nothing was compared: no ratio is in both")
+        return 1
     print(f"{len(compared.regressions)} regressions")
     return len(compared.regressions)
 

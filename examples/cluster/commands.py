@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from . import arguments
@@ -20,7 +20,8 @@ from .completion import clusters, completed_by, requests, victims, ways_to_hurt
 from .exit_status import ExitStatus
 from .ledger import quoted
 from .live import start
-from .terminal import BAD, FAIR, GOOD, Line, OutputLost, Part, show, show_table
+from .status import show_status
+from .terminal import OutputLost, show
 
 HURTS = """ways to hurt a cluster:
   drop-replies N           the next N replies are lost (those of registrations do not count)
@@ -61,7 +62,12 @@ def add_parsers(commands: Any) -> None:
     command.add_argument("--replicas", type=arguments.replicas, metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument("--port", type=_port, default=0, metavar="N", help="where clients connect (any free port)")
 
-    command = commands.add_parser("status", help="how a cluster is", description="Views, roles, ops, slots, queues.")
+    command = commands.add_parser(
+        "status",
+        help="show cluster status",
+        description="Views, roles, ops, reply slots, faults. Exit status 0 if the cluster has a quorum: a majority of "
+        "all replicas is up and follows one primary; 3 if not.",
+    )
     _add_place(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -113,13 +119,6 @@ def run_start(parsed: argparse.Namespace) -> ExitStatus:
 
 # status
 
-COLUMNS = ("name", "pid", "state", "role", "view", "op", "commit", "executed", "checkpoint", "slots", "waiting")
-STYLES = {
-    "state": {"up": GOOD, "starting": FAIR, "silent": BAD, "stopped": BAD},
-    "role": {"primary": "bold cyan", "learner": FAIR},
-    "slots": {"durable": GOOD, "queued": FAIR, "writing": FAIR, "faulty": BAD, "empty": "dim"},
-}
-
 
 def run_status(parsed: argparse.Namespace) -> ExitStatus:
     """`status`."""
@@ -127,44 +126,8 @@ def run_status(parsed: argparse.Namespace) -> ExitStatus:
     if parsed.json:
         show([json.dumps(status)])
     else:
-        show_table(COLUMNS, [status_row(replica) for replica in status["replicas"]])
-        show(status_lines(status))
-    return ExitStatus.DONE
-
-
-def status_row(replica: Mapping[str, Any]) -> list[Line]:
-    """What the table has of a replica."""
-    row: list[Line] = []
-    for column in COLUMNS:
-        if column == "slots":
-            row.append(_slots(replica.get("slots", {})))
-        else:
-            text = str(replica.get("requests_waiting" if column == "waiting" else column, "-"))
-            row.append([(text, STYLES.get(column, {}).get(text, ""))])
-    return row
-
-
-def _slots(counts: Mapping[str, int]) -> Line:
-    parts: list[Part] = []
-    for state, count in counts.items():
-        if count:
-            parts += [", "] * bool(parts) + [(f"{count} {state}", STYLES["slots"].get(state, ""))]
-    return parts or "-"
-
-
-def status_lines(status: Mapping[str, Any]) -> list[Line]:
-    """What stands below the table."""
-    door = status["gateway"]
-    host, port = door["address"]
-    lines: list[Line] = [
-        f"gateway {host}:{port}, process {door['pid']}, {door.get('connections', '-')} connections, "
-        f"{door.get('requests_waiting', '-')} requests waiting; {status['restarts']} restarts"
-    ]
-    if not status["quorum"]:
-        lines.append(
-            [("no quorum", BAD), ": nothing is executed until more replicas are up; clients wait, and lose nothing"]
-        )
-    return lines
+        show_status(status)
+    return ExitStatus.DONE if status["quorum"] else ExitStatus.UNAVAILABLE
 
 
 # hurt

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from client_replies.messages.message import U64_MAX, Message, check_int, check_t
 from client_replies.messages.reply_header import HEADER_SIZE, packed_size
 
 SABOTEUR = "saboteur"
+LOSE_TIMEOUT = 5.0  # seconds until a directory that stays is an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +129,12 @@ def damage_slot(message: DamageSlot) -> str:
     finally:
         os.close(descriptor)
     return kind
+
+
+def lose_directory(directory: Path) -> None:
+    """Remove a directory whose user was just killed: its children may still end. Raises `OSError` if it stays."""
+    deadline = time.monotonic() + LOSE_TIMEOUT
+    while directory.exists():
+        if time.monotonic() > deadline:
+            shutil.rmtree(directory)
+        shutil.rmtree(directory, ignore_errors=True)

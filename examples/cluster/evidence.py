@@ -2,15 +2,18 @@
 
 Guarantees: a line is written by who saw it, when it happened: a replica's journal when an operation changes its ledger,
 a client's record when an answer comes in, a replica's events when it takes over, or a slot is damaged or repaired.
+A replica's counts are in its events too, as increments, so that their sum is over all lives of the replica.
 
-Gives up: durability. Lines are buffered and flushed with every batch; a run that was interrupted has no verdict.
+Limits: durability. Lines are buffered and flushed with every batch; a run that was interrupted has no verdict. Counts
+are written with every tick: what a process counted since its last tick is missing if `kill -9` came from outside.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -77,6 +80,11 @@ def restored_line(op: int) -> dict[str, object]:
     return {"restored": op}
 
 
+def counted_line(increments: Mapping[str, int]) -> dict[str, object]:
+    """The line for what a replica counted since the last such line."""
+    return {"counted": dict(increments)}
+
+
 @dataclass(frozen=True, slots=True)
 class Journal:
     """What a replica executed.
@@ -120,9 +128,9 @@ class AnswerSeen:
 class Seen:
     """One line of a replica's events: what happened when, in which view, and to which reply if it is about one.
 
-    `damaged`, `needed`, `repaired`, `lost`: the reply in `slot`. `unsent`: the reply was committed and not sent when
-    the replica was killed. `primary`: the replica begins the view; `answering`: and has executed a request in it.
-    `synced`: it took over the state of another.
+    `damaged`, `needed`, `repaired`, `lost`: the reply in `slot`. `killed`: the replica killed itself, as planned;
+    `unsent`: the reply was committed and not sent then. `primary`: the replica begins the view; `answering`: and has
+    executed a request in it. `synced`: it took over the state of another.
     """
 
     event: str
@@ -196,7 +204,31 @@ def read_answers(path: Path) -> tuple[AnswerSeen, ...]:
 
 def read_events(path: Path) -> tuple[Seen, ...]:
     """A replica's events."""
-    return tuple(Seen(**line) for line in _lines(path))
+    return tuple(Seen(**line) for line in _lines(path) if "event" in line)
+
+
+class Totals:
+    """Counts of all replicas over all their lives, read from their events while these grow: no count ever falls."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.counters: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()
+        self._read = dict.fromkeys(paths, 0)  # bytes of each file that are counted
+
+    def update(self) -> None:
+        """Add the lines that were written since the last time. Half a line waits for its other half."""
+        for path, begin in self._read.items():
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                file.seek(begin)
+                data = file.read()
+            data = data[: data.rfind(b"\n") + 1]
+            self._read[path] = begin + len(data)
+            for line in _parsed(data.decode()):
+                self.counters.update(line.get("counted", {}))
+                if "event" in line:
+                    self.events[line["event"]] += 1
 
 
 def read_final(path: Path) -> Final:
@@ -207,8 +239,12 @@ def read_final(path: Path) -> Final:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """All lines but empty ones and the half ones that a killed process left."""
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
     found = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in text.split("\n"):
         try:
             found.append(json.loads(line))
         except ValueError:

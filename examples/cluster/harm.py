@@ -14,7 +14,6 @@ who are the witnesses.
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from client_replies.storage.layout import Layout
 
 from .config import CLIENTS_MAX, MESSAGE_SIZE_MAX
 from .control import GetProgress, Hurt, Progress
-from .damage import damage_of, damage_slot
+from .damage import damage_of, damage_slot, lose_directory
 from .gateway_keeper import GatewayKeeper
 from .members import Members, MembersFailed, is_living, kill
 from .replica import DATA_FILE
@@ -49,6 +48,7 @@ class Harm:
         self, members: Members, gateway: GatewayKeeper, directory: Path, seed: int, say: Callable[[str], None]
     ) -> None:
         self.done: Counter[str] = Counter()
+        self.slots_damaged = 0
         self.recoveries: list[float] = []  # seconds from the first harm to who was hurt until all were whole again
         self._members = members
         self._gateway = gateway
@@ -82,8 +82,8 @@ class Harm:
         self._next = now + self._chance.uniform(*PAUSE)
         kind = self._chance.choice([*self._to_replicas, "gateway kill", "reply drop"])
         if kind == "gateway kill":
-            kill(self._gateway.pid)
-            self._count(kind)
+            if kill(self._gateway.pid):
+                self._count(kind)
         elif kind == "reply drop":
             self._drop_replies()
             self._count(kind)
@@ -111,7 +111,7 @@ class Harm:
 
     def _count(self, kind: str, name: str = "") -> None:
         self.done[kind] += 1
-        self._say(f"harm {self.done.total()}: {kind}{', ' if name else ''}{name}")
+        self._say(f"fault {self.done.total()}: {kind}{', ' if name else ''}{name}")
 
     # Who is hurt, and for how long.
 
@@ -183,9 +183,7 @@ class Harm:
         return self._kill_one([pid for pid in self._grandchildren(name) if not has_open(pid, self._file(name))])
 
     def _kill_one(self, processes: list[int]) -> bool:
-        for pid in processes[:1]:
-            kill(pid)
-        return bool(processes)
+        return any(kill(pid) for pid in processes[:1])
 
     def _children(self, name: str) -> list[int]:
         process = self._members.replicas[name].process
@@ -201,7 +199,7 @@ class Harm:
         kill(process)
         while is_living(process):
             time.sleep(0.01)
-        shutil.rmtree(self._directory / name, ignore_errors=True)
+        lose_directory(self._directory / name)
         return True
 
     def _corrupt(self, name: str) -> bool:
@@ -217,6 +215,7 @@ class Harm:
                 damage_slot(order)
                 self._damaged.add((self._file(name), offset))
                 damaged += 1
+        self.slots_damaged += damaged
         return damaged > 0
 
     def _cut_off(self, name: str) -> bool:

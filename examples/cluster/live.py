@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import socket
 import time
 from collections.abc import Sequence
@@ -29,11 +28,12 @@ from .cluster_directory import RUNNING_FILE, ClusterUnusable, Shape, opened, who
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import GetProgress, Hurt, Progress, StartReplica
 from .control_socket import ControlSocket, Question
-from .damage import damage_of, damage_slot
+from .damage import damage_of, damage_slot, lose_directory
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
 from .members import Members, is_living, is_stopped, kill
 from .replica import DATA_FILE, replica_name
+from .status import has_quorum
 
 HOST = "127.0.0.1"
 BLOCKED_MAX = 1024  # clients
@@ -111,20 +111,24 @@ class Live:
                     line["slots"] = dict(status.slots)
                     line["queues"] = dict(status.queues)
                     line["lost"] = len(status.lost)
+                    if status.stopped is not None:
+                        line["stopped"] = str(status.stopped)
             replicas.append(line)
         gateway = self.members.ask(
             self.members.addresses[GATEWAY], lambda number: GetGatewayStatus(request=number), ANSWER_TIMEOUT
         )
-        door: dict[str, object] = {"address": list(self.gateway.address), "pid": self.gateway.pid}
+        door: dict[str, object] = {
+            "address": list(self.gateway.address),
+            "pid": self.gateway.pid,
+            "restarts": self.gateway.restarts,
+        }
         if isinstance(gateway, GatewayStatus):
             door.update(connections=gateway.connections, requests_waiting=gateway.requests_waiting)
-        up = sum(line["state"] == "up" for line in replicas)
-        quorum = self._shape.replicas // 2 + 1
         return {
             "cluster": f"{self._shape.cluster:x}",
             "replicas": replicas,
             "gateway": door,
-            "quorum": up >= quorum,
+            "quorum": has_quorum(replicas),
             "restarts": self.members.restarts,
         }
 
@@ -240,9 +244,9 @@ class Live:
                 raise ClusterUnusable(f"process {who} is none of this cluster's: status shows them")
         else:
             pids = {name: self.members.pid(name) for name in self._chosen([who])}
-            down = [name for name, pid in pids.items() if not pid]
-            if down:
-                raise ClusterUnusable(f"{', '.join(down)}: not up, but being started again. Try again in a moment")
+        down = [name for name, pid in pids.items() if not pid]
+        if down:
+            raise ClusterUnusable(f"{', '.join(down)}: not up, but being started again. Try again in a moment")
         for pid in pids.values():
             kill(pid)
         return ", ".join(f"kill -9 {pid} ({name})" for name, pid in pids.items())
@@ -252,13 +256,14 @@ class Live:
         if more:
             raise ClusterUnusable(f"lose-disk: found {who!r}, expected one replica, such as 2 or primary")
         pid = self.members.pid(name)
-        if pid:
-            kill(pid)
-            deadline = time.monotonic() + 5.0
-            while is_living(pid) and time.monotonic() < deadline:
-                time.sleep(0.01)
-        shutil.rmtree(self._directory / name, ignore_errors=True)
-        return f"{name} was killed, and its directory removed"
+        killed = kill(pid)
+        deadline = time.monotonic() + 5.0
+        while killed and is_living(pid):
+            if time.monotonic() > deadline:
+                raise ClusterUnusable(f"{name}: process {pid} did not end, and its directory was left. Try again")
+            time.sleep(0.01)
+        lose_directory(self._directory / name)
+        return f"{name} was {'killed' if killed else 'not up'}, and its directory removed"
 
 
 def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:

@@ -260,7 +260,10 @@ def _stat(pid: int) -> list[str]:
         return ["X", "0"]
 
 
-def kill(pid: int) -> None:
-    """`kill -9`; one that has ended needs none."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def kill(pid: int) -> bool:
+    """Send SIGKILL; True if there was a process. 0 stands for one that is not up, and would be our own group."""
+    if pid > 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False

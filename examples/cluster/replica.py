@@ -187,7 +187,8 @@ class ReplicaActor(ComponentActor):
             open_memory=self.environment.open_memory,
         )
         self._replies = Replies(self._port, self._input)
-        self._events = Events(message, evidence / EVENTS_FILE if evidence else None, self._port, self._order_damage)
+        events = evidence / EVENTS_FILE if evidence else None
+        self._events = Events(message, events, self._port, self._order_damage, self._counts)
         self._port.open(message.config, OpenMode.OPEN_OR_FORMAT)
         self.start_ticks(TICK)
 

@@ -1,8 +1,9 @@
-"""What a replica writes down about itself, and the bad moments of a run: a slot that is damaged, its own end.
+"""What a replica writes down about itself, and the planned faults of a run: a slot that is damaged, its own end.
 
 Guarantees: a reply whose slot is to be damaged is withheld, and everything else to that session, until the slot was
-durable and then damaged. A replica ends itself only as primary, with replies that are committed and not sent, each
-noted before; and only while no damage is under way.
+durable and then damaged. A replica kills itself only as primary, with replies that are committed and not sent, each
+noted before; and only while no damage is under way: a kill that is due comes before the next damage. All that it
+counted is written before a planned kill.
 
 Owns: the events' file; which sessions wait for a damage.
 """
@@ -13,7 +14,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from client_replies.storage.layout import Layout
 
 from .control import StartReplica
 from .damage import SABOTEUR, DamageSlot, Moments
-from .evidence import EvidenceWriter, Seen
+from .evidence import EvidenceWriter, Seen, counted_line
 from .journal import Plant, wrong_reply
 from .vsr.effects import AnswerClient
 
@@ -53,12 +54,19 @@ class Events:
     """See the module."""
 
     def __init__(
-        self, start: StartReplica, path: Path | None, port: RepliesPort, order: Callable[[str, object], None]
+        self,
+        start: StartReplica,
+        path: Path | None,
+        port: RepliesPort,
+        order: Callable[[str, object], None],
+        counts: Callable[[], Mapping[str, int]],
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._start = start
         self._port = port
         self._order = order
+        self._counts = counts
+        self._counted: dict[str, int] = {}  # what is written down
         self._writer = EvidenceWriter(path) if path is not None else None
         plan = start.moments
         self._damages = Moments(plan.directory, "damage", plan.damages, plan.ops) if plan is not None else None
@@ -83,7 +91,6 @@ class Events:
         if event == "lost" and self._syncing:
             # The others have gone on from the snapshot that this replica took over, and so will it.
             event = "superseded"
-        self.counters[f"slots_{event}"] += 1
         self._write(event, slot, header)
         if event == "damaged":
             self._broken.add(header)
@@ -98,7 +105,6 @@ class Events:
         self._view = view
         if is_primary and self._primary_of != view:
             self._primary_of = view
-            self.counters["views_begun"] += 1
             self._write("primary")
 
     # Answers.
@@ -117,7 +123,8 @@ class Events:
                 self._answering = effect.view
                 self._write("answering")
             if self._damages is not None and packed_size(reply) > HEADER_SIZE:
-                lose |= self._damages.is_overdue(packed_op(reply))
+                op = packed_op(reply)
+                lose |= self._damages.is_overdue(op) and not self._is_kill_due(op)
         return Verdict(reply, lose)
 
     def answered(self, effect: AnswerClient, sent: bool) -> None:
@@ -128,7 +135,8 @@ class Events:
             return
         header = reply[:HEADER_SIZE]
         slot = self._slots.get(header)
-        if slot is not None and damages.is_due(packed_op(reply)) and (number := damages.claim()):
+        op = packed_op(reply)
+        if slot is not None and damages.is_due(op) and not self._is_kill_due(op) and (number := damages.claim()):
             order = DamageSlot(
                 number=number,
                 path=self._start.config.path,
@@ -172,7 +180,8 @@ class Events:
             self.slot("needed", slot, header)
 
     def tick(self, now: float) -> None:
-        """Ask the saboteur again."""
+        """Write down what was counted, and ask the saboteur again."""
+        self._write_counts()
         for withheld in self._withheld.values():
             if withheld.ordered_at and now - withheld.ordered_at > DAMAGE_TIMEOUT:
                 self._order_damage(withheld, now)
@@ -185,12 +194,27 @@ class Events:
         if self._damages is not None:
             self._slots.clear()
         quiet = not (self._withheld or self._damaged or self._broken)
-        if fresh and quiet and self._kills is not None and self._kills.is_due(executed) and self._kills.claim():
+        if fresh and quiet and self._kills is not None and self._is_kill_due(executed) and self._kills.claim():
+            self._write("killed")
             for header in fresh:
                 self._write("unsent", header=header)
+            self._write_counts()
             self._flush()
             os.kill(os.getpid(), signal.SIGKILL)
         self._flush()
+
+    def _is_kill_due(self, op: int) -> bool:
+        return self._kills is not None and self._kills.is_due(op)
+
+    def _write_counts(self) -> None:
+        if self._writer is None:
+            return
+        counts = dict(self._counts())
+        grown = {name: count - self._counted.get(name, 0) for name, count in counts.items()}
+        grown = {name: increment for name, increment in grown.items() if increment}
+        if grown:
+            self._writer.write(counted_line(grown))
+            self._counted = counts
 
     def _flush(self) -> None:
         if self._writer is not None:
@@ -198,6 +222,7 @@ class Events:
 
     def close(self) -> None:
         """Write the rest and close."""
+        self._write_counts()
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,6 +1,7 @@
-"""What the run tells the user at its end: figures and verdict, as lines of text or as JSON.
+"""What the run reports at its end: figures and verdict, as lines of text or as JSON.
 
-Guarantees: figures are computed from the same evidence as the verdict, and from counters of the members.
+Guarantees: figures are computed from the same evidence as the verdict, and from the totals that the progress showed.
+The verdict says how many checks passed, how many are broken, and which were not tried, and why.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ from dataclasses import dataclass
 
 from .evidence import AnswerSeen, Seen
 from .network import BETWEEN_REPLICAS
-from .terminal import BAD, GOOD, Line
-from .verdict import Check
+from .terminal import BAD, FAIR, GOOD, Line
+from .verdict import Check, CheckResult
+
+WORDS = {
+    CheckResult.PASSED: ("ok", GOOD),
+    CheckResult.BROKEN: ("BROKEN", BAD),
+    CheckResult.NOT_TRIED: ("not tried", FAIR),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ def figures(
             "slots_repaired": count["repaired"],
         },
         cluster={
-            "primaries_killed": len({event.view for event in seen if event.event == "unsent"}),
+            "primaries_killed": count["killed"],
             "replies_unsent": count["unsent"],
             "view_changes": max(0, len({event.view for event in seen if event.event == "primary"} - {0})),
             "restarts": counters.get("restarts", 0),
@@ -100,8 +107,8 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 2)
 
 
-def report_lines(checks: Sequence[Check], numbers: Figures) -> list[Line]:
-    """Figures and verdict."""
+def report_lines(checks: Sequence[Check], numbers: Figures, not_done: Sequence[str] = ()) -> list[Line]:
+    """Figures and verdict; `not_done` has the faults that were asked for and did not happen."""
     network = numbers.network
     return [
         *figure_lines(numbers),
@@ -109,14 +116,14 @@ def report_lines(checks: Sequence[Check], numbers: Figures) -> list[Line]:
         f"{network['requests_doubled']} doubled, {network['client_retries']} retries",
         f"  replicas     {network['replica_messages_lost']} messages lost, {network['prepares_resent']} resends",
         f"  failures     {numbers.cluster['primaries_killed']} primaries killed with "
-        f"{numbers.cluster['replies_unsent']} replies committed and unsent, "
+        f"{numbers.cluster['replies_unsent']} replies committed but unsent, "
         f"{numbers.cluster['view_changes']} view changes, {numbers.cluster['restarts']} restarts",
         f"  failover     {', '.join(f'{time:.0f} ms' for time in numbers.failovers) or 'none'}",
         f"  repeated     {network['requests_repeated']} requests, {network['replies_read_back']} answered from disk "
         "or memory of the component",
         f"  damage       {network['slots_damaged']} slots damaged, {network['slots_needed']} needed, "
         f"{network['slots_repaired']} repaired from peers",
-        *verdict_lines(checks),
+        *verdict_lines(checks, not_done),
     ]
 
 
@@ -132,23 +139,43 @@ def figure_lines(numbers: Figures) -> list[str]:
     ]
 
 
-def verdict_lines(checks: Sequence[Check]) -> list[Line]:
+def verdict_lines(checks: Sequence[Check], not_done: Sequence[str] = ()) -> list[Line]:
     """Each check, and the verdict."""
     lines: list[Line] = [""]
-    for check in checks:
-        word = ("ok", GOOD) if check.holds else ("BROKEN", BAD)
-        lines.append(("  ", word, f"  {check.name} ({check.detail})"))
-    broken = sum(not check.holds for check in checks)
-    verdict = (f"{broken} of {len(checks)} checks broken", BAD) if broken else (f"all {len(checks)} hold", GOOD)
-    return [*lines, ("verdict: ", verdict)]
+    lines += [("  ", WORDS[check.result], f"  {check.name} ({check.detail})") for check in checks]
+    lines += [("  ", ("NOT DONE", BAD), f"  {fault}") for fault in not_done]
+    reasons = [check.detail for check in checks if check.result is CheckResult.NOT_TRIED]
+    parts = [f"{passed_count(checks)} of {len(checks)} checks passed"]
+    if broken := broken_count(checks):
+        parts.append(f"{broken} broken")
+    if not_done:
+        parts.append(f"{len(not_done)} requested {'kinds' if len(not_done) > 1 else 'kind'} of fault not done")
+    style = BAD if broken or not_done else GOOD
+    if reasons:
+        parts.append(f"{len(reasons)} not tried: {'; '.join(reasons)}")
+    return [*lines, ("verdict: ", (", ".join(parts), style))]
 
 
-def report_json(checks: Sequence[Check], numbers: Figures) -> str:
-    """Figures and verdict as one JSON object."""
+def passed_count(checks: Sequence[Check]) -> int:
+    """How many checks passed."""
+    return sum(check.result is CheckResult.PASSED for check in checks)
+
+
+def broken_count(checks: Sequence[Check]) -> int:
+    """How many checks are broken."""
+    return sum(check.result is CheckResult.BROKEN for check in checks)
+
+
+def report_json(checks: Sequence[Check], numbers: Figures, not_done: Sequence[str] = ()) -> str:
+    """Figures and verdict as one JSON object. `verdict` is true if no check is broken."""
     return json.dumps(
         {
-            "verdict": all(check.holds for check in checks),
-            "checks": [{"name": check.name, "holds": check.holds, "detail": check.detail} for check in checks],
+            "verdict": not broken_count(checks),
+            "passed": passed_count(checks),
+            "broken": broken_count(checks),
+            "not_tried": len(checks) - passed_count(checks) - broken_count(checks),
+            "not_done": list(not_done),
+            "checks": [{"name": check.name, "result": check.result.value, "detail": check.detail} for check in checks],
             "seconds": numbers.seconds,
             "requests": numbers.requests,
             "requests_per_second": numbers.requests_per_second,

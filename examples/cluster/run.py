@@ -1,8 +1,13 @@
-"""The main job: start the cluster, send it every transfer of a file through bad weather, and judge what came of it.
+"""The main job: start the cluster, send it every transfer of a file through network faults, and judge the result.
 
-Guarantees: exit status 0 only if every check of the verdict holds; the others are in `exit_status`. Arguments or a file
-that cannot be used end it before anything is started. However the run ends, no process, no shared
-memory and no lock is left, and the run's directory is gone, at the latest with the next run.
+Guarantees: exit status 0 only if no check of the verdict is broken and every fault that the user asked for happened;
+the others are in `exit_status`. Arguments or a file that cannot be used end it before anything is started. A check that
+saw nothing was not tried: that changes no exit status, and the verdict says so. However the run ends, no process, no
+shared memory and no lock is left, and the run's directory is gone, at the latest with the next run. Progress and report
+show the same totals, over all lives of the replicas.
+
+Limits: how many faults are planned by default depends on the number of transfers; of those, some may not find their
+moment.
 
 Owns: the actor system, the run's directory.
 """
@@ -33,13 +38,13 @@ from .control import (
     client_id,
 )
 from .damage import SABOTEUR, MomentsPlan
-from .evidence import read_answers, read_events, read_final, read_journal
+from .evidence import Totals, read_answers, read_events, read_final, read_journal
 from .exit_status import ExitStatus
 from .journal import Plant
 from .ledger import Transfer
 from .members import Members, MembersFailed
 from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
-from .report import Figures, figures, report_json, report_lines, verdict_lines
+from .report import Figures, broken_count, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
 from .saboteur import SaboteurActor
 from .terminal import OutputLost, ProgressLine, plain, show
@@ -49,6 +54,10 @@ CLUSTER_PREFIX = 0xC1057E2
 # Few actors with many sessions: an actor has twenty transmits outstanding over all its peers, and the primary talks to
 # these, to its backups and to its component.
 CLIENT_ACTORS_MAX = 2
+
+# Planned by default, and of so many transfers one at most; of fewer transfers still one.
+DAMAGES_DEFAULT, TRANSFERS_PER_DAMAGE = 5, 4
+KILLS_DEFAULT, TRANSFERS_PER_KILL = 2, 10
 
 EVIDENCE_DIRECTORY = "evidence"
 MOMENTS_DIRECTORY = "moments"
@@ -80,20 +89,32 @@ class Options:
     plant: Plant | None
     json: bool
     keep: bool
-    rate: float = 0.0  # transfers a second; 0: as fast as answers come
+    rate: float = 0.0  # transfers per second; 0: as fast as answers come
+    asked: frozenset[str] = frozenset()  # of --damage and --kill, those that the user gave
+
+
+def default_damages(transfers: int) -> int:
+    """How many slots to damage if the user does not say."""
+    return min(DAMAGES_DEFAULT, max(1, transfers // TRANSFERS_PER_DAMAGE))
+
+
+def default_kills(transfers: int) -> int:
+    """How often to kill the primary if the user does not say."""
+    return min(KILLS_DEFAULT, max(1, transfers // TRANSFERS_PER_KILL))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished run."""
+    """A finished run. `not_done`: the faults that the user asked for and that did not happen."""
 
     checks: tuple[Check, ...]
     figures: Figures
+    not_done: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
-        """True if nothing is broken."""
-        return all(check.holds for check in self.checks)
+        """True if nothing is broken, and all that was asked for was done."""
+        return not broken_count(self.checks) and not self.not_done
 
 
 class Run:
@@ -109,6 +130,7 @@ class Run:
         actors = min(CLIENT_ACTORS_MAX, options.clients)
         self._sessions = {f"client-{index}": tuple(sessions[index::actors]) for index in range(actors)}
         self._transfers = directory / "transfers.csv"
+        self._totals = Totals([self._evidence(replica) / EVENTS_FILE for replica in range(options.replicas)])
 
     def run(self) -> Outcome:
         """Start, work, finish, judge. Raises `MembersFailed`."""
@@ -125,6 +147,8 @@ class Run:
             seconds = self._work(members)
             self._progress.say("waiting for all replicas, closing")
             counters = self._finish(members)
+        total = len(self._options.transfers)
+        self._progress.show(total, total, self._details(counters), last=True)
         return self._judge(seconds, counters)
 
     # Starting.
@@ -208,30 +232,34 @@ class Run:
             now = time.monotonic()
             if now_done != done:
                 done, moved_at = now_done, now
-            details = (
-                f"lost {counters['Answer_dropped']} replies, retried {counters['retries']}"
-                f", damaged {counters['slots_damaged']}, repaired {counters['slots_repaired']}"
-            )
-            self._progress.show(done, len(self._options.transfers), details, last=finished)
+            self._progress.show(done, len(self._options.transfers), self._details(counters))
             if finished:
                 return now - begun
             if now - moved_at > STALL_TIMEOUT:
                 raise MembersFailed(f"nothing has moved for {STALL_TIMEOUT:.0f} s, at {done} transfers")
             members.wait(after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
 
-    def _ask_progress(self, members: Members) -> tuple[Counter[str], int, bool]:
-        return self._ask_progress_of(members, [*self._sessions, *self._replicas])
+    def _details(self, counters: Mapping[str, int]) -> str:
+        """What a line of progress says of the faults so far."""
+        events = self._totals.events
+        return (
+            f"lost {counters.get('Answer_dropped', 0)} replies, retried {counters.get('retries', 0)}"
+            f", damaged {events['damaged']}, repaired {events['repaired']}"
+        )
 
-    def _ask_progress_of(self, members: Members, names: Sequence[str]) -> tuple[Counter[str], int, bool]:
-        answers = members.exchange(names, lambda name, request: GetProgress(request=request), START_TIMEOUT)
-        counters: Counter[str] = Counter()
+    def _ask_progress(self, members: Members) -> tuple[Counter[str], int, bool]:
+        """The totals of everybody, the transfers that are done, and whether the sessions are finished."""
+        answers = members.exchange(
+            list(self._sessions), lambda name, request: GetProgress(request=request), START_TIMEOUT
+        )
+        self._totals.update()
+        counters = Counter(self._totals.counters)
         done, finished = 0, True
-        for name, answer in answers.items():
+        for answer in answers.values():
             if isinstance(answer, Progress):
                 counters.update(answer.counters)
-                if name in self._sessions:
-                    done += answer.done
-                    finished &= answer.finished
+                done += answer.done
+                finished &= answer.finished
         return counters, done, finished
 
     # Finishing.
@@ -271,6 +299,10 @@ class Run:
         """The client that used each session."""
         return tuple(map(client_id, range(self._options.clients)))
 
+    def _corrupted(self) -> int:
+        """How many slots were damaged without the replicas' knowledge."""
+        return 0
+
     def _judge(self, seconds: float, counters: Mapping[str, int]) -> Outcome:
         directories = [self._directory / name for name in self._replicas]
         evidence = [self._evidence(replica) for replica in range(self._options.replicas)]
@@ -279,8 +311,6 @@ class Run:
         found = Evidence(
             rows=read_rows(self._transfers),
             clients=self._clients(),
-            damages_wanted=self._options.damages,
-            kills_wanted=self._options.kills,
             journals=tuple(read_journal(directory / JOURNAL_FILE) for directory in evidence),
             finals=finals,
             slots=tuple(
@@ -289,8 +319,25 @@ class Run:
             ),
             answers=answers,
             events=tuple(read_events(directory / EVENTS_FILE) for directory in evidence),
+            damages_planned=self._options.damages,
+            kills_planned=self._options.kills,
+            corrupted=self._corrupted(),
         )
-        return Outcome(judge(found), figures(seconds, answers, found.events, counters))
+        numbers = figures(seconds, answers, found.events, counters)
+        return Outcome(judge(found), numbers, not_done(self._options, numbers))
+
+
+def not_done(options: Options, numbers: Figures) -> tuple[str, ...]:
+    """The faults that the user asked for and that did not happen."""
+    faults = (
+        ("--damage", options.damages, numbers.network["slots_damaged"]),
+        ("--kill", options.kills, numbers.cluster["primaries_killed"]),
+    )
+    return tuple(
+        f"{option} {wanted}: {done} of {wanted} happened; give more transfers, or a lower number"
+        for option, wanted, done in faults
+        if option in options.asked and done < wanted
+    )
 
 
 def read_slots(file: Path, slots: Sequence[int]) -> dict[int, bytes]:
@@ -325,9 +372,9 @@ def run(options: Options) -> ExitStatus:
         raise
     try:
         if options.json:
-            show([report_json(outcome.checks, outcome.figures)])
+            show([report_json(outcome.checks, outcome.figures, outcome.not_done)])
         else:
-            show(report_lines(outcome.checks, outcome.figures))
+            show(report_lines(outcome.checks, outcome.figures, outcome.not_done))
     except OutputLost as error:
         error.add_note(f"the run was finished; {plain(verdict_lines(outcome.checks)[-1])}")
         raise

@@ -1,10 +1,13 @@
-"""Random harm to a cluster at work, for minutes, and the verdict of `run`: `python -m examples.cluster soak`.
+"""Random faults in a cluster at work, for minutes, and the verdict of `run`: `python -m examples.cluster soak`.
 
 Clients of both kinds send transfers at a steady rate: those of `run`, and those of the library, over TCP through the
-gateway. What is done to the cluster meanwhile is in `harm`.
+gateway. `harm` injects the faults meanwhile.
 
-Guarantees: exit status 0 only if every check holds, all were whole again each time, and the time was kept.
-The verdict is computed from journals, records and files like that of `run`, and knows nothing of the harm.
+Guarantees: exit status 0 only if no check is broken, the cluster became whole again after every fault, and the time
+was kept; the others are in `exit_status`. The verdict is computed from journals, records and files like that of `run`;
+of the faults it knows how many slots were damaged, and how often the cluster became whole again.
+
+Limits: faults come at random moments, so nobody knows what a killed primary had committed and not sent.
 
 Owns: what `Run` owns; the gateway; the clients at it.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +35,7 @@ from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outco
 from .run_directory import run_directory
 from .terminal import Line, OutputLost, ProgressLine, plain, show
 from .transfers import HEADING, read_transfers
+from .verdict import Check, CheckResult
 
 SESSIONS = 24  # half of them at the gateway
 RESERVE = 60.0  # seconds at the end, for the last repairs and the verdict; of a short soak 0.4 of its time
@@ -70,6 +74,7 @@ class Soak(Run):
         self._at_door = range(len(inside), options.clients)
         self.harm_done: Counter[str] = Counter()
         self.recoveries: list[float] = []
+        self._slots_damaged = 0
         self.counters: Counter[str] = Counter()
         self.gateway_restarts = 0
 
@@ -102,12 +107,14 @@ class Soak(Run):
     def _work(self, members: Members) -> float:
         begun = time.monotonic()
         harm = Harm(members, self._gateway, self._directory, self._options.seed, self._progress.say)
+        self.harm_done = harm.done
         try:
             self._work_on(members, harm)
             harm.settle()
         finally:
             self._door.close()
-            self.harm_done, self.recoveries = harm.done, harm.recoveries
+            self.recoveries = harm.recoveries
+            self._slots_damaged = harm.slots_damaged
             self.gateway_restarts = self._gateway.restarts
         return time.monotonic() - begun
 
@@ -115,14 +122,11 @@ class Soak(Run):
         """Do harm until every session has all its answers, or its time is over; then they can make up for it."""
         done, moved_at = -1, time.monotonic()
         while True:
-            counters, now_done, finished = self._ask_progress_of(members, list(self._sessions))
-            now_done += self._door.done
-            finished &= self._door.finished
+            counters, now_done, finished = self._ask_progress(members)
             now = time.monotonic()
             if now_done != done:
                 done, moved_at = now_done, now
-            details = f"harm {harm.done.total()}, retried {counters['retries']}"
-            self._progress.show(done, len(self._options.transfers), details, last=finished)
+            self._progress.show(done, len(self._options.transfers), self._details(counters))
             if self._door.failure:
                 raise MembersFailed(self._door.failure)
             if finished:
@@ -136,8 +140,15 @@ class Soak(Run):
             harm.turn(more=now < self._harm_until)
             members.wait(after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
 
+    def _ask_progress(self, members: Members) -> tuple[Counter[str], int, bool]:
+        counters, done, finished = super()._ask_progress(members)
+        return counters + self._door.counters, done + self._door.done, finished and self._door.finished
+
+    def _details(self, counters: Mapping[str, int]) -> str:
+        return f"faults {self.harm_done.total()}, retried {counters.get('retries', 0)}"
+
     def _finish(self, members: Members) -> Counter[str]:
-        self.counters = super()._finish(members) + self._door.counters
+        self.counters = super()._finish(members)
         return self.counters
 
     # Judging.
@@ -149,6 +160,20 @@ class Soak(Run):
         """Those at the gateway have chosen their own numbers, which are in their records."""
         inside = [client_id(number) for number in range(self._at_door.start)]
         return (*inside, *(read_answers(self._record(f"door-{number}"))[0].client for number in self._at_door))
+
+    def _corrupted(self) -> int:
+        return self._slots_damaged
+
+    def _judge(self, seconds: float, counters: Mapping[str, int]) -> Outcome:
+        outcome = super()._judge(seconds, counters)
+        return replace(outcome, checks=(*outcome.checks, whole_again(self.harm_done.total(), len(self.recoveries))))
+
+
+def whole_again(faults: int, recoveries: int) -> Check:
+    """What came of waiting for a whole cluster after each fault: one that does not become whole ends the soak."""
+    name = "the cluster was whole again after every fault in a replica"
+    result = CheckResult.PASSED if recoveries else CheckResult.NOT_TRIED
+    return Check(name, result, f"{faults} faults, whole again {recoveries} times")
 
 
 def soak(chosen: SoakOptions) -> ExitStatus:
@@ -197,7 +222,7 @@ def soak(chosen: SoakOptions) -> ExitStatus:
 
 
 def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[Line]:
-    """Figures and verdict. What replicas count for themselves ends with each life, and is not among it."""
+    """Figures and verdict."""
     cluster, network = outcome.figures.cluster, outcome.figures.network
     return [
         *figure_lines(outcome.figures),
@@ -213,11 +238,11 @@ def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[Line]:
 
 
 def harm_lines(run: Soak) -> list[str]:
-    """What was done to the cluster, and how long it took to be whole again."""
+    """Which faults were injected, and how long the cluster took to be whole again."""
     done = ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(run.harm_done.items()))
     recoveries = sorted(run.recoveries)
     return [
-        f"  harm         {run.harm_done.total()}: {done or 'none'}",
+        f"  faults       {run.harm_done.total()}: {done or 'none'}",
         f"  whole again  {len(recoveries)} times, p50 {percentile(recoveries, 50):.1f} s, "
-        f"max {percentile(recoveries, 100):.1f} s after the first harm",
+        f"max {percentile(recoveries, 100):.1f} s after the first fault",
     ]

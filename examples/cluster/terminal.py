@@ -156,7 +156,7 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[Line]], out: TextIO
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*(Text.assemble(*_parts(cell)) for cell in row))
     console.width = max(

@@ -2,15 +2,17 @@
 
 Guarantees: nothing here was told how the run went. Journals were written by the replicas as they executed, records by
 the clients as answers came in, and the slots are read from the data files after these were closed. The transfers are
-replayed by code that shares nothing with `ledger`. Every check says what it looked at, and what broke it first.
+replayed by code that shares nothing with `ledger`. Every check says what it saw, and what broke it first. A check that
+could see nothing, such as a repair where no slot was damaged, is neither passed nor broken: it was not tried.
 
-Gives up: bytes beyond the sectors of a slot's reply. A shorter reply leaves what a longer one had written there, and a
+Limits: bytes beyond the sectors of a slot's reply. A shorter reply leaves what a longer one had written there, and a
 replica that skipped that longer one (a newer replaced it in the queue) has other bytes there.
 """
 
 from __future__ import annotations
 
 import csv
+import enum
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,17 +28,18 @@ _OUTCOME_DONE = 0
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a verdict may look at. Tuples have one element a replica, in order."""
+    """All that a verdict may look at. Tuples have one element per replica, in order."""
 
     rows: tuple[tuple[str, str, int], ...]
     clients: tuple[int, ...]  # of each session, by the order of the sessions
-    damages_wanted: int
-    kills_wanted: int
     journals: tuple[Journal, ...]
     finals: tuple[Final, ...]
     slots: tuple[Mapping[int, bytes], ...]
     answers: tuple[AnswerSeen, ...]
     events: tuple[tuple[Seen, ...], ...]
+    damages_planned: int = 0
+    kills_planned: int = 0
+    corrupted: int = 0  # slots that were damaged from outside, of which the events say nothing
 
     @property
     def history(self) -> tuple[Execution, ...]:
@@ -63,17 +66,29 @@ def _op(line: Execution) -> int:
     return line.op
 
 
+class CheckResult(enum.Enum):
+    """What came of a check."""
+
+    PASSED = "passed"
+    BROKEN = "broken"
+    NOT_TRIED = "not tried"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check's result. `detail` says what was looked at, or what is wrong."""
+    """One check's result. `detail` says what the check saw, what is wrong, or why it saw nothing."""
 
     name: str
-    holds: bool
+    result: CheckResult
     detail: str
 
 
 class CheckBroken(Exception):
     """What the evidence contradicts."""
+
+
+class CheckNotTried(Exception):
+    """Why the evidence has nothing that the check could look at."""
 
 
 def read_rows(file: Path) -> tuple[tuple[str, str, int], ...]:
@@ -85,6 +100,7 @@ def read_rows(file: Path) -> tuple[tuple[str, str, int], ...]:
 def executed_once(evidence: Evidence) -> str:
     """Each transfer was executed exactly once on every replica."""
     wanted = set(range(1, len(evidence.rows) + 1))
+    seen = 0
     for replica in range(len(evidence.journals)):
         journal = evidence.executed(replica)
         rows = Counter(line.row for line in journal if line.request)
@@ -98,10 +114,15 @@ def executed_once(evidence: Evidence) -> str:
         if rows.keys() != wanted:
             odd = sorted(wanted ^ rows.keys())
             raise CheckBroken(f"replica {replica} executed {len(rows)} of {len(wanted)} rows; row {odd[0]} is wrong")
+        seen += sum(line.request > 0 for line in evidence.journals[replica].lines)
         sequences = [line.sequence for line in journal if line.request]
         if sequences != list(range(1, len(sequences) + 1)):
             raise CheckBroken(f"replica {replica}'s ledger counted other executions than its journal has")
-    return f"{len(wanted)} transfers, {len(evidence.journals)} replicas"
+    if not seen:
+        raise CheckNotTried("no transfer was executed")
+    synced = len(wanted) * len(evidence.journals) - seen
+    detail = f"{len(wanted)} transfers, {len(evidence.journals)} replicas"
+    return detail + (f"; {synced} executions came by state sync" if synced else "")
 
 
 def executed_in_one_order(evidence: Evidence) -> str:
@@ -123,7 +144,12 @@ def executed_in_one_order(evidence: Evidence) -> str:
             if line != by_op[line.op]:
                 raise CheckBroken(f"replica {replica} had executed op {line.op} otherwise before a restart")
         again += bool(journal.gaps)
-    return f"{len(first)} operations" + (f", {again} replicas with a state sync" if again else "")
+    executions = Counter(line.op for journal in evidence.journals for line in journal.lines)
+    compared = sum(count > 1 for count in executions.values())
+    if not compared:
+        raise CheckNotTried(f"no two replicas executed the same operation: {len(first)} operations")
+    detail = f"{len(first)} operations" + (f", {compared} on more than one replica" if compared < len(first) else "")
+    return detail + (f", {again} replicas with a state sync" if again else "")
 
 
 def clients_kept_their_order(evidence: Evidence) -> str:
@@ -138,6 +164,9 @@ def clients_kept_their_order(evidence: Evidence) -> str:
             raise CheckBroken(f"session {session} did not have its rows executed in order")
     if rows_of:
         raise CheckBroken(f"client {next(iter(rows_of)):x} is none of the run's")
+    pairs = len(evidence.rows) - len(evidence.clients)
+    if pairs <= 0:
+        raise CheckNotTried(f"no session had two rows: {len(evidence.rows)} rows, {len(evidence.clients)} sessions")
     return f"{len(evidence.clients)} sessions"
 
 
@@ -161,6 +190,8 @@ def answers_identical(evidence: Evidence) -> str:
         if checksum128(answer.data) != computed.get(key):
             raise CheckBroken(f"{name} was not answered with the reply that was computed first")
         again += answer.kind != "FIRST" or answer.tries > 1
+    if not again:
+        raise CheckNotTried(f"no request was repeated: {len(evidence.answers)} answers")
     return f"{len(evidence.answers)} answers, {again} of them to a repeated request"
 
 
@@ -174,17 +205,20 @@ def every_request_answered(evidence: Evidence) -> str:
     for answer in evidence.answers:
         if answer.kind == "FIRST" and row_of.get((answer.client, answer.request)) != answer.row:
             raise CheckBroken(f"the answer to row {answer.row} is about another")
+    if not answered:
+        raise CheckNotTried("no request was sent")
     return f"{len(answered)} rows"
 
 
 def damage_repaired(evidence: Evidence) -> str:
-    """Every damaged slot that was needed was repaired from a peer, and its reply reached the client."""
+    """Every damaged slot that was needed was repaired from a peer, and its reply reached the client.
+
+    In a soak the slots are damaged from outside, and what the replicas say is which replies they repaired.
+    """
     headers: dict[str, set[str]] = defaultdict(set)
     for line in (line for events in evidence.events for line in events):
         headers[line.event].add(line.header)
     damaged, needed = headers["damaged"], headers["needed"]
-    if len(damaged) < evidence.damages_wanted:
-        raise CheckBroken(f"{len(damaged)} slots were damaged, {evidence.damages_wanted} were to be")
     if not damaged <= needed | headers["repaired"]:
         # Of a replica that is no longer primary nobody asks; what its slots lack it gets back all the same.
         odd = len(damaged - needed - headers["repaired"])
@@ -199,20 +233,31 @@ def damage_repaired(evidence: Evidence) -> str:
         raise CheckBroken(f"{len(headers['lost'] - replaced)} replies were lost on every replica")
     if not needed <= answered.keys():
         raise CheckBroken(f"{len(needed - answered.keys())} repaired replies never reached their clients")
-    return f"{len(damaged)} slots damaged, {len(needed)} needed, {len(needed & headers['repaired'])} repaired"
+    if not damaged and evidence.corrupted and headers["repaired"]:
+        return f"{evidence.corrupted} slots damaged, {len(headers['repaired'])} replies repaired"
+    count = f"{len(damaged) or evidence.corrupted}{_of_planned(len(damaged), evidence.damages_planned)} slots damaged"
+    if not needed:
+        raise CheckNotTried(f"{count}, none needed")
+    return f"{count}, {len(needed)} needed, {len(needed & headers['repaired'])} repaired"
+
+
+def _of_planned(done: int, planned: int) -> str:
+    return f" of {planned} planned" if done < planned else ""
 
 
 def unsent_replies_arrived(evidence: Evidence) -> str:
-    """Whenever the primary was killed, it had committed and not answered; its successor gave those same replies."""
-    seen = [line for events in evidence.events for line in events if line.event == "unsent"]
-    views = {line.view for line in seen}
-    if len(views) < evidence.kills_wanted:
-        raise CheckBroken(f"{len(views)} primaries were killed, {evidence.kills_wanted} were to be")
+    """Replies that a primary had committed and not sent when it was killed reached their clients, from others."""
+    events = [line for events in evidence.events for line in events]
+    seen = [line for line in events if line.event == "unsent"]
+    killed = sum(line.event == "killed" for line in events)
     answered = {answer.data[:16].hex() for answer in evidence.answers if answer.kind == "FIRST"}
     missing = [line.header for line in seen if line.header not in answered]
     if missing:
         raise CheckBroken(f"{len(missing)} of {len(seen)} replies that a killed primary had not sent never arrived")
-    return f"{len(views)} primaries killed, {len(seen)} replies committed and unsent"
+    count = f"{killed}{_of_planned(killed, evidence.kills_planned)} primaries killed"
+    if not seen:
+        raise CheckNotTried(f"{count} with replies committed but unsent")
+    return f"{count}, {len(seen)} replies committed but unsent"
 
 
 def ledger_sums_to_zero(evidence: Evidence) -> str:
@@ -221,6 +266,8 @@ def ledger_sums_to_zero(evidence: Evidence) -> str:
         total = sum(final.balances.values())
         if total:
             raise CheckBroken(f"the accounts of replica {replica} sum to {total}")
+    if not any(any(final.balances.values()) for final in evidence.finals):
+        raise CheckNotTried("every account is empty")
     return f"{len(evidence.finals[0].balances)} accounts"
 
 
@@ -239,6 +286,8 @@ def ledger_agrees_with_replay(evidence: Evidence) -> str:
             raise CheckBroken(f"replica {replica} has {final.balances.get(name)} on {name}, not {balances.get(name)}")
         if final.digest != evidence.finals[0].digest:
             raise CheckBroken(f"the state of replica {replica} differs from that of replica 0")
+    if not done:
+        raise CheckNotTried("no transfer was executed")
     return f"{sum(done.values())} executed, {len(done) - sum(done.values())} refused"
 
 
@@ -281,6 +330,8 @@ def slots_identical(evidence: Evidence) -> str:
     users = {line.client for line in last.values() if line.request}
     if len(first) != len(users):
         raise CheckBroken(f"{len(first)} slots are in use, by {len(users)} sessions")
+    if not first:
+        raise CheckNotTried("no slot is in use")
     return f"{len(first)} slots in {len(evidence.slots)} files, {sum(map(len, first.values()))} bytes each"
 
 
@@ -291,7 +342,7 @@ CHECKS: tuple[tuple[str, Callable[[Evidence], str]], ...] = (
     ("every request answered", every_request_answered),
     ("every repeated request answered with identical bytes", answers_identical),
     ("every damaged slot that was needed repaired from a peer", damage_repaired),
-    ("what killed primaries had committed and not sent arrived, as it was", unsent_replies_arrived),
+    ("replies committed but unsent when a primary was killed reached their clients unchanged", unsent_replies_arrived),
     ("the ledger sums to zero", ledger_sums_to_zero),
     ("the ledger agrees with an independent replay", ledger_agrees_with_replay),
     ("the slots of all files byte-identical", slots_identical),
@@ -305,6 +356,8 @@ def judge(evidence: Evidence) -> tuple[Check, ...]:
 
 def _judged(name: str, check: Callable[[Evidence], str], evidence: Evidence) -> Check:
     try:
-        return Check(name, True, check(evidence))
+        return Check(name, CheckResult.PASSED, check(evidence))
     except CheckBroken as broken:
-        return Check(name, False, str(broken))
+        return Check(name, CheckResult.BROKEN, str(broken))
+    except CheckNotTried as reason:
+        return Check(name, CheckResult.NOT_TRIED, str(reason))

@@ -92,7 +92,9 @@ def send_raw(port: int, data: bytes) -> bytes:
 def ports_of(system: OwnedSystem) -> list[int]:
     """Give the ports that the system's processes serve: not this script's own, which they inherit and leave alone."""
     ours = set(listening([os.getpid()]))
-    return [port for address, port in listening(processes_of(system)) if (address, port) not in ours]
+    found = [port for address, port in listening(processes_of(system)) if (address, port) not in ours]
+    assert found, "what is refused by none is shown by none"
+    return found
 
 
 def key_of_this_process() -> bytes:

@@ -194,3 +194,6 @@ def test_the_command_compares_two_files_and_says_so_by_its_status(tmp_path: Path
     assert main(["--from", str(worse), "--compare", str(accepted)]) == 1
     assert main(["--from", str(worse), "--compare", str(accepted), "--margin", "0.6"]) == 0
     assert main(["--from", str(worse), "--compare", str(tmp_path / "none.json")]) == 0
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**json.loads(worse.read_text()), "groups": []}))
+    assert main(["--from", str(worse), "--compare", str(other)]) == 1, "nothing was compared"

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from client_replies.actors.replies_port import RepliesPort
 from client_replies.actors.system import OwnedSystem
 from client_replies.messages.reply import Reply, verify_reply
 from client_replies.messages.reply_header import HeaderInvalid
+from client_replies.storage.shared_memory import PoolMemory
 
-from examples.cluster.control import Join, Joined
-from examples.cluster.damage import DamageSlot, Moments, SlotDamaged, damage_of, damage_slot
+from examples.cluster.config import replies_config
+from examples.cluster.control import Join, Joined, StartReplica
+from examples.cluster.damage import (
+    DamageSlot,
+    Moments,
+    MomentsPlan,
+    SlotDamaged,
+    damage_of,
+    damage_slot,
+    lose_directory,
+)
 from examples.cluster.harm import holds_reply
+from examples.cluster.members import kill
+from examples.cluster.replica_events import Events
 from examples.cluster.saboteur import SaboteurActor
+from examples.cluster.vsr.effects import AnswerClient
 from tests.actors.doubles import Forward, Forwarded, Forwarder
 from tests.actors.driver import Driver
 
@@ -79,6 +96,65 @@ def test_moments_are_spread_and_claimed_once(tmp_path: Path) -> None:
     assert [(one.is_due(250), one.claim()) for one in (second, first)] == [(True, 2), (False, 3)]
     assert not first.is_due(10_000)
     assert not Moments(str(tmp_path), "damage", 0, 400).is_due(10_000)
+
+
+def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None:
+    """Damages after each other would leave no moment for it: while one is under way, the primary does not end."""
+    plan = MomentsPlan(directory=str(tmp_path), ops=20, damages=9, kills=1)
+    config = replies_config(tmp_path / "data", 1, 0)
+    start = StartReplica(name="r", replicas=3, config=config, directory=str(tmp_path), fresh=True, moments=plan)
+    port = RepliesPort(
+        owner=1,
+        send=lambda message: None,
+        send_pool=lambda pool, message: None,
+        now=time.monotonic,
+        open_memory=PoolMemory.open,
+    )
+    events = Events(start, None, port, lambda saboteur, order: None, dict)
+    kills = Moments(str(tmp_path), "kill", 1, 20)
+
+    def is_lost(op: int) -> bool:
+        """True if the plan takes the first answer at this op for a damage."""
+        reply = Reply.build(
+            cluster=1, client=op, session=1, request=1, op=op, operation=2, timestamp=op, body=b"body"
+        ).pack()
+        effect = AnswerClient(client=op, reply=reply, repeated=False, view=0)
+        events.kept(op, reply)
+        lose = events.on_answer(effect).lose
+        if kills.is_due(op):
+            events.answered(effect, sent=False)
+        return lose
+
+    assert is_lost(9)
+    assert not is_lost(12)
+    assert not list(tmp_path.glob("damage-*")), "the kill of op 10 is due"
+    assert kills.claim() == 1
+    assert is_lost(13)
+
+
+def test_a_lost_disk_is_lost_or_an_error(tmp_path: Path) -> None:
+    """Nothing says that it was removed without looking; and what is gone already is no error."""
+    directory = tmp_path / "replica"
+    lose_directory(directory)
+    (directory / "below").mkdir(parents=True)
+    lose_directory(directory)
+    assert not directory.exists()
+    directory.write_bytes(b"a file, which is no directory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("examples.cluster.damage.LOSE_TIMEOUT", 0.0)
+        with pytest.raises(NotADirectoryError):
+            lose_directory(directory)
+
+
+def test_no_process_is_killed_for_one_that_is_not_up() -> None:
+    """To the kernel 0 is our own group: everything, the tests included, would end."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not kill(0)
+    assert not kill(-child.pid)
+    assert child.poll() is None
+    assert kill(child.pid)
+    child.communicate()
+    assert not kill(child.pid)
 
 
 def test_the_saboteur_damages_once_and_says_so_each_time(tmp_path: Path, asys: OwnedSystem) -> None:

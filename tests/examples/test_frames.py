@@ -36,6 +36,7 @@ from examples.cluster.frames import (
     unpack_frame,
 )
 from examples.cluster.protocol import Request
+from tests.fuzz import rounds
 from tests.fuzz.frames import CORPUS, Corpus, Mutator, check_stream, fuzz_decoder
 
 CLUSTER = 7
@@ -394,6 +395,12 @@ def test_a_header_is_judged_once_however_its_frame_trickles_in(monkeypatch: pyte
 
 
 # Fuzzed, for a moment. `python -m tests.fuzz` does it for as long as wanted.
+
+
+def test_fuzzing_that_sent_nothing_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In no time nothing is found wrong."""
+    assert rounds.run(("decoder",), 1, tmp_path / "corpus", 0.0, None) == 1
+    assert "no stream was sent to the decoder" in capsys.readouterr().err
 
 
 def test_the_corpus_still_holds(tmp_path: Path) -> None:

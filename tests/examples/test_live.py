@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def test_two_terminals_kill_the_primary_and_lose_a_disk(terminal: Terminal) -> N
     assert json.loads(done.stdout)["source_balance"] == 150, done.stderr
     wait_until(terminal.is_whole, 30.0, "three whole replicas")
     done = terminal.other("status")
-    assert done.stdout.count(" up ") == 3, done.stdout
+    assert (done.returncode, done.stdout.count(" up ")) == (0, 3), done.stdout
     assert (terminal.place / "replica-2" / "log.sqlite").exists()
 
     assert terminal.interrupt() == 128 + signal.SIGINT
@@ -208,6 +209,8 @@ def test_a_lost_quorum_stops_progress_and_nothing_else(terminal: Terminal, stopp
             }
             (one,) = [one for one in status["replicas"] if one["name"] == left]
             assert one["executed"] == primary["executed"], "something was executed without a quorum"
+            for words in (("status",), ("status", "--json")):
+                assert terminal.other(*words).returncode == ExitStatus.UNAVAILABLE
             assert "no quorum: nothing is executed" in terminal.other("status").stdout
         finally:
             for one in victims:
@@ -336,4 +339,8 @@ def test_a_reply_that_is_damaged_everywhere_is_an_error_and_the_service_goes_on(
         terminal.hurt("heal")
         with pytest.raises(ReplyLost):
             session.resume()
+        wait_until(lambda: all(one["lost"] == 1 for one in terminal.replicas()), 30.0, "the loss to be known")
+        assert [one["slots"]["faulty"] for one in terminal.replicas()] == [1, 1, 1]
+        rows = re.findall(r"^replica-\d +\d+ +\d+ +0 +0 +0 +1 +\d+ +\d+$", terminal.other("status").stdout, re.M)
+        assert len(rows) == 3, "none is faulty, one is lost"
         assert Result.decode(transfer(session, 3).body).target_balance == 20

@@ -9,36 +9,59 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from examples.cluster import terminal
 from examples.cluster.client_command import reply_line
-from examples.cluster.commands import COLUMNS, status_lines, status_row
 from examples.cluster.report import verdict_lines
-from examples.cluster.terminal import ProgressLine, show, show_table
-from examples.cluster.verdict import Check
+from examples.cluster.status import has_quorum, show_status, status_lines
+from examples.cluster.terminal import ProgressLine, plain, show
+from examples.cluster.verdict import Check, CheckResult
 
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-GREEN, BOLD_RED, HIDE_CURSOR, SHOW_CURSOR = "\x1b[32m", "\x1b[1;31m", "\x1b[?25l", "\x1b[?25h"
+GREEN, YELLOW, BOLD_RED, HIDE_CURSOR, SHOW_CURSOR = "\x1b[32m", "\x1b[33m", "\x1b[1;31m", "\x1b[?25l", "\x1b[?25h"
 REPLICA = {"name": "replica-0", "pid": 29905, "state": "up", "role": "primary", "view": 1, "op": 9, "commit": 9}
-SLOTS = {"empty": 62, "durable": 1, "queued": 0, "faulty": 1}
-STATUS = {
+SLOTS = {"empty": 61, "durable": 1, "queued": 0, "writing": 0, "faulty": 2}
+NORMAL = "in the view, with its log"
+STATUS: dict[str, Any] = {
     "replicas": [
-        {**REPLICA, "executed": 9, "checkpoint": 0, "slots": SLOTS, "requests_waiting": 0},
-        {"name": "replica-1", "pid": 0, "state": "starting"},
+        {
+            **REPLICA,
+            "executed": 9,
+            "checkpoint": 0,
+            "slots": SLOTS,
+            "lost": 1,
+            "requests_waiting": 0,
+            "status": NORMAL,
+        },
+        {"name": "replica-1", "pid": 0, "state": "down", "reason": "its data file is read-only"},
     ],
-    "gateway": {"address": ["127.0.0.1", 38211], "pid": 29854, "connections": 0, "requests_waiting": 0},
+    "gateway": {"address": ["127.0.0.1", 38211], "pid": 29854, "connections": 0, "requests_waiting": 0, "restarts": 1},
     "restarts": 2,
     "quorum": False,
+    "faults": {
+        "partitions": [{"replicas": ["replica-0"], "others": ["replica-1"]}],
+        "blocked": ["2fed"],
+        "drop_replies": {"replica-0": 7},
+    },
 }
 PLAIN_STATUS = """\
-name       pid    state     role     view  op  commit  executed  checkpoint  slots                          waiting
-replica-0  29905  up        primary  1     9   9       9         0           62 empty, 1 durable, 1 faulty  0
-replica-1  0      starting  -        -     -   -       -         -           -                              -
-gateway 127.0.0.1:38211, process 29854, 0 connections, 0 requests waiting; 2 restarts
-no quorum: nothing is executed until more replicas are up; clients wait, and lose nothing
+name       pid    state  role     view  op  commit  executed
+replica-0  29905  up     primary  1     9   9       9
+replica-1  0      down   -        -     -   -       -
+reply slots  empty  durable  queued  writing  faulty  lost  checkpoint  waiting
+replica-0    61     1        0       0        1       1     0           0
+replica-1    -      -        -       -        -       -     -           -
+gateway 127.0.0.1:38211, process 29854, 0 connections, 0 requests waiting
+restarts since the start: 2 of replicas, 1 of the gateway
+replica-1 is down: its data file is read-only
+fault: replica-0 and replica-1 do not hear each other, until heal
+fault: client 2fed gets no replies, until heal
+fault: replica-0 loses its next 7 replies
+no quorum: nothing is executed until 2 of 2 replicas follow one primary; requests wait
 """
 
 
@@ -60,8 +83,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def print_status(out: StringIO) -> str:
     """What `status` prints."""
-    show_table(COLUMNS, [status_row(replica) for replica in STATUS["replicas"]], out)  # type: ignore[attr-defined]
-    show(status_lines(STATUS), out)
+    show_status(STATUS, out)
     return out.getvalue()
 
 
@@ -76,11 +98,64 @@ def test_the_status_on_a_terminal_says_the_same_in_colours(monkeypatch: pytest.M
     monkeypatch.setenv("COLUMNS", "60")
     text = print_status(Tty())
     assert f"{GREEN}up" in text
-    assert f"{GREEN}1 durable" in text
-    assert f"{BOLD_RED}1 faulty" in text
+    assert f"{GREEN}1" in text
+    assert f"{YELLOW}1" in text
+    assert f"{BOLD_RED}1" in text
     assert f"{BOLD_RED}no quorum" in text
     words = [line.split() for line in ESCAPE.sub("", text).splitlines() if not set(line) <= set(" ─")]
     assert words == [line.split() for line in PLAIN_STATUS.splitlines()]
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_the_tables_of_the_status_fit_80_columns(tty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to large numbers: a table that wraps cannot be read."""
+    monkeypatch.setenv("COLUMNS", "80")
+    slots = dict.fromkeys(("empty", "durable", "queued", "writing", "faulty"), 64)
+    large = {"pid": 4_194_304, "view": 99_999, "checkpoint": 999_999_999, "requests_waiting": 1024, "lost": 64}
+    ops = dict.fromkeys(("op", "commit", "executed"), 999_999_999)
+    one = {"name": "replica-0", "state": "starting", "role": "learner", "status": NORMAL, "slots": slots}
+    out = Tty() if tty else StringIO()
+    show_status({**STATUS, "replicas": [{**one, **large, **ops}]}, out)
+    lines = ESCAPE.sub("", out.getvalue()).splitlines()
+    tables = lines[: next(number for number, line in enumerate(lines) if line.startswith("gateway"))]
+    assert len(tables) == (6 if tty else 4)
+    assert max(map(len, tables)) <= 80, out.getvalue()
+
+
+def follower(view: int, role: str = "backup", state: str = "up", status: str = NORMAL) -> dict[str, Any]:
+    """What a replica says of itself."""
+    return {"state": state, "role": role, "view": view, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "expected"),
+    [
+        ([follower(1, "primary"), follower(1), follower(1)], True),
+        ([follower(1, "primary"), follower(1), {"state": "starting"}], True),
+        ([follower(1, "primary"), {"state": "starting"}, {"state": "down"}], False),
+        ([follower(1, "primary"), follower(1, state="stopped"), {"state": "silent"}], False),
+        ([follower(1), follower(1), {"state": "starting"}], False),  # the primary of the view is not up
+        ([follower(1, "primary"), follower(2), follower(2)], False),  # cut off, and the next is not up yet
+        ([follower(1, "primary"), follower(2), follower(2, "primary")], True),
+        ([follower(1, "primary"), follower(1, "learner"), {"state": "down"}], False),
+        ([follower(1, "primary"), follower(1, status="has left all earlier views"), {"state": "down"}], False),
+        ([follower(3, "primary"), follower(3), follower(3), {"state": "down"}, {"state": "down"}], True),
+        ([follower(3, "primary"), follower(3), follower(3, "learner"), follower(2), {"state": "down"}], False),
+    ],
+)
+def test_a_quorum_is_a_majority_that_follows_one_primary(replicas: list[dict[str, Any]], expected: bool) -> None:
+    """Processes that are up and follow nobody are none: nothing is executed by them."""
+    assert has_quorum(replicas) is expected
+
+
+def test_a_replica_that_is_in_no_view_is_named() -> None:
+    """It is up, and executes nothing; and a component that has stopped says why."""
+    changing = {**STATUS["replicas"][0], "status": "has left all earlier views", "stopped": "IO_ERROR: no space"}
+    lines = list(map(plain, status_lines({**STATUS, "replicas": [changing], "quorum": True, "faults": {}})))
+    assert lines[2:] == [
+        "replica-0 has left all earlier views",
+        "the replies of replica-0 are stopped: IO_ERROR: no space",
+    ]
 
 
 @pytest.mark.parametrize("why", ["NO_COLOR", "TERM", "rich"])
@@ -93,10 +168,13 @@ def test_colours_can_be_done_without(why: str, monkeypatch: pytest.MonkeyPatch) 
     else:
         monkeypatch.setattr(terminal, "find_spec", lambda name: None)
     out = Tty()
-    show(verdict_lines([Check("one", True, "fine"), Check("two", False, "[bad]")]), out)
+    checks = [Check("one", CheckResult.PASSED, "fine"), Check("two", CheckResult.BROKEN, "[bad]")]
+    show(verdict_lines(checks), out)
     text = out.getvalue()
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text), "a colour"
-    assert ESCAPE.sub("", text) == "\n  ok  one (fine)\n  BROKEN  two ([bad])\nverdict: 1 of 2 checks broken\n"
+    assert (
+        ESCAPE.sub("", text) == "\n  ok  one (fine)\n  BROKEN  two ([bad])\nverdict: 1 of 2 checks passed, 1 broken\n"
+    )
     if why != "NO_COLOR":
         assert "\x1b" not in text
         assert print_status(Tty()) == PLAIN_STATUS
@@ -105,10 +183,20 @@ def test_colours_can_be_done_without(why: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_verdict_is_green_or_red() -> None:
     """Each check, and all of it."""
     out = Tty()
-    show(verdict_lines([Check("one", True, "fine")]), out)
+    show(verdict_lines([Check("one", CheckResult.PASSED, "fine")]), out)
     assert out.getvalue().count(GREEN) == 2
     assert BOLD_RED not in out.getvalue()
-    show(verdict_lines([Check("two", False, "not fine")]), out)
+    show(verdict_lines([Check("two", CheckResult.BROKEN, "not fine")]), out)
+    assert out.getvalue().count(BOLD_RED) == 2
+
+
+def test_a_check_that_was_not_tried_is_yellow_and_the_verdict_green() -> None:
+    """It is neither good nor bad; a fault that was asked for and not done makes the verdict red."""
+    out = Tty()
+    show(verdict_lines([Check("one", CheckResult.NOT_TRIED, "nothing to see")]), out)
+    assert f"{YELLOW}not tried" in out.getvalue()
+    assert f"{GREEN}0 of 1 checks passed, 1 not tried: nothing to see" in out.getvalue()
+    show(verdict_lines([], ["--kill 3: 1 of 3 happened"]), out)
     assert out.getvalue().count(BOLD_RED) == 2
 
 
@@ -190,7 +278,7 @@ def test_a_run_on_a_real_terminal_shows_progress_and_a_green_verdict(
     os.close(theirs)
     text = _everything(ours)
     assert run.wait(60.0) == 0, text
-    assert f"{GREEN}all 10 hold" in text
+    assert re.search(f"{re.escape(GREEN)}[0-9]+ of 10 checks passed, [0-9]+ not tried", text)
     assert re.search(r"━ +\d+\.\d s  20/20 transfers", ESCAPE.sub("", text))
     assert text.count(HIDE_CURSOR) == text.count(SHOW_CURSOR) == 1
 

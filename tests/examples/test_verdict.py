@@ -1,4 +1,4 @@
-"""The verdict: good evidence holds, and each check turns red for what it is about, and says where."""
+"""The verdict: good evidence passes; each check is broken by what it is about, and says where; none passes unseen."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from examples.cluster.evidence import (
     Final,
     Journal,
     Seen,
+    Totals,
+    counted_line,
     journal_line,
     read_answers,
     read_events,
@@ -34,13 +36,16 @@ from examples.cluster.journal import Journal as ReplicaJournal
 from examples.cluster.ledger import Transfer
 from examples.cluster.protocol import OPERATION_TRANSFER, Request
 from examples.cluster.report import figures, percentile, report_json, report_lines
+from examples.cluster.run import Options, Outcome, default_damages, default_kills, not_done
+from examples.cluster.soak import whole_again
 from examples.cluster.terminal import plain
-from examples.cluster.verdict import CHECKS, Check, Evidence, judge, read_rows
+from examples.cluster.verdict import CHECKS, Check, CheckResult, Evidence, judge, read_rows
 from examples.cluster.vsr.execution import Applied, Execution
 from examples.cluster.vsr.messages import LogEntry
 
 CLUSTER = 7
 SESSIONS = 2
+KILLED = Seen("killed", 6.0, 0)
 ROWS = (
     ("equity", "ada", 100),
     ("equity", "ben", 50),
@@ -74,13 +79,13 @@ def good_evidence() -> Evidence:
     return Evidence(
         rows=ROWS,
         clients=tuple(map(client_id, range(SESSIONS))),
-        damages_wanted=1,
-        kills_wanted=1,
+        damages_planned=1,
+        kills_planned=1,
         journals=tuple(journals),
         finals=tuple(finals),
         slots=tuple(slots),
         answers=(*answers, again),
-        events=((*damage, Seen("unsent", 6.0, 0, -1, unsent)), takeover, ()),
+        events=((*damage, KILLED, Seen("unsent", 6.0, 0, -1, unsent)), takeover, ()),
     )
 
 
@@ -118,16 +123,21 @@ def executed(journal: ReplicaJournal) -> tuple[dict[int, bytes], list[AnswerSeen
     return slots, answers
 
 
-def broken_by(evidence: Evidence) -> dict[str, str]:
-    """The functions whose check does not hold, with what they say."""
+def found(evidence: Evidence, result: CheckResult) -> dict[str, str]:
+    """The functions whose check has this result, with what they say."""
     names = {name: function.__name__ for name, function in CHECKS}
-    return {names[check.name]: check.detail for check in judge(evidence) if not check.holds}
+    return {names[check.name]: check.detail for check in judge(evidence) if check.result is result}
 
 
-def test_good_evidence_holds() -> None:
-    """Every check says what it looked at."""
+def broken_by(evidence: Evidence) -> dict[str, str]:
+    """The functions whose check is broken, with what they say."""
+    return found(evidence, CheckResult.BROKEN)
+
+
+def test_good_evidence_passes_every_check() -> None:
+    """Every check says what it saw."""
     checks = judge(good_evidence())
-    assert [check.name for check in checks if not check.holds] == []
+    assert [check.name for check in checks if check.result is not CheckResult.PASSED] == []
     assert len(checks) == 10
     assert all(check.detail for check in checks)
 
@@ -204,6 +214,7 @@ DAMAGE = GOOD.events[0][:3]
 LAST = GOOD.answers[len(ROWS) + SESSIONS - 1].data[:16].hex()  # the reply to the last row
 FLIP_LAST = flipped(GOOD.answers[-1].data, 300)
 BALANCES = dict(GOOD.finals[1].balances)
+FIRST_TRIES = tuple(replace(answer, tries=1) for answer in GOOD.answers[:-1])
 
 
 @pytest.mark.parametrize(
@@ -239,7 +250,6 @@ BALANCES = dict(GOOD.finals[1].balances)
         ),
         ("answers_identical", with_answer(GOOD, 9, kind="INVALID"), "was not a whole reply"),
         ("answers_identical", with_answer(GOOD, 9, request=77), "not answered with the reply"),
-        ("damage_repaired", with_events(), "0 slots were damaged, 1 were to be"),
         ("damage_repaired", with_events(*DAMAGE[:1]), "1 damaged slots were neither"),
         ("damage_repaired", with_events(*DAMAGE[:2]), "1 of 1 needed slots were not repaired"),
         (
@@ -253,7 +263,6 @@ BALANCES = dict(GOOD.finals[1].balances)
             "1 replies were lost on every replica",
         ),
         ("damage_repaired", with_answer(GOOD, 3, kind="STALE"), "never reached their clients"),
-        ("unsent_replies_arrived", with_events(*DAMAGE), "0 primaries were killed, 1 were to be"),
         ("unsent_replies_arrived", with_answer(GOOD, 5, kind="STALE"), "1 of 1 replies that a killed primary"),
         ("ledger_sums_to_zero", with_final(GOOD, 1, balances={"equity": -5, "ada": 6}), "replica 1 sum to 1"),
         ("ledger_agrees_with_replay", with_journal(GOOD, 1, set_line(6, outcome=0)), "executed row 5, the replay"),
@@ -277,19 +286,112 @@ BALANCES = dict(GOOD.finals[1].balances)
         ("slots_identical", with_all_slots(GOOD, lambda s: s.pop(0)), "1 slots are in use, by 2 sessions"),
     ],
 )
-def test_each_check_turns_red_for_what_it_is_about(check: str, evidence: Evidence, detail: str) -> None:
-    """And says where; others may turn red with it."""
+def test_each_check_is_broken_by_what_it_is_about(check: str, evidence: Evidence, detail: str) -> None:
+    """And says where; others may be broken with it."""
     assert detail in broken_by(evidence)[check]
 
 
-def test_every_check_was_seen_red() -> None:
-    """The table above leaves none out."""
+def unequal_syncs() -> Evidence:
+    """Each replica executed a part of the history, and has the rest by a state sync."""
+    lines = GOOD.journals[0].lines
+    last = lines[-1].op
+    journals = (
+        Journal(lines[:4], gaps=((lines[3].op, last),)),
+        Journal(lines[4:], gaps=((0, lines[3].op),)),
+        Journal((), gaps=((0, last),)),
+    )
+    return replace(GOOD, journals=journals)
+
+
+def one_row_each() -> Evidence:
+    """There is nothing that could have come out of order."""
+    journals = (Journal(GOOD.journals[0].lines[:4]),) * 3
+    return replace(GOOD, rows=ROWS[:2], journals=journals)
+
+
+def all_refused() -> Evidence:
+    """No transfer changed an account."""
+    evidence = replace(GOOD, rows=(("ada", "ben", 1),) * len(ROWS))
+    for replica in range(3):
+        evidence = with_final(evidence, replica, balances={"equity": 0})
+    return evidence
+
+
+NOTHING = Evidence(
+    rows=(),
+    clients=GOOD.clients,
+    damages_planned=1,
+    kills_planned=1,
+    journals=(Journal(()),) * 3,
+    finals=(Final(0, {"equity": 0}, "00", (), {}),) * 3,
+    slots=({}, {}, {}),
+    answers=(),
+    events=((), (), ()),
+)
+NOT_TRIED = [
+    ("executed_once", NOTHING, "no transfer was executed"),
+    ("executed_in_one_order", NOTHING, "no two replicas executed the same operation: 0 operations"),
+    ("executed_in_one_order", unequal_syncs(), "no two replicas executed the same operation: 9 operations"),
+    ("clients_kept_their_order", one_row_each(), "no session had two rows: 2 rows, 2 sessions"),
+    ("every_request_answered", NOTHING, "no request was sent"),
+    ("answers_identical", replace(GOOD, answers=FIRST_TRIES), "no request was repeated: 9 answers"),
+    ("damage_repaired", with_events(), "0 of 1 planned slots damaged, none needed"),
+    ("damage_repaired", with_events(DAMAGE[0], DAMAGE[2]), "1 slots damaged, none needed"),
+    ("damage_repaired", replace(with_events(), damages_planned=0, corrupted=4), "4 slots damaged, none needed"),
+    ("unsent_replies_arrived", with_events(*DAMAGE), "0 of 1 planned primaries killed"),
+    ("unsent_replies_arrived", replace(with_events(), kills_planned=0), "0 primaries killed"),
+    ("ledger_sums_to_zero", all_refused(), "every account is empty"),
+    ("ledger_agrees_with_replay", NOTHING, "no transfer was executed"),
+    ("slots_identical", NOTHING, "no slot is in use"),
+]
+
+
+@pytest.mark.parametrize(("check", "evidence", "reason"), NOT_TRIED)
+def test_a_check_that_could_see_nothing_was_not_tried(check: str, evidence: Evidence, reason: str) -> None:
+    """It is neither passed nor broken, and says why."""
+    assert reason in found(evidence, CheckResult.NOT_TRIED)[check]
+
+
+def test_evidence_of_nothing_passes_no_check() -> None:
+    """No check says ok without having looked at something; and none is broken by that."""
+    assert {check.result for check in judge(NOTHING)} == {CheckResult.NOT_TRIED}
+
+
+def test_every_check_was_seen_broken_and_not_tried() -> None:
+    """The tables above leave none out."""
+    names = {function.__name__ for _name, function in CHECKS}
     (mark,) = [
         mark
-        for mark in test_each_check_turns_red_for_what_it_is_about.pytestmark  # type: ignore[attr-defined]
+        for mark in test_each_check_is_broken_by_what_it_is_about.pytestmark  # type: ignore[attr-defined]
         if mark.name == "parametrize"
     ]
-    assert {case[0] for case in mark.args[1]} == {function.__name__ for _name, function in CHECKS}
+    assert {case[0] for case in mark.args[1]} == names
+    assert {case[0] for case in NOT_TRIED} == names
+
+
+def test_a_check_says_how_much_of_the_plan_it_saw() -> None:
+    """Planned faults that found no moment are no contradiction, and are not counted as seen."""
+    passed = found(replace(GOOD, damages_planned=5, kills_planned=2), CheckResult.PASSED)
+    assert passed["damage_repaired"] == "1 of 5 planned slots damaged, 1 needed, 1 repaired"
+    assert passed["unsent_replies_arrived"].startswith("1 of 2 planned primaries killed, 1 replies")
+
+
+def test_a_primary_that_is_killed_twice_in_one_view_counts_twice() -> None:
+    """It may be back before the others change the view."""
+    evidence = replace(GOOD, kills_planned=2, events=((*GOOD.events[0], KILLED), *GOOD.events[1:]))
+    assert found(evidence, CheckResult.PASSED)["unsent_replies_arrived"].startswith("2 primaries killed")
+
+
+def test_slots_that_were_damaged_from_outside_are_seen_by_their_repairs() -> None:
+    """As in a soak, where no replica knows of the damage."""
+    evidence = replace(with_events(DAMAGE[2]), damages_planned=0, corrupted=4)
+    assert found(evidence, CheckResult.PASSED)["damage_repaired"] == "4 slots damaged, 1 replies repaired"
+    assert whole_again(5, 2) == Check(
+        "the cluster was whole again after every fault in a replica",
+        CheckResult.PASSED,
+        "5 faults, whole again 2 times",
+    )
+    assert whole_again(0, 0).result is CheckResult.NOT_TRIED
 
 
 def test_evidence_survives_being_written_down(tmp_path: Path) -> None:
@@ -350,13 +452,18 @@ def test_a_journal_goes_back_with_its_replica(tmp_path: Path) -> None:
 
 
 def test_the_report_says_the_same_in_text_and_in_json() -> None:
-    """Each check by name; the figures from the evidence."""
+    """Each check by name; the figures from the evidence; how many checks passed, are broken, were not tried."""
     numbers = figures(2.0, GOOD.answers, GOOD.events, {"results_done": 3, "Answer_dropped": 4})
-    checks = (Check("one", True, "fine"), Check("two", False, "not fine"))
+    checks = (
+        Check("one", CheckResult.PASSED, "fine"),
+        Check("two", CheckResult.BROKEN, "not fine"),
+        Check("three", CheckResult.NOT_TRIED, "nobody was there"),
+    )
     text = "\n".join(map(plain, report_lines(checks, numbers)))
     assert "ok  one (fine)" in text
     assert "BROKEN  two (not fine)" in text
-    assert "verdict: 1 of 2 checks broken" in text
+    assert "not tried  three (nobody was there)" in text
+    assert text.endswith("verdict: 1 of 3 checks passed, 1 broken, 1 not tried: nobody was there")
     data = json.loads(report_json(checks, numbers))
     assert data["verdict"] is False
     assert data["requests"] == len(ROWS)
@@ -364,7 +471,81 @@ def test_the_report_says_the_same_in_text_and_in_json() -> None:
     assert data["network"]["replies_lost"] == 4
     assert data["cluster"]["view_changes"] == data["cluster"]["primaries_killed"] == 1
     assert data["failover_ms"] == [1500.0]
+    assert (data["passed"], data["broken"], data["not_tried"], data["not_done"]) == (1, 1, 1, [])
+    assert [check["result"] for check in data["checks"]] == ["passed", "broken", "not tried"]
     assert json.loads(report_json(checks[:1], numbers))["verdict"] is True
+    assert Outcome(checks[::2], numbers).holds, "what was not tried is not broken"
+    assert not Outcome(checks, numbers).holds
+
+
+def options(**chosen: Any) -> Options:
+    """A run of seven transfers."""
+    values = {
+        "transfers_file": Path("transfers.csv"),
+        "transfers": (),
+        "clients": SESSIONS,
+        "replicas": 3,
+        "seed": 1,
+        "directory": Path(),
+        "drop_replies": 0.1,
+        "duplicate_requests": 0.1,
+        "damages": 2,
+        "kills": 1,
+        "plant": None,
+        "json": False,
+        "keep": False,
+    }
+    return Options(**{**values, **chosen})
+
+
+def test_a_fault_that_was_asked_for_and_did_not_happen_is_an_error() -> None:
+    """Not of the service: no check is broken. One that was planned by default is no error."""
+    numbers = figures(2.0, GOOD.answers, GOOD.events, {})
+    assert not_done(options(), numbers) == ()
+    assert not_done(options(asked=frozenset({"--kill"})), numbers) == ()
+    missed = not_done(options(asked=frozenset({"--damage", "--kill"})), numbers)
+    assert missed == ("--damage 2: 1 of 2 happened; give more transfers, or a lower number",)
+    checks = (Check("one", CheckResult.PASSED, "fine"),)
+    assert not Outcome(checks, numbers, missed).holds
+    text = "\n".join(map(plain, report_lines(checks, numbers, missed)))
+    assert f"NOT DONE  {missed[0]}" in text
+    assert text.endswith("verdict: 1 of 1 checks passed, 1 requested kind of fault not done")
+    assert json.loads(report_json(checks, numbers, missed))["not_done"] == list(missed)
+
+
+@pytest.mark.parametrize(
+    ("transfers", "damages", "kills"), [(1, 1, 1), (3, 1, 1), (10, 2, 1), (20, 5, 2), (2400, 5, 2)]
+)
+def test_defaults_scale_with_the_input(transfers: int, damages: int, kills: int) -> None:
+    """They fit every file."""
+    assert (default_damages(transfers), default_kills(transfers)) == (damages, kills)
+
+
+def test_counts_add_up_over_all_lives_of_a_replica(tmp_path: Path) -> None:
+    """No count falls when a replica dies, whatever it was writing then; a file that is not there yet counts later."""
+    paths = [tmp_path / "one", tmp_path / "two"]
+    totals = Totals(paths)
+    totals.update()
+    assert not totals.counters
+    life = EvidenceWriter(paths[0])
+    life.write(counted_line({"Answer_dropped": 3}))
+    life.write(DAMAGE[0].line())
+    life.flush()
+    totals.update()
+    life.write(counted_line({"Answer_dropped": 2}))
+    life.close()
+    with paths[0].open("a") as file:
+        file.write('{"counted":{"Answer_dropped":1}')
+    totals.update()
+    assert (totals.counters, totals.events) == ({"Answer_dropped": 5}, {"damaged": 1})
+    for path in paths:
+        life = EvidenceWriter(path)
+        life.write(counted_line({"Answer_dropped": 1, "other": 7}))
+        life.close()
+    totals.update()
+    totals.update()
+    assert (totals.counters, totals.events) == ({"Answer_dropped": 7, "other": 14}, {"damaged": 1})
+    assert read_events(paths[0]) == DAMAGE[:1]
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:

@@ -1,7 +1,8 @@
 """Fuzz for a while: `python -m tests.fuzz --minutes 10 [--target decoder|gateway|both] [--seed N] [--log FILE]`.
 
-Prints a line of totals a round, and at the end of all; the exit status is 1 if something did not hold, and the line
-says which seed and, for the decoder, which stream. New outcomes are kept in the corpus.
+Prints a line of totals per round, and at the end of all. The exit status is 1 if something did not hold, and the line
+says which seed and, for the decoder, which stream; and 1 if a target got no stream at all. New outcomes are kept in the
+corpus.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,10 @@ def run(targets: Sequence[str], seed: int, folder: Path, minutes: float, log: Pa
         if log is not None:
             with log.open("a") as lines:
                 lines.write(line + "\n")
-    return 1 if failure else 0
+    missed = [target for target in targets if not totals[f"{target}_streams"]]
+    if missed:
+        print(f"no stream was sent to the {' and the '.join(missed)}: give it more minutes", file=sys.stderr)
+    return 1 if failure or missed else 0
 
 
 def run_round(target: str, seed: str, corpus: Corpus, until: float, totals: dict[str, int]) -> None:

@@ -22,6 +22,13 @@ from .runner import RunResult
 from .shrink import shrink
 
 
+def _count(text: str) -> int:
+    """At least one: no seed fails among none."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
+    return int(text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """One simulator's command line: what it is called, how it draws a plan and runs it, what it must reach and find."""
@@ -50,12 +57,12 @@ class Command:
         parser.add_argument("--seed", type=int, help="run this seed")
         parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
         parser.add_argument("--json", action="store_true", help="with --seed: print every event as a JSON object")
-        parser.add_argument("--seeds", type=int, default=100, help="how many seeds to run (default 100)")
+        parser.add_argument("--seeds", type=_count, default=100, help="how many seeds to run (default 100)")
         parser.add_argument("--first", type=int, default=1, help="the first of them (default 1)")
         parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
         parser.add_argument("--shrink", type=int, metavar="SEED", help="shorten this failing seed")
         parser.add_argument("--planted", action="store_true", help="measure how many seeds each planted bug needs")
-        parser.add_argument("--planted-seeds", type=int, default=5000, help="give a planted bug up after so many")
+        parser.add_argument("--planted-seeds", type=_count, default=5000, help="give a planted bug up after so many")
         return parser.parse_args()
 
     def _one(self, seed: int, *, trace: bool, as_json: bool) -> int:

@@ -48,6 +48,14 @@ def test_every_mark_is_reached_by_the_sample(request: pytest.FixtureRequest) -> 
     assert reached.missing() == []
 
 
+@pytest.mark.parametrize("program", ["tests.simulation", "tests.simulation.cluster"])
+@pytest.mark.parametrize("option", ["--seeds", "--planted-seeds"])
+def test_no_seeds_at_all_are_refused(program: str, option: str) -> None:
+    """None fails among none: that would be a pass without a look."""
+    done = subprocess.run([sys.executable, "-m", program, option, "0"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "found '0', expected a whole number from 1" in done.stderr) == (2, True), done
+
+
 def test_a_fresh_seed_drawn_from_the_commit_passes() -> None:
     """Every commit tries something that was never tried before."""
     git = shutil.which("git")
