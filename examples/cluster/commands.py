@@ -7,6 +7,7 @@ answer gives 1. `--json` gives what a program wants to read, one object a line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -117,15 +118,21 @@ class Misused(ValueError):
 
 def run_start(parsed: argparse.Namespace) -> int:
     """`start`."""
-    start(parsed.place, parsed.replicas, parsed.port, lambda text: print(text, flush=True))
+    start(parsed.place, parsed.replicas, parsed.port, _say)
     return 0
+
+
+def _say(text: str) -> None:
+    """Say how the cluster is; that nobody can hear it, or that the disk of the output is full, is no reason to end."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
 
 
 # status
 
 COLUMNS = ("name", "pid", "state", "role", "view", "op", "commit", "executed", "checkpoint", "slots", "waiting")
 STYLES = {
-    "state": {"up": GOOD, "starting": FAIR, "silent": BAD, "stopped": BAD},
+    "state": {"up": GOOD, "starting": FAIR, "silent": BAD, "stopped": BAD, "down": BAD},
     "role": {"primary": "bold cyan", "learner": FAIR},
     "slots": {"durable": GOOD, "queued": FAIR, "writing": FAIR, "faulty": BAD, "empty": "dim"},
 }
@@ -169,6 +176,11 @@ def status_lines(status: Mapping[str, Any]) -> list[Line]:
     lines: list[Line] = [
         f"gateway {host}:{port}, process {door['pid']}, {door.get('connections', '-')} connections, "
         f"{door.get('requests_waiting', '-')} requests waiting; {status['restarts']} restarts"
+    ]
+    lines += [
+        [(f"{replica['name']} is down", BAD), f": {replica['reason']}"]
+        for replica in status["replicas"]
+        if "reason" in replica
     ]
     if not status["quorum"]:
         lines.append(

@@ -1,15 +1,16 @@
 """The store of one replica's log and snapshots: a SQLite database, and a twin of it in memory with the same interface.
 
 Guarantees: `write` returns when all of it is durable, in one transaction (a write-ahead journal, synced in full). What
-is read was verified: an entry that rotted comes back as a `CorruptEntry`; rot anywhere else is `StoreDamaged`. Of each
-entry the checksum is kept twice, beside the entry and in `heads`, so that a replica knows what it is missing. One
-process owns a store at a time.
+is read was verified: an entry that rotted comes back as a `CorruptEntry`; rot anywhere else is `StoreDamaged`, and
+nothing else is: what the disk or the operating system refuses is `StoreFailed`, and says nothing about the contents.
+Of each entry the checksum is kept twice, beside the entry and in `heads`, so that a replica knows what it is missing.
+One process owns a store at a time. A store that is not opened is left as it is.
 
     state      the promises, the base of the log, whose store this is; two copies, sealed
     entries    op, the entry's bytes              heads      op, the entry's checksum, a seal over both
     snapshots  op, the encoded snapshot
 
-Gives up: writing on after an error. Whatever `write` raises, the store is closed and the replica stops: after a failed
+Limits: no writing on after an error. Whatever `write` raises, the store is closed and the replica stops: after a failed
 sync nobody knows what is on the disk.
 """
 
@@ -27,12 +28,14 @@ from typing import Protocol
 
 from client_replies.messages.reply_header import checksum128
 
+from .durable_files import sync_directory
 from .vsr.durable import CorruptEntry, DurableState, LogWrite, Snapshot, SnapshotInvalid, StoredLog
 from .vsr.messages import EntryInvalid, LogEntry
 
 STORE_VERSION = 1
 
 _STATE = struct.Struct("<16sII16sIIBQQQ16s")
+_VERSION = struct.Struct("<16sI")  # the checksum of what follows, and the version: there in every version
 _OP = struct.Struct("<Q")
 _SCHEMA = """
     CREATE TABLE state (copy INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -40,6 +43,7 @@ _SCHEMA = """
     CREATE TABLE heads (op INTEGER PRIMARY KEY, checksum BLOB NOT NULL, seal BLOB NOT NULL);
     CREATE TABLE snapshots (op INTEGER PRIMARY KEY, data BLOB NOT NULL);
 """
+_TABLES = frozenset({"state", "entries", "heads", "snapshots"})
 
 
 class LogStoreError(RuntimeError):
@@ -62,12 +66,31 @@ class StoreOfOther(LogStoreError):
     """The store belongs to another cluster or another replica."""
 
 
+class StoreVersionUnknown(LogStoreError):
+    """The store was written by another version of this program, and is whole as far as this one can tell."""
+
+
 class StoreDamaged(LogStoreError):
-    """More rotted than can be named: the replica is to be treated as one that lost its disk."""
+    """Provably more rotted than can be named: the replica is to be treated as one that lost its disk."""
 
 
 class StoreFailed(LogStoreError):
-    """The disk is full, or reports an error."""
+    """The disk is full or read-only, or reports an error, or the operating system refuses; another time it may not."""
+
+
+_PRIMARY_CODE = 0xFF  # of SQLite's result codes; the rest says more about it
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def _store_error(path: str, error: sqlite3.Error | OSError) -> LogStoreError:
+    """What SQLite's error says about the store."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & _PRIMARY_CODE in _LOCKED:
+        return StoreLocked(f"{path}: another process has it open")
+    kind = StoreDamaged if code & _PRIMARY_CODE in _DAMAGED else StoreFailed
+    name = f" ({error.sqlite_errorname})" if hasattr(error, "sqlite_errorname") else ""
+    return kind(f"{path}: {error}{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +143,14 @@ def _pack_state(identity: StoreIdentity, state: DurableState, base: int, base_ch
 
 def _unpack_state(copies: Iterable[bytes], identity: StoreIdentity, name: str) -> tuple[DurableState, int, bytes]:
     for data in copies:
-        if len(data) != _STATE.size or checksum128(data[16:]) != data[:16]:
+        if len(data) < _VERSION.size or checksum128(data[16:]) != data[:16]:
+            continue
+        version = _VERSION.unpack_from(data)[1]
+        if version != STORE_VERSION:
+            raise StoreVersionUnknown(f"{name}: format version {version}, expected {STORE_VERSION}")
+        if len(data) != _STATE.size:
             continue
         fields = _STATE.unpack(data)
-        if fields[1] != STORE_VERSION:
-            raise StoreDamaged(f"{name}: format version {fields[1]}, expected {STORE_VERSION}")
         found = StoreIdentity(int.from_bytes(fields[3], "little"), fields[2])
         if found != identity:
             raise StoreOfOther(
@@ -197,62 +223,87 @@ class SqliteLogStore:
     @classmethod
     def format(cls, path: str, identity: StoreIdentity, *, voting: bool) -> SqliteLogStore:
         """Make a store: of a new cluster's replica, or, not `voting`, of one that lost its disk."""
-        if Path(path).exists():
-            raise StoreExists(f"{path}: there is a log already")
         new = f"{path}.new"  # a crash leaves no half store under the real name
-        for leftover in (new, f"{path}-wal", f"{path}-shm", f"{new}-journal"):
-            Path(leftover).unlink(missing_ok=True)
         try:
+            for name in (path, f"{path}-wal"):
+                if os.path.lexists(name):
+                    raise StoreExists(f"{name}: there is a log already")
+            for leftover in (new, f"{new}-journal"):
+                Path(leftover).unlink(missing_ok=True)
             with closing(sqlite3.connect(new)) as connection, connection:
-                connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} COMMIT;")
+                pragmas = f"PRAGMA synchronous = FULL; PRAGMA user_version = {STORE_VERSION};"
+                connection.executescript(f"{pragmas} BEGIN; {_SCHEMA} COMMIT;")
                 data = _pack_state(identity, DurableState(voting=voting), 0, bytes(16))
                 connection.executemany("INSERT INTO state VALUES (?, ?)", [(1, data), (2, data)])
             os.replace(new, path)
-            _sync_directory(path)
+            sync_directory(Path(path).absolute().parent)
         except (sqlite3.Error, OSError) as error:
             raise StoreFailed(f"{path}: {error}") from error
         return cls._open(path, identity, formatted=True)
 
     @classmethod
     def open(cls, path: str, identity: StoreIdentity) -> SqliteLogStore:
-        """Open the store of an earlier life."""
+        """Open the store of an earlier life. Raises `LogStoreError`."""
         return cls._open(path, identity, formatted=False)
 
     @classmethod
     def _open(cls, path: str, identity: StoreIdentity, *, formatted: bool) -> SqliteLogStore:
-        if not Path(path).exists():
-            raise StoreMissing(f"{path}: there is no log")
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.0)
         try:
-            # The lock is taken with the first write and kept: a second owner would overwrite the first one's promises.
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("UPDATE state SET copy = copy")
-            connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+            _check_is_there(path)
+            uri = f"{Path(path).absolute().as_uri()}?mode=rw"  # never made here
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=0.0)
+        except (sqlite3.Error, OSError) as error:
+            raise _store_error(path, error) from error
+        store = cls(path, identity, connection, formatted)
+        try:
+            store._lock()
+        except sqlite3.Error as error:
             connection.close()
-            if "locked" in str(error) or "busy" in str(error):
-                raise StoreLocked(f"{path}: another process has it open") from error
-            raise StoreDamaged(f"{path}: {error}") from error
-        except sqlite3.DatabaseError as error:
+            raise _store_error(path, error) from error
+        except LogStoreError:
             connection.close()
-            raise StoreDamaged(f"{path}: {error}") from error
-        return cls(path, identity, connection, formatted)
+            raise
+        return store
+
+    def _lock(self) -> None:
+        """Own the store: found to be ours before anything is written, found writable before anything is promised."""
+        connection = self._connection
+        connection.text_factory = bytes  # rot may say that our bytes are text
+        # The lock is taken with the first access and kept: a second owner would overwrite the first one's promises.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, STORE_VERSION):  # 0: of before it was noted here
+            raise StoreVersionUnknown(f"{self.path}: format version {version}, expected {STORE_VERSION}")
+        tables = {
+            _bytes(row[0]).decode(errors="replace") for row in connection.execute("SELECT name FROM sqlite_master")
+        }
+        if missing := sorted(_TABLES - tables):
+            raise StoreDamaged(f"{self.path}: found no table {missing[0]}, which every log has")
+        _unpack_state(self._states(), self.identity, self.path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE state SET copy = copy")
+        connection.execute("COMMIT")
+
+    def _states(self) -> list[bytes]:
+        return [_bytes(row[0]) for row in self._connection.execute("SELECT data FROM state ORDER BY copy")]
 
     def load(self) -> StoredLog:
-        """Give everything that is in the store, verified. Raises `StoreDamaged` or `StoreOfOther`."""
+        """Give everything that is in the store, verified. Raises `LogStoreError`."""
         execute = self._connection.execute
         try:
             image = _Image(
-                states=[row[0] for row in execute("SELECT data FROM state ORDER BY copy")],
-                entries=dict(execute("SELECT op, data FROM entries").fetchall()),
-                heads={row[0]: (row[1], row[2]) for row in execute("SELECT op, checksum, seal FROM heads")},
-                snapshots=dict(execute("SELECT op, data FROM snapshots").fetchall()),
+                states=self._states(),
+                entries={op: _bytes(data) for op, data in execute("SELECT op, data FROM entries")},
+                heads={
+                    op: (_bytes(checksum), _bytes(seal))
+                    for op, checksum, seal in execute("SELECT op, checksum, seal FROM heads")
+                },
+                snapshots={op: _bytes(data) for op, data in execute("SELECT op, data FROM snapshots")},
             )
-        except sqlite3.DatabaseError as error:
-            raise StoreDamaged(f"{self.path}: {error}") from error
+        except sqlite3.Error as error:
+            raise _store_error(self.path, error) from error
         stored = _assemble(image, self.identity, self.path, self._formatted)
         self._base = (stored.base, stored.base_checksum)
         return stored
@@ -294,12 +345,19 @@ class SqliteLogStore:
         self._connection.close()
 
 
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+def _check_is_there(path: str) -> None:
+    """Raises `StoreMissing`, `StoreDamaged`, and `OSError` where it cannot be looked at."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.lstat(path)  # of a symbolic link too: where it points to may not be mounted
+    except FileNotFoundError:
+        if os.path.lexists(f"{path}-wal"):
+            raise StoreDamaged(f"{path}: the log is gone, and a part of it is still there in {path}-wal") from None
+        raise StoreMissing(f"{path}: there is no log") from None
+
+
+def _bytes(value: object) -> bytes:
+    """A column's value; what rot turned into something else than bytes is none of ours, and fails its checksum."""
+    return value if isinstance(value, bytes) else b""
 
 
 class MemoryLogStore:

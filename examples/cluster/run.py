@@ -141,6 +141,8 @@ class Run:
             members.create(name, ClientActor)
             members.tell_of_replicas(name)
         members.start_replicas()
+        if members.down:
+            raise MembersFailed("; ".join(f"{name} cannot start: {reason}" for name, reason in members.down.items()))
         members.exchange(
             list(self._sessions),
             lambda name, request: StartClient(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -169,35 +170,32 @@ def test_a_store_is_opened_only_by_whom_it_belongs_to(tmp_path: Path) -> None:
         SqliteLogStore.format(path, IDENTITY, voting=True)
     store.close()
     for other in (StoreIdentity(0xC2, 2), StoreIdentity(0xC1, 1)):
-        store = SqliteLogStore.open(path, other)
         with pytest.raises(StoreOfOther):
-            store.load()
-        store.close()
+            SqliteLogStore.open(path, other)
 
 
 def test_rot_that_cannot_be_named_is_damage(tmp_path: Path) -> None:
-    """A checksum's seal, both copies of the state, a snapshot, a gap, a page: the replica has lost its disk."""
-    path = str(tmp_path / "log.db")
+    """A checksum's seal, both copies of the state, a snapshot, a gap, a table: the replica has lost its disk."""
     chain = entries(5)
     snapshot = Snapshot(op=4, parent=ZERO, sessions=b"", machine=b"machine")
-    for damage in (
-        "UPDATE heads SET checksum = zeroblob(16) WHERE op = 2",
-        "UPDATE state SET data = zeroblob(111)",
-        "UPDATE snapshots SET data = zeroblob(80)",
-        "DELETE FROM heads WHERE op = 2",
-        "DROP TABLE heads",
+    for number, damage in enumerate(
+        (
+            "UPDATE heads SET checksum = zeroblob(16) WHERE op = 2",
+            "UPDATE state SET data = zeroblob(111)",
+            "UPDATE snapshots SET data = zeroblob(80)",
+            "DELETE FROM heads WHERE op = 2",
+            "DROP TABLE heads",
+        )
     ):
-        Path(path).unlink(missing_ok=True)
+        path = str(tmp_path / f"log-{number}.db")
         store = SqliteLogStore.format(path, IDENTITY, voting=True)
         store.write(LogWrite(state=DurableState(), entries=chain, snapshot=snapshot))
         store.close()
         with sqlite3.connect(path) as connection:
             connection.execute(damage)
         connection.close()
-        store = SqliteLogStore.open(path, IDENTITY)
-        with pytest.raises(StoreDamaged):
+        with pytest.raises(StoreDamaged), closing(SqliteLogStore.open(path, IDENTITY)) as store:
             store.load()
-        store.close()
 
 
 def test_one_copy_of_the_state_is_enough(tmp_path: Path) -> None:
