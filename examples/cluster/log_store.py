@@ -43,7 +43,7 @@ _SCHEMA = """
     CREATE TABLE heads (op INTEGER PRIMARY KEY, checksum BLOB NOT NULL, seal BLOB NOT NULL);
     CREATE TABLE snapshots (op INTEGER PRIMARY KEY, data BLOB NOT NULL);
 """
-_TABLES = frozenset({"state", "entries", "heads", "snapshots"})
+_TABLES = frozenset({b"state", b"entries", b"heads", b"snapshots"})
 
 
 class LogStoreError(RuntimeError):
@@ -250,58 +250,24 @@ class SqliteLogStore:
     def _open(cls, path: str, identity: StoreIdentity, *, formatted: bool) -> SqliteLogStore:
         try:
             _check_is_there(path)
-            uri = f"{Path(path).absolute().as_uri()}?mode=rw"  # never made here
-            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=0.0)
+            # First without the right to write: SQLite moves its journal into a file even while it closes it.
+            with closing(_connected(path, "ro")) as connection:
+                _check_version(connection, path)
+                _assemble(_read(connection), identity, path, formatted)
+            connection = _connected(path, "rw")
+            try:
+                _lock(connection)
+            except sqlite3.Error:
+                connection.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             raise _store_error(path, error) from error
-        store = cls(path, identity, connection, formatted)
-        try:
-            store._lock()
-        except sqlite3.Error as error:
-            connection.close()
-            raise _store_error(path, error) from error
-        except LogStoreError:
-            connection.close()
-            raise
-        return store
-
-    def _lock(self) -> None:
-        """Own the store: found to be ours before anything is written, found writable before anything is promised."""
-        connection = self._connection
-        connection.text_factory = bytes  # rot may say that our bytes are text
-        # The lock is taken with the first access and kept: a second owner would overwrite the first one's promises.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, STORE_VERSION):  # 0: of before it was noted here
-            raise StoreVersionUnknown(f"{self.path}: format version {version}, expected {STORE_VERSION}")
-        tables = {
-            _bytes(row[0]).decode(errors="replace") for row in connection.execute("SELECT name FROM sqlite_master")
-        }
-        if missing := sorted(_TABLES - tables):
-            raise StoreDamaged(f"{self.path}: found no table {missing[0]}, which every log has")
-        _unpack_state(self._states(), self.identity, self.path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE state SET copy = copy")
-        connection.execute("COMMIT")
-
-    def _states(self) -> list[bytes]:
-        return [_bytes(row[0]) for row in self._connection.execute("SELECT data FROM state ORDER BY copy")]
+        return cls(path, identity, connection, formatted)
 
     def load(self) -> StoredLog:
         """Give everything that is in the store, verified. Raises `LogStoreError`."""
-        execute = self._connection.execute
         try:
-            image = _Image(
-                states=self._states(),
-                entries={op: _bytes(data) for op, data in execute("SELECT op, data FROM entries")},
-                heads={
-                    op: (_bytes(checksum), _bytes(seal))
-                    for op, checksum, seal in execute("SELECT op, checksum, seal FROM heads")
-                },
-                snapshots={op: _bytes(data) for op, data in execute("SELECT op, data FROM snapshots")},
-            )
+            image = _read(self._connection)
         except sqlite3.Error as error:
             raise _store_error(self.path, error) from error
         stored = _assemble(image, self.identity, self.path, self._formatted)
@@ -353,6 +319,48 @@ def _check_is_there(path: str) -> None:
         if os.path.lexists(f"{path}-wal"):
             raise StoreDamaged(f"{path}: the log is gone, and a part of it is still there in {path}-wal") from None
         raise StoreMissing(f"{path}: there is no log") from None
+
+
+def _connected(path: str, mode: str) -> sqlite3.Connection:
+    uri = f"{Path(path).absolute().as_uri()}?mode={mode}"  # a file that is missing is never made here
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=0.0)
+    connection.text_factory = bytes  # rot may say that our bytes are text
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> None:
+    """Another version may have other tables, so this comes before anything is missed."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version not in (0, STORE_VERSION):  # 0: of before it was noted here
+        raise StoreVersionUnknown(f"{path}: format version {version}, expected {STORE_VERSION}")
+    tables = {_bytes(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+    if missing := sorted(_TABLES - tables):
+        raise StoreDamaged(f"{path}: found no table {missing[0].decode()}, which every log has")
+
+
+def _lock(connection: sqlite3.Connection) -> None:
+    """Own the store, and find it writable before anything is promised."""
+    # The lock is taken with the first write and kept: a second owner would overwrite the first one's promises.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE state SET copy = copy")
+    connection.execute("COMMIT")
+
+
+def _read(connection: sqlite3.Connection) -> _Image:
+    """Everything that is in the store, as it is."""
+    execute = connection.execute
+    return _Image(
+        states=[_bytes(row[0]) for row in execute("SELECT data FROM state ORDER BY copy")],
+        entries={op: _bytes(data) for op, data in execute("SELECT op, data FROM entries")},
+        heads={
+            op: (_bytes(checksum), _bytes(seal))
+            for op, checksum, seal in execute("SELECT op, checksum, seal FROM heads")
+        },
+        snapshots={op: _bytes(data) for op, data in execute("SELECT op, data FROM snapshots")},
+    )
 
 
 def _bytes(value: object) -> bytes:
