@@ -41,10 +41,11 @@ from .cluster_directory import (
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import GetProgress, Hurt, Progress, StartReplica
 from .damage import damage_of, damage_slot
+from .descriptors import prepare_descriptors
 from .durable_files import replace_file
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
-from .members import Members, MembersFailed, is_living, is_stopped, kill
+from .members import Members, MembersFailed, is_living, is_stopped, kill, on_machine
 from .replica import DATA_FILE, replica_name
 
 HOST = "127.0.0.1"
@@ -302,6 +303,12 @@ class Live:
 
 def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
     """Start a cluster and keep it up. Raises `ClusterUnusable`, `MembersFailed`, and what interrupts it."""
+    with on_machine():
+        prepare_descriptors()
+        _start(directory, replicas, port, say)
+
+
+def _start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
     with opened(directory, replicas) as (held, shape):
         _check_port(port)
         configure_logging(str(held.path / "log.jsonl"))

@@ -16,13 +16,13 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from thespian.actors import ActorAddress, ActorSystemException
 
-from client_replies.actors.system import OwnedSystem, processes_of
+from client_replies.actors.system import OwnedSystem, SystemFailure, processes_of
 from client_replies.messages.message import Message
 
 from .control import Join, Joined, MemberFailed, ReplicaStarted, ReplicaStopped, StartReplica, may_lose_disk
@@ -41,6 +41,17 @@ RETRY_PAUSE_MAX = 30.0
 
 class MembersFailed(Exception):
     """The cluster cannot go on; the text says why."""
+
+
+@contextlib.contextmanager
+def on_machine() -> Iterator[None]:
+    """What the operating system refuses to the script itself ends the cluster: raises `MembersFailed`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of who reads our output: no matter of the cluster's
+    except (OSError, SystemFailure) as error:
+        raise MembersFailed(f"this machine refuses: {error}") from error
 
 
 @dataclass(slots=True)

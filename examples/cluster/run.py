@@ -33,10 +33,11 @@ from .control import (
     client_id,
 )
 from .damage import MomentsPlan, SaboteurActor
+from .descriptors import prepare_descriptors
 from .evidence import read_answers, read_events, read_final, read_journal
 from .journal import Plant
 from .ledger import Transfer
-from .members import Members, MembersFailed
+from .members import Members, MembersFailed, on_machine
 from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
 from .replica_events import SABOTEUR
 from .report import Figures, figures, report_json, report_lines
@@ -311,15 +312,22 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= until
 
 
+def _run(options: Options, progress: ProgressLine) -> Outcome:
+    with run_directory(options.directory, keep=options.keep) as directory:
+        with progress:
+            outcome = Run(options, directory, progress).run()
+        if options.keep:
+            progress.say(f"evidence is kept in {directory}")
+    return outcome
+
+
 def run(options: Options) -> int:
     """Run, report, and give the exit status."""
     progress = ProgressLine(sys.stderr if options.json else sys.stdout)
     try:
-        with run_directory(options.directory, keep=options.keep) as directory:
-            with progress:
-                outcome = Run(options, directory, progress).run()
-            if options.keep:
-                progress.say(f"evidence is kept in {directory}")
+        with on_machine():
+            prepare_descriptors()
+            outcome = _run(options, progress)
     except MembersFailed as failure:
         print(f"the run failed: {failure} (run it with --keep to look at its log)", file=sys.stderr)
         return 1
