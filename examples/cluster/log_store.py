@@ -90,7 +90,16 @@ def _store_error(path: str, error: sqlite3.Error | OSError) -> LogStoreError:
         return StoreLocked(f"{path}: another process has it open")
     kind = StoreDamaged if code & _PRIMARY_CODE in _DAMAGED else StoreFailed
     name = f" ({error.sqlite_errorname})" if hasattr(error, "sqlite_errorname") else ""
-    return kind(f"{path}: {error}{name}")
+    return kind(f"{path}: {error}{name}{'' if kind is StoreDamaged else _space(path)}")
+
+
+def _space(path: str) -> str:
+    """SQLite calls a full disk by many names."""
+    try:
+        is_full = os.statvfs(os.path.dirname(os.path.abspath(path))).f_bavail == 0
+    except OSError:
+        return ""
+    return "; no space is left on its disk" if is_full else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +247,7 @@ class SqliteLogStore:
             os.replace(new, path)
             sync_directory(Path(path).absolute().parent)
         except (sqlite3.Error, OSError) as error:
-            raise StoreFailed(f"{path}: {error}") from error
+            raise StoreFailed(f"{path}: {error}{_space(path)}") from error
         return cls._open(path, identity, formatted=True)
 
     @classmethod
@@ -283,7 +292,7 @@ class SqliteLogStore:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._connection.close()
-            raise StoreFailed(f"{self.path}: {error}") from error
+            raise StoreFailed(f"{self.path}: {error}{_space(self.path)}") from error
 
     def _write(self, write: LogWrite) -> None:
         connection = self._connection
