@@ -321,9 +321,12 @@ class SqliteLogStore:
 
 
 def _check_is_there(path: str) -> None:
-    """Raises `StoreMissing`, `StoreDamaged`, and `OSError` where it cannot be looked at."""
+    """Raises `StoreMissing`, `StoreDamaged`, `StoreFailed`, and `OSError` where it cannot be looked at."""
     try:
         os.lstat(path)  # of a symbolic link too: where it points to may not be mounted
+        # SQLite would call this an I/O error. (Opening it here would free the locks that this process holds on it.)
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+            raise StoreFailed(f"{path}: found no right to read and write it, or a read-only disk; expected both")
     except FileNotFoundError:
         if os.path.lexists(f"{path}-wal"):
             raise StoreDamaged(f"{path}: the log is gone, and a part of it is still there in {path}-wal") from None
