@@ -65,9 +65,9 @@ def test_a_reason_that_comes_after_the_end_was_seen_still_counts(members: Member
     now = time.monotonic()
     one = members.replicas["replica-0"] = replica(ended=7, restart_at=now + RESTART_PAUSE)
     members._stopped(one, 6, "of an earlier life")
-    assert not one.reason
+    assert members.replicas["replica-0"].reason == ""
     members._stopped(one, 7, "the disk is full")
-    assert one.reason == "the disk is full"
+    assert members.replicas["replica-0"].reason == "the disk is full"
     assert one.restart_at >= now + RETRY_PAUSE
 
 
