@@ -1,12 +1,14 @@
 """The directory of a cluster that stays up: whose it is, who has it open, and where that one can be asked.
 
-    cluster.json   the cluster's number and replicas; `formed` once every replica was there
+    cluster.json   the cluster's number and replicas; `formed`: those that were up once
     running.json   the gateway's address and the script's process id, while it is up
-    control.sock   where to ask, while it is up        lock          held while it is up
-    replica-N/     log and replies of a replica        log.jsonl     what the members log
+    control.sock   where to ask, while it is up        log.jsonl     what the members log
+    replica-N/     log and replies of a replica        *.damaged-*   what was set aside, for a person to look at
 
 Guarantees: a directory that is another cluster's, or no cluster's, is refused and left as it is; two scripts never have
-one directory. What is asked over the socket (`control_socket`) is one line of JSON, and so is its answer.
+one directory: the directory itself is locked, not a file in it that somebody may remove. A script that does not hold
+the lock changes nothing in it. A crash at any moment leaves a directory that can be opened. What is asked over the
+socket (`control_socket`) is one line of JSON, and so is its answer.
 
 Gives up: hosts. Everything is on this machine.
 """
@@ -14,20 +16,24 @@ Gives up: hosts. Everything is on this machine.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .durable_files import NEW, replace_file
+
 CLUSTER_FILE = "cluster.json"
 RUNNING_FILE = "running.json"
-LOCK_FILE = "lock"
 SOCKET = "control.sock"
+# What may be there before there is a cluster: of an earlier attempt to start (older versions locked a file), of a disk.
+LEFTOVERS = frozenset({"lock", CLUSTER_FILE, f"{CLUSTER_FILE}{NEW}", "lost+found"})
 LINE_MAX = 1024 * 1024
 ASK_TIMEOUT = 60.0  # seconds
 NUMBER_MAX = 999_999_999  # of what somebody types
@@ -49,6 +55,11 @@ def whole_number(text: str, largest: int = NUMBER_MAX) -> int | None:
     return number if number <= largest else None
 
 
+_ENVIRONMENT = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOLCK}
+)
+
+
 def _not_ours(directory: Path, error: OSError) -> ClusterUnusable:
     """What to say if the directory cannot be read or written."""
     try:
@@ -56,33 +67,45 @@ def _not_ours(directory: Path, error: OSError) -> ClusterUnusable:
     except OSError:
         owner = os.geteuid()
     whose = "" if owner == os.geteuid() else f" in a directory of user {owner}"
-    expected = "one of our own, such as /tmp/ledger"
+    expected = "to read and write there" if error.errno in _ENVIRONMENT else "one of our own, such as /tmp/ledger"
     return ClusterUnusable(f"{directory}: found {error.strerror}{whose}, expected {expected}")
+
+
+@contextlib.contextmanager
+def on_refusal(directory: Path) -> Iterator[None]:
+    """What the operating system refuses within makes the directory unusable. Raises `ClusterUnusable`."""
+    try:
+        yield
+    except OSError as error:
+        raise _not_ours(directory, error) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a cluster is for good."""
+    """What a cluster is for good, and the replicas that were up at least once: they may have promised something."""
 
     cluster: int
     replicas: int
-    formed: bool
+    formed: frozenset[int]
 
     def write(self, directory: Path) -> None:
-        """Make it durable."""
-        new = directory / f"{CLUSTER_FILE}.new"
-        with new.open("w", encoding="utf-8") as file:
-            json.dump({"cluster": f"{self.cluster:x}", "replicas": self.replicas, "formed": self.formed}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(directory / CLUSTER_FILE)
+        """Make it durable. Raises `OSError`."""
+        data = {"cluster": f"{self.cluster:x}", "replicas": self.replicas, "formed": sorted(self.formed)}
+        replace_file(directory / CLUSTER_FILE, json.dumps(data))
+
+    def with_formed(self, replica: int) -> Shape:
+        """The shape once this replica was up."""
+        return replace(self, formed=self.formed | {replica})
 
 
 def read_shape(directory: Path) -> Shape:
     """The cluster in the directory. Raises `ClusterUnusable`."""
     try:
         data = json.loads((directory / CLUSTER_FILE).read_text(encoding="utf-8"))
-        return Shape(int(data["cluster"], 16), int(data["replicas"]), bool(data["formed"]))
+        replicas, formed = int(data["replicas"]), data["formed"]
+        if isinstance(formed, bool):  # as earlier versions wrote it: all or none
+            formed = range(replicas) if formed else ()
+        return Shape(int(data["cluster"], 16), replicas, frozenset(map(int, formed)))
     except FileNotFoundError:
         raise ClusterUnusable(f"{directory}: there is no cluster. Start one: start {directory}") from None
     except OSError as error:
@@ -91,44 +114,85 @@ def read_shape(directory: Path) -> Shape:
         raise ClusterUnusable(f"{directory / CLUSTER_FILE}: found {error}, expected what start wrote there") from error
 
 
+@dataclass(frozen=True, slots=True)
+class OpenDirectory:
+    """A cluster's directory that this process has locked."""
+
+    path: Path
+    descriptor: int
+
+    def has_moved(self) -> bool:
+        """True if the directory was renamed or removed: another one may have its name."""
+        try:
+            return not os.path.samestat(self.path.stat(), os.fstat(self.descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False  # its name cannot be looked at now, which says nothing
+
+
 @contextlib.contextmanager
-def opened(directory: Path, replicas: int | None) -> Iterator[Shape]:
+def opened(directory: Path, replicas: int | None) -> Iterator[tuple[OpenDirectory, Shape]]:
     """Have the directory for ourselves; a new one gets a new cluster. Raises `ClusterUnusable`."""
+    directory, descriptor = _open_directory(directory)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno != errno.EWOULDBLOCK:
+            raise _not_ours(directory, error) from error
+        raise ClusterUnusable(f"{directory}: this cluster is up already. Ask it: status {directory}") from None
+    try:
+        shape = _shape_of(directory, replicas)
+        _check_writable(directory)
+        yield OpenDirectory(directory, descriptor), shape
+    finally:
+        for name in (RUNNING_FILE, f"{RUNNING_FILE}{NEW}", SOCKET):
+            # By descriptor: under the directory's name there may be another one by now.
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=descriptor)
+        os.close(descriptor)
+
+
+def _open_directory(directory: Path) -> tuple[Path, int]:
+    """The directory under a name that holds wherever we are, open; made if it is not there."""
+    try:
+        directory = Path(os.path.abspath(directory))
         directory.mkdir(exist_ok=True)
-        strangers = [entry.name for entry in directory.iterdir() if entry.name != LOCK_FILE]
-        if strangers and not (directory / CLUSTER_FILE).exists():
-            raise ClusterUnusable(
-                f"{directory}: found {strangers[0]}, and no cluster. Give a new or an empty directory"
-            )
-        lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return directory, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise ClusterUnusable(
-            f"{directory}: found no {directory.parent}. Give a directory whose parent exists"
-        ) from error
+        found = f"found no {directory.parent}" if directory.is_absolute() else "found no current directory"
+        raise ClusterUnusable(f"{directory}: {found}. Give a directory whose parent exists") from error
     except FileExistsError as error:
         raise ClusterUnusable(f"{directory}: found a file. Give a new or an empty directory") from error
     except OSError as error:
         raise _not_ours(directory, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise ClusterUnusable(f"{directory}: this cluster is up already. Ask it: status {directory}") from None
-    try:
-        if not (directory / CLUSTER_FILE).exists():
-            Shape(secrets.randbits(127) + 1, replicas or 3, False).write(directory)
-        shape = read_shape(directory)
-        if replicas not in (None, shape.replicas):
-            raise ClusterUnusable(
-                f"{directory}: found a cluster of {shape.replicas} replicas, asked for {replicas}. "
-                "Give another directory, or leave --replicas out"
-            )
-        yield shape
-    finally:
-        for name in (RUNNING_FILE, SOCKET):
-            (directory / name).unlink(missing_ok=True)
-        os.close(lock)
+
+
+def _check_writable(directory: Path) -> None:
+    """Find out before anything is started; and what a killed script said of itself is not true any more."""
+    with on_refusal(directory):
+        replace_file(directory / RUNNING_FILE, "{}")
+
+
+def _shape_of(directory: Path, replicas: int | None) -> Shape:
+    """The cluster that is in the directory; a new one if there is nothing but what an earlier start left behind."""
+    with on_refusal(directory):
+        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in LEFTOVERS)
+        file = directory / CLUSTER_FILE
+        is_missing = not file.exists() or not file.stat().st_size  # an empty one is what a full disk left
+        if others and is_missing:
+            found = f"{others[0]}, and an empty {CLUSTER_FILE}" if file.exists() else f"{others[0]}, and no cluster"
+            raise ClusterUnusable(f"{directory}: found {found}. Give a new or an empty directory")
+        if is_missing:
+            Shape(secrets.randbits(127) + 1, replicas or 3, frozenset()).write(directory)
+    shape = read_shape(directory)
+    if replicas not in (None, shape.replicas):
+        raise ClusterUnusable(
+            f"{directory}: found a cluster of {shape.replicas} replicas, asked for {replicas}. "
+            "Give another directory, or leave --replicas out"
+        )
+    return shape
 
 
 def read_running(directory: Path) -> dict[str, Any]:

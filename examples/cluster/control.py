@@ -7,7 +7,7 @@ a member stands beside its handlers, in its `senders`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from thespian.actors import ActorAddress
@@ -30,7 +30,8 @@ class Sender(enum.Enum):
 class StartReplica(Message):
     """Become replica `config.replica` of `replicas`, with log and replies in `directory`.
 
-    `fresh`: the cluster is new, and so is this replica; else a directory without a log is a disk that was lost.
+    `fresh`: this replica was never up; else a directory without a log is a disk that was lost. `rebuild`: the others
+    can do without what is on its disk (`may_lose_disk`), so that damage may be set aside and the replica begin anew.
     `evidence` is where journal and events go, or nothing. `epoch` is the wall clock when the monotonic one was zero.
     """
 
@@ -39,6 +40,7 @@ class StartReplica(Message):
     config: RepliesConfig
     directory: str
     fresh: bool
+    rebuild: bool = False
     evidence: str = ""
     checkpoint_interval: int = 500
     view_change: float = 1.0
@@ -58,6 +60,15 @@ class ReplicaStarted(Message):
     name: str
     replies: ActorAddress
     pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStopped(Message):
+    """The replica's process `pid` does no more, and why; it ends by itself if it is not ended. Said again if asked."""
+
+    name: str
+    pid: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +93,11 @@ class Join(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined(Message):
-    """The member knows the others, as of the `Join` with this number."""
+    """The member knows the others, as of the `Join` with this number. `votes` says so of a replica: see `Replica`."""
 
     name: str
     number: int = 0
+    votes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +177,11 @@ class HurtDone(Message):
 
     request: int
     name: str
+
+
+def may_lose_disk(replica: str, voters: Iterable[str], replicas: int) -> bool:
+    """True if those that vote are a majority without this replica: only then may what is on its disk be given up."""
+    return len(set(voters) - {replica}) > replicas // 2
 
 
 def client_id(session: int) -> int:

@@ -1,8 +1,10 @@
 """A cluster that stays up until Ctrl-C: replicas that are started again, a gateway for clients, and a socket for us.
 
 Guarantees: whatever of the cluster dies is started again, from what is on its disk or, without a disk, from the others.
-What is asked over the control socket is answered, also while replicas are down: `status` says which. Everything ends
-with the script, in whatever way that ends; what was answered to a client is on the disks of a majority.
+A replica that cannot start holds nobody up: it is tried again, and `status` says why it is down. Without a majority the
+cluster waits for one, unless there never was any: then it ends, and says why.
+What is asked over the control socket is answered, also while replicas are down. Everything ends with the script, in
+whatever way that ends, or when the directory is renamed; what was answered to a client is on the disks of a majority.
 
 Owns: the actor system, the directory's lock, the control socket.
 """
@@ -24,14 +26,16 @@ from client_replies.messages.replies import GetStatus, RepliesStatus
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
 
-from .cluster_directory import RUNNING_FILE, ClusterUnusable, Shape, opened, whole_number
+from .cluster_directory import RUNNING_FILE, ClusterUnusable, OpenDirectory, Shape, on_refusal, opened, whole_number
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import GetProgress, Hurt, Progress, StartReplica
 from .control_socket import ControlSocket, Question
 from .damage import damage_of, damage_slot, lose_directory
+from .descriptors import prepare_descriptors
+from .durable_files import replace_file
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
-from .members import Members, is_living, is_stopped, kill
+from .members import Members, MembersFailed, is_living, is_stopped, kill, on_machine
 from .replica import DATA_FILE, replica_name
 from .status import has_quorum
 
@@ -52,10 +56,12 @@ class _Hurts:
 class Live:
     """See the module."""
 
-    def __init__(self, directory: Path, shape: Shape, system: OwnedSystem, port: int) -> None:
+    def __init__(self, opened_directory: OpenDirectory, shape: Shape, system: OwnedSystem, port: int) -> None:
         self.members = Members(system)
+        self.members.on_formed = self._formed
         self.gateway = GatewayKeeper(self.members, shape.cluster, (HOST, port))
-        self._directory = directory
+        self._opened = opened_directory
+        self._directory = opened_directory.path
         self._shape = shape
         self._system = system
         self._names = [replica_name(replica) for replica in range(shape.replicas)]
@@ -64,7 +70,8 @@ class Live:
     # Starting, and staying up.
 
     def start(self) -> None:
-        """Start everything. Raises `MembersFailed`."""
+        """Start everything. Raises `MembersFailed`, and `ClusterUnusable` where the directory cannot be written."""
+        had_majority = len(self._shape.formed) > self._shape.replicas // 2
         epoch = time.time() - time.monotonic()
         for replica, name in enumerate(self._names):
             place = self._directory / name
@@ -73,7 +80,7 @@ class Live:
                 replicas=self._shape.replicas,
                 config=replies_config(place / DATA_FILE, self._shape.cluster, replica),
                 directory=str(place),
-                fresh=not self._shape.formed,
+                fresh=replica not in self._shape.formed,
                 checkpoint_interval=CHECKPOINT_INTERVAL,
                 view_change=VIEW_CHANGE,
                 seed=random.getrandbits(32),
@@ -81,10 +88,29 @@ class Live:
             )
             self.members.create_replica(start)
         self.members.start_replicas()
-        Shape(self._shape.cluster, self._shape.replicas, True).write(self._directory)
+        if not (had_majority or self.has_quorum):
+            raise MembersFailed("; ".join(f"{name}: {reason}" for name, reason in self.members.down.items()))
         self.gateway.start()
         running = {"pid": os.getpid(), "gateway": list(self.gateway.address), "cluster": f"{self._shape.cluster:x}"}
-        (self._directory / RUNNING_FILE).write_text(json.dumps(running), encoding="utf-8")
+        with on_refusal(self._directory):
+            replace_file(self._directory / RUNNING_FILE, json.dumps(running))
+
+    def _formed(self, name: str) -> None:
+        """From now on, without a log, this replica is one that lost its disk."""
+        self._shape = self._shape.with_formed(self._names.index(name))
+        self._shape.write(self._directory)
+
+    @property
+    def has_quorum(self) -> bool:
+        """True if enough replicas are up to execute anything."""
+        return len(self.members.up) >= self.members.quorum
+
+    def turn(self) -> None:
+        """See to everything for a moment. Raises `MembersFailed`."""
+        if self._opened.has_moved():
+            # What starts again would open what is there now, in a directory that we did not lock.
+            raise MembersFailed(f"{self._directory} was renamed or removed: start the cluster again where it is now")
+        self.members.turn(0.05)
 
     # Questions.
 
@@ -105,6 +131,8 @@ class Live:
                 line.update(progress.status)
             elif known.pid:
                 line["state"] = "stopped" if is_stopped(known.pid) else "silent"
+            elif known.reason:
+                line.update(state="down", reason=known.reason)
             if known.replies is not None and isinstance(progress, Progress):
                 status = self.members.ask(known.replies, lambda number: GetStatus(request=number), ANSWER_TIMEOUT)
                 if isinstance(status, RepliesStatus):
@@ -268,21 +296,37 @@ class Live:
 
 def start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
     """Start a cluster and keep it up. Raises `ClusterUnusable`, `MembersFailed`, and what interrupts it."""
-    with opened(directory, replicas) as shape:
+    with on_machine():
+        prepare_descriptors()
+        _start(directory, replicas, port, say)
+
+
+def _start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
+    with opened(directory, replicas) as (held, shape):
         _check_port(port)
-        configure_logging(str(directory / "log.jsonl"))
+        configure_logging(str(held.path / "log.jsonl"))
         with running_system() as system:
-            live = Live(directory, shape, system, port)
+            live = Live(held, shape, system, port)
             live.members.say = say
             live.start()
-            control = ControlSocket(directory)
+            with on_refusal(held.path):
+                control = ControlSocket(held.path)
             try:
-                _announce(live, directory, shape, say)
-                while True:
-                    live.members.turn(0.05)
-                    control.poll(live.handle)
+                _announce(live, held.path, shape, say)
+                _keep_up(live, control, say)
             finally:
                 control.close()
+
+
+def _keep_up(live: Live, control: ControlSocket, say: Any) -> None:
+    """See to the cluster and answer questions, until something ends us."""
+    is_ready = False
+    while True:
+        if not is_ready and live.has_quorum:
+            is_ready = True
+            say("ready; Ctrl-C ends it, and starting it again goes on where it was")
+        live.turn()
+        control.poll(live.handle)
 
 
 def _check_port(port: int) -> None:
@@ -297,7 +341,9 @@ def _check_port(port: int) -> None:
 
 
 def _announce(live: Live, directory: Path, shape: Shape, say: Any) -> None:
-    pids = ", ".join(f"{name} is process {live.members.pid(name)}" for name in live.members.replicas)
-    say(f"a cluster of {shape.replicas} replicas in {directory}: {pids}")
+    pids = {name: live.members.pid(name) for name in live.members.replicas}
+    names = ", ".join(f"{name} is {f'process {pid}' if pid else 'down'}" for name, pid in pids.items())
+    say(f"a cluster of {shape.replicas} replicas in {directory}: {names}")
     say(f"clients come in at {live.gateway.address[0]}:{live.gateway.address[1]}")
-    say("ready; Ctrl-C ends it, and starting it again goes on where it was")
+    if not live.has_quorum:
+        say(f"no quorum: nothing is executed until {live.members.quorum} replicas are up; status {directory} says more")

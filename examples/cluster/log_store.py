@@ -1,15 +1,16 @@
 """The store of one replica's log and snapshots: a SQLite database, and a twin of it in memory with the same interface.
 
 Guarantees: `write` returns when all of it is durable, in one transaction (a write-ahead journal, synced in full). What
-is read was verified: an entry that rotted comes back as a `CorruptEntry`; rot anywhere else is `StoreDamaged`. Of each
-entry the checksum is kept twice, beside the entry and in `heads`, so that a replica knows what it is missing. One
-process owns a store at a time.
+is read was verified: an entry that rotted comes back as a `CorruptEntry`; rot anywhere else is `StoreDamaged`, and
+nothing else is: what the disk or the operating system refuses is `StoreFailed`, and says nothing about the contents.
+Of each entry the checksum is kept twice, beside the entry and in `heads`, so that a replica knows what it is missing.
+One process owns a store at a time. A store that is not opened is left as it is.
 
     state      the promises, the base of the log, whose store this is; two copies, sealed
     entries    op, the entry's bytes              heads      op, the entry's checksum, a seal over both
     snapshots  op, the encoded snapshot
 
-Gives up: writing on after an error. Whatever `write` raises, the store is closed and the replica stops: after a failed
+Limits: no writing on after an error. Whatever `write` raises, the store is closed and the replica stops: after a failed
 sync nobody knows what is on the disk.
 """
 
@@ -27,12 +28,14 @@ from typing import Protocol
 
 from client_replies.messages.reply_header import checksum128
 
+from .durable_files import sync_directory
 from .vsr.durable import CorruptEntry, DurableState, LogWrite, Snapshot, SnapshotInvalid, StoredLog
 from .vsr.messages import EntryInvalid, LogEntry
 
 STORE_VERSION = 1
 
 _STATE = struct.Struct("<16sII16sIIBQQQ16s")
+_VERSION = struct.Struct("<16sI")  # the checksum of what follows, and the version: there in every version
 _OP = struct.Struct("<Q")
 _SCHEMA = """
     CREATE TABLE state (copy INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -40,6 +43,7 @@ _SCHEMA = """
     CREATE TABLE heads (op INTEGER PRIMARY KEY, checksum BLOB NOT NULL, seal BLOB NOT NULL);
     CREATE TABLE snapshots (op INTEGER PRIMARY KEY, data BLOB NOT NULL);
 """
+_TABLES = frozenset({b"state", b"entries", b"heads", b"snapshots"})
 
 
 class LogStoreError(RuntimeError):
@@ -62,12 +66,40 @@ class StoreOfOther(LogStoreError):
     """The store belongs to another cluster or another replica."""
 
 
+class StoreVersionUnknown(LogStoreError):
+    """The store was written by another version of this program, and is whole as far as this one can tell."""
+
+
 class StoreDamaged(LogStoreError):
-    """More rotted than can be named: the replica is to be treated as one that lost its disk."""
+    """Provably more rotted than can be named: the replica is to be treated as one that lost its disk."""
 
 
 class StoreFailed(LogStoreError):
-    """The disk is full, or reports an error."""
+    """The disk is full or read-only, or reports an error, or the operating system refuses; another time it may not."""
+
+
+_PRIMARY_CODE = 0xFF  # of SQLite's result codes; the rest says more about it
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def _store_error(path: str, error: sqlite3.Error | OSError) -> LogStoreError:
+    """What SQLite's error says about the store."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & _PRIMARY_CODE in _LOCKED:
+        return StoreLocked(f"{path}: another process has it open")
+    kind = StoreDamaged if code & _PRIMARY_CODE in _DAMAGED else StoreFailed
+    name = f" ({error.sqlite_errorname})" if hasattr(error, "sqlite_errorname") else ""
+    return kind(f"{path}: {error}{name}{'' if kind is StoreDamaged else _space(path)}")
+
+
+def _space(path: str) -> str:
+    """SQLite calls a full disk by many names."""
+    try:
+        is_full = os.statvfs(os.path.dirname(os.path.abspath(path))).f_bavail == 0
+    except OSError:
+        return ""
+    return "; no space is left on its disk" if is_full else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +152,14 @@ def _pack_state(identity: StoreIdentity, state: DurableState, base: int, base_ch
 
 def _unpack_state(copies: Iterable[bytes], identity: StoreIdentity, name: str) -> tuple[DurableState, int, bytes]:
     for data in copies:
-        if len(data) != _STATE.size or checksum128(data[16:]) != data[:16]:
+        if len(data) < _VERSION.size or checksum128(data[16:]) != data[:16]:
+            continue
+        version = _VERSION.unpack_from(data)[1]
+        if version != STORE_VERSION:
+            raise StoreVersionUnknown(f"{name}: format version {version}, expected {STORE_VERSION}")
+        if len(data) != _STATE.size:
             continue
         fields = _STATE.unpack(data)
-        if fields[1] != STORE_VERSION:
-            raise StoreDamaged(f"{name}: format version {fields[1]}, expected {STORE_VERSION}")
         found = StoreIdentity(int.from_bytes(fields[3], "little"), fields[2])
         if found != identity:
             raise StoreOfOther(
@@ -197,62 +232,53 @@ class SqliteLogStore:
     @classmethod
     def format(cls, path: str, identity: StoreIdentity, *, voting: bool) -> SqliteLogStore:
         """Make a store: of a new cluster's replica, or, not `voting`, of one that lost its disk."""
-        if Path(path).exists():
-            raise StoreExists(f"{path}: there is a log already")
         new = f"{path}.new"  # a crash leaves no half store under the real name
-        for leftover in (new, f"{path}-wal", f"{path}-shm", f"{new}-journal"):
-            Path(leftover).unlink(missing_ok=True)
         try:
+            for name in (path, f"{path}-wal"):
+                if os.path.lexists(name):
+                    raise StoreExists(f"{name}: there is a log already")
+            for leftover in (new, f"{new}-journal"):
+                Path(leftover).unlink(missing_ok=True)
             with closing(sqlite3.connect(new)) as connection, connection:
-                connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} COMMIT;")
+                pragmas = f"PRAGMA synchronous = FULL; PRAGMA user_version = {STORE_VERSION};"
+                connection.executescript(f"{pragmas} BEGIN; {_SCHEMA} COMMIT;")
                 data = _pack_state(identity, DurableState(voting=voting), 0, bytes(16))
                 connection.executemany("INSERT INTO state VALUES (?, ?)", [(1, data), (2, data)])
             os.replace(new, path)
-            _sync_directory(path)
+            sync_directory(Path(path).absolute().parent)
         except (sqlite3.Error, OSError) as error:
-            raise StoreFailed(f"{path}: {error}") from error
+            raise StoreFailed(f"{path}: {error}{_space(path)}") from error
         return cls._open(path, identity, formatted=True)
 
     @classmethod
     def open(cls, path: str, identity: StoreIdentity) -> SqliteLogStore:
-        """Open the store of an earlier life."""
+        """Open the store of an earlier life. Raises `LogStoreError`."""
         return cls._open(path, identity, formatted=False)
 
     @classmethod
     def _open(cls, path: str, identity: StoreIdentity, *, formatted: bool) -> SqliteLogStore:
-        if not Path(path).exists():
-            raise StoreMissing(f"{path}: there is no log")
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.0)
         try:
-            # The lock is taken with the first write and kept: a second owner would overwrite the first one's promises.
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("UPDATE state SET copy = copy")
-            connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            connection.close()
-            if "locked" in str(error) or "busy" in str(error):
-                raise StoreLocked(f"{path}: another process has it open") from error
-            raise StoreDamaged(f"{path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            raise StoreDamaged(f"{path}: {error}") from error
+            _check_is_there(path)
+            # First without the right to write: SQLite moves its journal into a file even while it closes it.
+            with closing(_connected(path, "ro")) as connection:
+                _check_version(connection, path)
+                _assemble(_read(connection), identity, path, formatted)
+            connection = _connected(path, "rw")
+            try:
+                _lock(connection)
+            except sqlite3.Error:
+                connection.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise _store_error(path, error) from error
         return cls(path, identity, connection, formatted)
 
     def load(self) -> StoredLog:
-        """Give everything that is in the store, verified. Raises `StoreDamaged` or `StoreOfOther`."""
-        execute = self._connection.execute
+        """Give everything that is in the store, verified. Raises `LogStoreError`."""
         try:
-            image = _Image(
-                states=[row[0] for row in execute("SELECT data FROM state ORDER BY copy")],
-                entries=dict(execute("SELECT op, data FROM entries").fetchall()),
-                heads={row[0]: (row[1], row[2]) for row in execute("SELECT op, checksum, seal FROM heads")},
-                snapshots=dict(execute("SELECT op, data FROM snapshots").fetchall()),
-            )
-        except sqlite3.DatabaseError as error:
-            raise StoreDamaged(f"{self.path}: {error}") from error
+            image = _read(self._connection)
+        except sqlite3.Error as error:
+            raise _store_error(self.path, error) from error
         stored = _assemble(image, self.identity, self.path, self._formatted)
         self._base = (stored.base, stored.base_checksum)
         return stored
@@ -266,7 +292,7 @@ class SqliteLogStore:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._connection.close()
-            raise StoreFailed(f"{self.path}: {error}") from error
+            raise StoreFailed(f"{self.path}: {error}{_space(self.path)}") from error
 
     def _write(self, write: LogWrite) -> None:
         connection = self._connection
@@ -294,12 +320,64 @@ class SqliteLogStore:
         self._connection.close()
 
 
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+def _check_is_there(path: str) -> None:
+    """Raises `StoreMissing`, `StoreDamaged`, `StoreFailed`, and `OSError` where it cannot be looked at."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.lstat(path)  # of a symbolic link too: where it points to may not be mounted
+        # SQLite would call this an I/O error. (Opening it here would free the locks that this process holds on it.)
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+            raise StoreFailed(f"{path}: found no right to read and write it, or a read-only disk; expected both")
+    except FileNotFoundError:
+        if os.path.lexists(f"{path}-wal"):
+            raise StoreDamaged(f"{path}: the log is gone, and a part of it is still there in {path}-wal") from None
+        raise StoreMissing(f"{path}: there is no log") from None
+
+
+def _connected(path: str, mode: str) -> sqlite3.Connection:
+    uri = f"{Path(path).absolute().as_uri()}?mode={mode}"  # a file that is missing is never made here
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=0.0)
+    connection.text_factory = bytes  # rot may say that our bytes are text
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> None:
+    """Another version may have other tables, so this comes before anything is missed."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version not in (0, STORE_VERSION):  # 0: of before it was noted here
+        raise StoreVersionUnknown(f"{path}: format version {version}, expected {STORE_VERSION}")
+    tables = {_bytes(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+    if missing := sorted(_TABLES - tables):
+        raise StoreDamaged(f"{path}: found no table {missing[0].decode()}, which every log has")
+
+
+def _lock(connection: sqlite3.Connection) -> None:
+    """Own the store, and find it writable before anything is promised."""
+    # The lock is taken with the first write and kept: a second owner would overwrite the first one's promises.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE state SET copy = copy")
+    connection.execute("COMMIT")
+
+
+def _read(connection: sqlite3.Connection) -> _Image:
+    """Everything that is in the store, as it is."""
+    execute = connection.execute
+    return _Image(
+        states=[_bytes(row[0]) for row in execute("SELECT data FROM state ORDER BY copy")],
+        entries={op: _bytes(data) for op, data in execute("SELECT op, data FROM entries")},
+        heads={
+            op: (_bytes(checksum), _bytes(seal))
+            for op, checksum, seal in execute("SELECT op, checksum, seal FROM heads")
+        },
+        snapshots={op: _bytes(data) for op, data in execute("SELECT op, data FROM snapshots")},
+    )
+
+
+def _bytes(value: object) -> bytes:
+    """A column's value; what rot turned into something else than bytes is none of ours, and fails its checksum."""
+    return value if isinstance(value, bytes) else b""
 
 
 class MemoryLogStore:

@@ -1,7 +1,7 @@
 """The writes of a replica to its log store, beside its mailbox: one transaction at a time, of all that waits.
 
-Guarantees: in order, each reported once, in a handler of the actor, when it is durable. Gives up: going on after an
-error; `failed` is told, and the replica ends. Owns: the store.
+Guarantees: in order, each reported once, in a handler of the actor, when it is durable. Limits: no going on after
+an error; `failed` is told, and the replica ends. Owns: the store.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 from typing import NoReturn
 
+from .durable_files import replace_file, set_aside
 from .log_store import LogStore, SqliteLogStore, StoreIdentity
 from .vsr.core import Random
 
@@ -31,13 +32,12 @@ class Machine:
         return random.SystemRandom()
 
     def make_directory(self, directory: str) -> None:
-        """Make the replica's directory, unless it is there."""
+        """Make the replica's directory, unless it is there. Raises `OSError`."""
         Path(directory).mkdir(exist_ok=True)
 
-    def clear_directory(self, directory: str) -> None:
-        """Remove everything that is in the replica's directory."""
-        for file in Path(directory).iterdir():
-            file.unlink()
+    def set_aside(self, path: str) -> str:
+        """Give a damaged file or directory another name, for a person to look at; which. Raises `OSError`."""
+        return set_aside(Path(path)).name
 
     def open_log(self, directory: str, identity: StoreIdentity) -> LogStore:
         """Open the log of an earlier life. Raises `LogStoreError`."""
@@ -48,8 +48,8 @@ class Machine:
         return SqliteLogStore.format(str(Path(directory) / LOG_FILE), identity, voting=voting)
 
     def write_file(self, directory: str, name: str, text: str) -> None:
-        """Leave a file in a directory."""
-        (Path(directory) / name).write_text(text, encoding="utf-8")
+        """Leave a file in a directory. Raises `OSError`."""
+        replace_file(Path(directory) / name, text)
 
     def end(self) -> NoReturn:
         """End the replica's process as any other crash would."""

@@ -1,8 +1,10 @@
 """The members of a cluster as its script sees them: created, asked, and started again when they died.
 
 Guarantees: a replica whose process has ended, also while it started, is created anew, told what its predecessor was
-told, and everybody is told its new address; one that ends again and again is given up. What is asked is asked again
-until there is an answer or the time is over, also of a member that died in between.
+told, and everybody is told its new address. One that cannot start, or ends again and again, is tried again ever more
+slowly, with the reason at hand; the others work on without it, and even begin without it. A replica may give up what is
+on its disk only while a majority votes without it, by what those said in their present lives. What is asked is asked
+again until there is an answer or the time is over, also of a member that died in between.
 
 Owns: the addresses and processes of the members.
 """
@@ -14,28 +16,42 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from thespian.actors import ActorAddress, ActorSystemException
 
-from client_replies.actors.system import OwnedSystem, processes_of
+from client_replies.actors.system import OwnedSystem, SystemFailure, processes_of
 from client_replies.messages.message import Message
 
-from .control import Join, Joined, MemberFailed, ReplicaStarted, StartReplica
+from .control import Join, Joined, MemberFailed, ReplicaStarted, ReplicaStopped, StartReplica, may_lose_disk
 from .replica import ReplicaActor
 
 RESEND_INTERVAL = 1.0  # seconds
 START_TIMEOUT = 30.0
+START_GRACE = 10.0  # seconds that the others wait for a replica that neither starts nor says why
 RESTART_PAUSE = 0.15  # seconds between a replica's end and its next life: what it held is let go of meanwhile
 SEEDS_BETWEEN_LIVES = 2**40
 RESTARTS_MAX = 12  # in `RESTARTS_WITHIN` seconds; then something is wrong that a restart does not mend
 RESTARTS_WITHIN = 20.0
+RETRY_PAUSE = 0.25  # seconds before a replica that said why it stopped is tried again; twice as long each time
+RETRY_PAUSE_MAX = 30.0
 
 
 class MembersFailed(Exception):
     """The cluster cannot go on; the text says why."""
+
+
+@contextlib.contextmanager
+def on_machine() -> Iterator[None]:
+    """What the operating system refuses to the script itself ends the cluster: raises `MembersFailed`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of who reads our output: no matter of the cluster's
+    except (OSError, SystemFailure) as error:
+        raise MembersFailed(f"this machine refuses: {error}") from error
 
 
 @dataclass(slots=True)
@@ -45,11 +61,23 @@ class _Replica:
     start: StartReplica
     process: int = 0  # from its creation to its end
     pid: int = 0  # 0: not known to be up
+    ended: int = 0  # the process before this one
     replies: ActorAddress | None = None
+    created_at: float = 0.0
     asked_at: float = 0.0
     joined: bool = False
+    started_at: float = 0.0
+    votes: bool = False  # with all of its log, as it said in this life
     restart_at: float = 0.0
     restarts: deque[float] = field(default_factory=deque)
+    reason: str = ""  # why its last life ended, or why this one does not begin; until it is up
+    said: str = ""  # the last reason that was printed
+    failures: int = 0  # lives in a row that ended with a reason
+
+    @property
+    def is_settled(self) -> bool:
+        """True if it takes part, or there is a reason why it does not."""
+        return self.joined or bool(self.reason)
 
 
 class Members:
@@ -60,6 +88,7 @@ class Members:
         self.replicas: dict[str, _Replica] = {}
         self.restarts = 0
         self.on_started: Callable[[str], None] = lambda name: None
+        self.on_formed: Callable[[str], None] = lambda name: None  # it was never up before; may raise `OSError`
         self.on_turn: Callable[[Message | None], None] = lambda heard: None
         self.say: Callable[[str], None] = lambda text: None
         self._system = system
@@ -74,7 +103,11 @@ class Members:
         try:
             self.addresses[name] = self._system.createActor(actor)
         except ActorSystemException as error:
-            raise MembersFailed(f"the actor system has ended, and everything with it: {error}") from error
+            if not is_living(self._system.admin_pid or 0):
+                raise MembersFailed(f"the actor system has ended, and everything with it: {error}") from error
+            if name not in self.addresses:
+                raise MembersFailed(f"{name} cannot be created: {error}") from error
+            return 0  # its next life has not begun; there will be another
         return next((pid for pid in self.children(self._system.admin_pid or 0) if pid not in before), 0)
 
     def children(self, pid: int) -> list[int]:
@@ -83,15 +116,31 @@ class Members:
 
     def create_replica(self, start: StartReplica) -> None:
         """Create a replica, and keep it up from now on."""
-        self.replicas[start.name] = _Replica(start, self.create(start.name, ReplicaActor))
+        process = self.create(start.name, ReplicaActor)
+        self.replicas[start.name] = _Replica(start, process, created_at=time.monotonic())
 
     def tell_of_replicas(self, name: str) -> None:
         """This member, which has an address of its own, is told when a replica gets another."""
         self._others[name] = 0
 
     def start_replicas(self) -> None:
-        """Wait until all are up and know each other."""
-        self.wait(lambda: all(one.joined for one in self.replicas.values()), START_TIMEOUT, "the replicas' start")
+        """Wait until each knows the others, or there is a reason why it is not up."""
+        self.wait(lambda: all(one.is_settled for one in self.replicas.values()), START_TIMEOUT, "the replicas' start")
+
+    @property
+    def quorum(self) -> int:
+        """How many replicas decide."""
+        return len(self.replicas) // 2 + 1
+
+    @property
+    def up(self) -> list[str]:
+        """The replicas that take part."""
+        return [name for name, replica in self.replicas.items() if replica.joined]
+
+    @property
+    def down(self) -> dict[str, str]:
+        """The replicas that do not take part, and why, as far as that is known."""
+        return {name: one.reason for name, one in self.replicas.items() if not one.joined and one.reason}
 
     def pid(self, name: str) -> int:
         """The replica's process, or 0 while it is not up."""
@@ -115,7 +164,8 @@ class Members:
         while missing := [name for name in names if name not in answers]:
             now = time.monotonic()
             if now > deadline:
-                raise MembersFailed(f"no answer from {', '.join(missing)} within {timeout:.0f} s")
+                why = "".join(f"; {name}: {reason}" for name, reason in self.down.items() if name in missing)
+                raise MembersFailed(f"no answer from {', '.join(missing)} within {timeout:.0f} s{why}")
             for name in missing:
                 at, address = asked.get(name, (0.0, None))
                 if now >= at + RESEND_INTERVAL or address != self.addresses[name]:
@@ -160,6 +210,9 @@ class Members:
         self.on_turn(answer if isinstance(answer, Message) else None)
         if isinstance(answer, MemberFailed):
             raise MembersFailed(f"{answer.name} failed: {answer.reason}")
+        if isinstance(answer, ReplicaStopped):
+            self._stopped(self.replicas[answer.name], answer.pid, answer.reason)
+            return None
         if isinstance(answer, ReplicaStarted):
             self._started(answer)
             return None  # ours, and no answer to what is being asked
@@ -172,31 +225,57 @@ class Members:
         replica = self.replicas[started.name]
         if replica.pid == started.pid or replica.process != started.pid:
             return  # known, or said by one that has ended since
+        if replica.start.fresh:
+            try:
+                self.on_formed(started.name)
+            except OSError as error:
+                # Were this forgotten, a lost disk could be taken for that of a new replica, which has promised nothing.
+                self._stopped(replica, started.pid, f"that it was up cannot be noted: {error}")
+                return
         replica.pid, replica.replies = started.pid, started.replies
+        replica.started_at, replica.reason, replica.said = time.monotonic(), "", ""
         # From now on an empty directory is a lost disk. The next life has a weather of its own, which the seed decides
         # too: else each would lose the same messages at its start.
         replica.start = replace(replica.start, fresh=False, seed=(replica.start.seed + SEEDS_BETWEEN_LIVES) % 2**62)
         self._tell_everybody()
         self.on_started(started.name)
 
+    def _stopped(self, replica: _Replica, pid: int, reason: str) -> None:
+        """This life is over, for a reason: end what is left of it."""
+        if pid == replica.process:
+            replica.reason = reason
+            kill(pid)
+        elif pid == replica.ended and replica.restart_at and not replica.reason:
+            replica.reason = reason  # said while its end was seen
+            replica.restart_at = time.monotonic() + self._pause(replica, time.monotonic())
+        if self._told is None:
+            self._tell_everybody()
+
     def _joined(self, joined: Joined) -> None:
         if joined.name in self._others:
             self._others[joined.name] = joined.number
         elif self._told is not None and joined.number == self._told.number:
             # Not of an earlier one: the last may be lost, and would never be said again.
-            self.replicas[joined.name].joined = True
+            replica = self.replicas[joined.name]
+            if replica.pid:
+                replica.joined, replica.votes = True, joined.votes
 
     def _tell_everybody(self) -> None:
+        if not any(one.replies for one in self.replicas.values()) or any(
+            one.replies is None and not one.reason for one in self.replicas.values()
+        ):
+            return  # not before each has an address, or a reason why it has none
+        # In the place of a component that was never up stands its replica, which answers nothing: who repairs must know
+        # of all peers, or would call lost what one of them holds.
         replies = tuple(
-            (one.start.config.replica, one.replies) for one in self.replicas.values() if one.replies is not None
+            (one.start.config.replica, one.replies or self.addresses[name]) for name, one in self.replicas.items()
         )
-        if len(replies) < len(self.replicas):
-            return  # not before each has an address: who repairs must know all peers
         number = self._told.number + 1 if self._told is not None else 1
         self._told = Join(number=number, members=tuple(self.addresses.items()), replies=replies)
         for name, replica in self.replicas.items():
             replica.joined = False
-            self.tell(name, self._told)
+            if replica.pid:
+                self.tell(name, self._told)
         self._tell_others(time.monotonic())
 
     def _tell_others(self, now: float) -> None:
@@ -209,32 +288,58 @@ class Members:
         now = time.monotonic()
         for name, replica in self.replicas.items():
             if not replica.restart_at and not is_living(replica.process):
-                replica.process = replica.pid = 0
                 self._ended(name, replica, now)
             if replica.restart_at and now >= replica.restart_at:
-                replica.restart_at = 0.0
-                self.restarts += 1
-                replica.process = self.create(name, ReplicaActor)
-                replica.asked_at = 0.0
-            if now - replica.asked_at < RESEND_INTERVAL or replica.restart_at:
-                continue
-            replica.asked_at = now
-            if not replica.pid:
-                self.tell(name, replica.start)
-            elif not replica.joined and self._told is not None:
-                self.tell(name, self._told)
+                self._restart(name, replica, now)
+            if now - replica.asked_at >= RESEND_INTERVAL and not replica.restart_at:
+                replica.asked_at = now
+                self._ask_again(name, replica, now)
         if now - self._others_told_at >= RESEND_INTERVAL:
             self._tell_others(now)
 
+    def _restart(self, name: str, replica: _Replica, now: float) -> None:
+        replica.restart_at = 0.0
+        self.restarts += 1
+        replica.process = self.create(name, ReplicaActor)
+        replica.created_at, replica.asked_at = now, 0.0
+
+    def _ask_again(self, name: str, replica: _Replica, now: float) -> None:
+        if not replica.pid:
+            if not replica.reason and now - replica.created_at > START_GRACE:
+                replica.reason = f"it has neither started nor said why within {START_GRACE:.0f} s"
+                if self._told is None:
+                    self._tell_everybody()
+            voters = [other for other, one in self.replicas.items() if one.joined and one.votes]
+            rebuild = may_lose_disk(name, voters, len(self.replicas))
+            self.tell(name, replace(replica.start, rebuild=rebuild))
+        elif self._told is not None and not (replica.joined and replica.votes):
+            self.tell(name, self._told)  # one that has no vote yet is asked until it has
+
     def _ended(self, name: str, replica: _Replica, now: float) -> None:
+        if replica.pid and now - replica.started_at > RESTARTS_WITHIN:
+            replica.failures = 0
+        replica.ended, replica.process, replica.pid = replica.process, 0, 0
+        replica.joined = replica.votes = False
+        pause = self._pause(replica, now)
+        replica.restart_at = now + pause
+        if not replica.reason:
+            self.say(f"{name} has ended: starting it again")
+        elif replica.reason != replica.said:
+            self.say(f"{name} is down: {replica.reason}; trying again in {pause:.2g} s, then more slowly")
+        replica.said = replica.reason
+
+    def _pause(self, replica: _Replica, now: float) -> float:
+        """How long it is left alone. Who was killed comes back at once; who cannot go on, ever more slowly."""
         while replica.restarts and now - replica.restarts[0] > RESTARTS_WITHIN:
             replica.restarts.popleft()
-        if len(replica.restarts) >= RESTARTS_MAX:
-            raise MembersFailed(f"{name} ended {RESTARTS_MAX} times within {RESTARTS_WITHIN:.0f} s; its log says why")
         replica.restarts.append(now)
-        replica.joined = False
-        replica.restart_at = now + RESTART_PAUSE
-        self.say(f"{name} has ended: starting it again")
+        if replica.reason:
+            replica.failures += 1
+            return float(min(RETRY_PAUSE * 2.0 ** min(replica.failures - 1, 30), RETRY_PAUSE_MAX))
+        if len(replica.restarts) > RESTARTS_MAX:
+            replica.reason = f"it ended {RESTARTS_MAX} times within {RESTARTS_WITHIN:.0f} s; log.jsonl says why"
+            return RETRY_PAUSE_MAX
+        return RESTART_PAUSE
 
 
 def is_living(pid: int) -> bool:

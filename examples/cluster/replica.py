@@ -7,27 +7,30 @@ before. An entry is executed only while the port takes writes, so a slow disk sl
 its memory. A repeated request is answered from the component, never from memory of its own. What was executed is in the
 journal before any of it leaves.
 
-Gives up: going on without its log or its component. It ends its process then, by SIGKILL like any other crash: who
-supervises it starts it again, from what is durable. What is not of one life is removed, and comes back from the others.
+Limits: it does not go on without its log or its component. It says why, does nothing more, and ends its process by
+SIGKILL like any other crash; its supervisor starts it again, from what is durable. Only proven rot, or what is not of
+one life, is given up: set aside, while a majority votes without this replica, so that it comes back from the others.
 
 Owns: the protocol's state machine, the log store, the port; its ClientRepliesActor; its journal and events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
-from thespian.actors import ActorAddress
+from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
 
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.component import ComponentActor, Handler
 from client_replies.actors.replies_port import PORT_MESSAGES, PortFailed, RepliesPort
 from client_replies.messages.config import OpenMode
-from client_replies.messages.faults import FaultKind
+from client_replies.messages.faults import Fault, FaultClass
 from client_replies.messages.message import MessageInvalid
+from client_replies.messages.peers import GetReplies
 from client_replies.messages.protocol import SENDERS, Party
 from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply_header import HEADER_SIZE
@@ -41,9 +44,9 @@ from .control import (
     HurtDone,
     Join,
     Joined,
-    MemberFailed,
     Progress,
     ReplicaStarted,
+    ReplicaStopped,
     Sender,
     StartReplica,
 )
@@ -52,7 +55,7 @@ from .evidence import Final
 from .forwarding import ForwardRequests, GatewayPort, request_of
 from .frames import PRIMARY_UNKNOWN
 from .journal import Journal
-from .log_store import LogStore, LogStoreError, StoreDamaged, StoreIdentity, StoreMissing, StoreOfOther
+from .log_store import LogStore, LogStoreError, StoreDamaged, StoreIdentity, StoreMissing
 from .log_writer import LogWriter
 from .machine import Machine
 from .network import Envelope, Network, cluster_faults
@@ -75,12 +78,16 @@ from .vsr.messages import LogEntry, VsrMessage
 from .vsr.replica import Replica, RestartImpossible
 
 TICK = 0.02  # seconds
+END_DELAY = 1.0  # seconds that a replica which stopped leaves its supervisor to hear why and to end it
 DATA_FILE = "replies.data"
 JOURNAL_FILE = "journal.jsonl"
 EVENTS_FILE = "events.jsonl"
 FINAL_FILE = "final.json"
-# Why an opening may fail that succeeds in another life. The pool's memory is gone when its actor has just died.
-PASSING = frozenset({FaultKind.FILE_LOCKED, FaultKind.ACTOR_DIED, FaultKind.STOPPED, FaultKind.MEMORY_UNAVAILABLE})
+NO_MAJORITY = "left as it is while no majority of the replicas votes without this one"
+
+
+class ReplicaStops(BaseException):
+    """The replica cannot go on; the reason is for its supervisor. No `Exception`: nothing on the way may go on."""
 
 
 def replica_name(replica: int) -> str:
@@ -109,7 +116,8 @@ class ReplicaActor(ComponentActor):
         self.machine = self.make_machine()
         self._start: StartReplica | None = None
         self._script: ActorAddress | None = None
-        self._failure = ""
+        self._stopped: ReplicaStopped | None = None
+        self._stopped_at = 0.0
         self._replies_actor: ActorAddress | None = None
         self._replies_told: ActorAddress | None = None  # the address as others can use it
         self._pool: ActorAddress | None = None
@@ -141,6 +149,7 @@ class ReplicaActor(ComponentActor):
             Finish: self.finish,
             Hurt: self.hurt,
             SlotDamaged: self.slot_damaged,
+            GetReplies: self.asked_for_replies,
             **dict.fromkeys(PORT_MESSAGES, self.port_message),
         }
 
@@ -160,20 +169,22 @@ class ReplicaActor(ComponentActor):
     # Starting.
 
     def start(self, message: StartReplica, sender: ActorAddress) -> None:
-        """Begin, or say how the beginning ended."""
+        """Begin, or say that the beginning ended well."""
         if self._start is None:
             self._script = sender
             self._begin(message)
-        if self._failure:
-            self.send(sender, MemberFailed(name=message.name, reason=self._failure))
-        elif self._opening is not None and self._replies_told is not None:
+        if self._opening is not None and self._replies_told is not None:
             self.send(sender, ReplicaStarted(name=message.name, replies=self._replies_told, pid=self.machine.pid()))
+
+    def asked_for_replies(self, message: GetReplies, sender: ActorAddress) -> None:
+        """A peer takes us for our component, which was never up: it hears nothing, so it knows nothing to be lost."""
 
     def _begin(self, message: StartReplica) -> None:
         self._start = message
         # First of all: a child inherits what is open when it is made.
         self._replies_actor = self.create_child(ClientRepliesActor)
-        self.machine.make_directory(message.directory)
+        with self._on_refusal("its directory"):
+            self.machine.make_directory(message.directory)
         weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
         self._network = Network(message.name, message.seed, weather, self._send_envelope)
         self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
@@ -192,6 +203,14 @@ class ReplicaActor(ComponentActor):
         self._port.open(message.config, OpenMode.OPEN_OR_FORMAT)
         self.start_ticks(TICK)
 
+    @contextlib.contextmanager
+    def _on_refusal(self, what: str) -> Iterator[None]:
+        """What the operating system refuses within is the reason why this replica stops."""
+        try:
+            yield
+        except OSError as error:
+            self._die(f"{what}: {error}")
+
     def _opened(self, opened: RepliesOpened) -> None:
         """The component is open: open the log."""
         message = self._start
@@ -205,13 +224,18 @@ class ReplicaActor(ComponentActor):
             store = self._open_store(message, opened)
             self._opening = opened, store.load()
         except StoreDamaged as error:
-            self._give_disk_up(message, str(error))
-        except StoreOfOther as error:
-            self._failure = f"{error}; give another directory, or remove this one"
+            self._give_up(message.directory, str(error))
         except LogStoreError as error:
             self._die(str(error))
         else:
             self._log = LogWriter(store, self.executor(), self._written, self._die)
+
+    def _not_opened(self, message: StartReplica, fault: Fault) -> NoReturn:
+        """The component does not open."""
+        if fault.kind.fault_class is FaultClass.DAMAGE:
+            # Without it the log brings the rest, and the replica keeps its vote.
+            self._give_up(message.config.path, f"the replies: {fault}")
+        self._die(f"the replies cannot be opened: {fault}")
 
     def _take_part(self, message: StartReplica, opened: RepliesOpened, stored: StoredLog) -> None:
         """The others can be reached: the protocol begins, from what is durable."""
@@ -227,7 +251,7 @@ class ReplicaActor(ComponentActor):
                 observe=self.observe,
             )
         except RestartImpossible as error:
-            self._give_disk_up(message, str(error))
+            self._give_up(message.directory, str(error))
         self._restart_op = stored.op
         self._carry_out(self._vsr.take_effects())
 
@@ -253,20 +277,52 @@ class ReplicaActor(ComponentActor):
         identity = StoreIdentity(message.config.cluster, message.config.replica)
         try:
             return self.machine.open_log(message.directory, identity)
-        except StoreMissing:
+        except StoreMissing as error:
             if opened.op:
-                self._give_disk_up(message, "replies without a log")
+                self._give_up(message.directory, "replies without a log")
+            if not (message.fresh or message.rebuild):
+                self._die(f"{error}, and there was one; {NO_MAJORITY}")
             # What a new replica promises is nothing; what one promised that lost its log, nobody knows.
             return self.machine.format_log(message.directory, identity, voting=message.fresh)
 
-    def _give_disk_up(self, message: StartReplica, reason: str) -> NoReturn:
-        """What is here is not of one life: go on as a replica that lost its disk."""
-        self.machine.clear_directory(message.directory)
-        self._die(reason)
+    def _give_up(self, path: str, reason: str) -> NoReturn:
+        """What is there is damaged: go on without it in the next life, if the others can do without it."""
+        if self._start is None or not self._start.rebuild:
+            self._die(f"{reason}; {NO_MAJORITY}")
+        with self._on_refusal(f"{reason}; it cannot be set aside"):
+            aside = self.machine.set_aside(path)
+        self._die(f"{reason}; set aside as {aside}")
 
     def _die(self, reason: str) -> NoReturn:
-        self.log.critical("replica_ends", reason=reason)
-        self.machine.end()
+        raise ReplicaStops(reason)
+
+    def receiveMessage(self, message: object, sender: ActorAddress) -> ThespianWatch | None:
+        """See `ComponentActor`; and the end of a replica that cannot go on."""
+        if self._stopped is None or isinstance(message, ActorExitRequest):
+            try:
+                return super().receiveMessage(message, sender)
+            except ReplicaStops as stop:
+                self._stop_for_good(str(stop))
+        elif self.environment.monotonic() - self._stopped_at > END_DELAY:
+            self.machine.end()
+        elif isinstance(message, StartReplica | Join):
+            self.send(sender, self._stopped)
+        if self._ticker is None:
+            return None
+        self._ticker.drain()
+        return ThespianWatch([self._ticker.fileno()])
+
+    def _dispatch(self, message: object, sender: ActorAddress) -> None:
+        with self._on_refusal(type(message).__name__):
+            super()._dispatch(message, sender)
+
+    def _stop_for_good(self, reason: str) -> None:
+        name = self._start.name if self._start is not None else ""
+        self.log.critical("replica_stops", replica=name, reason=reason)
+        self._stopped = ReplicaStopped(name=name, pid=self.machine.pid(), reason=reason)
+        self._stopped_at = self.environment.monotonic()
+        if self._script is not None:
+            self.send(self._script, self._stopped)
 
     def join(self, message: Join, sender: ActorAddress) -> None:
         """Learn who else is there, and who is another process than before."""
@@ -281,7 +337,8 @@ class ReplicaActor(ComponentActor):
             if self._vsr is None:
                 self._take_part(self._start, *self._opening)
                 self._advance()
-        self.send(sender, Joined(name=self._start.name, number=self._joined.number))
+        votes = self._vsr is not None and self._vsr.votes
+        self.send(sender, Joined(name=self._start.name, number=self._joined.number, votes=votes))
 
     def _meet_peers(self, vsr: Replica) -> None:
         """Let the component repair, once what the log still had is executed, and the component has heard of it.
@@ -341,8 +398,9 @@ class ReplicaActor(ComponentActor):
         self._advance()
 
     def _written(self, number: int) -> None:
-        self._input("log_written", number)
-        self._advance()
+        with self._on_refusal("evidence"):
+            self._input("log_written", number)
+            self._advance()
 
     def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
         """The slot is damaged: let its client ask."""
@@ -353,12 +411,13 @@ class ReplicaActor(ComponentActor):
         """Let time pass."""
         if self._start is None:
             return
-        self._port.tick()
-        if self._vsr is not None:
-            self._events.tick(self.environment.monotonic())
-            self._replies.tick(self.environment.monotonic())
-            self._input("tick")
-        self._advance(answer_all=True)
+        with self._on_refusal("evidence"):
+            self._port.tick()
+            if self._vsr is not None:
+                self._events.tick(self.environment.monotonic())
+                self._replies.tick(self.environment.monotonic())
+                self._input("tick")
+            self._advance(answer_all=True)
 
     def child_exited(self, child: ActorAddress) -> None:
         """Without its component a replica is none."""
@@ -442,8 +501,8 @@ class ReplicaActor(ComponentActor):
             for event in events:
                 if isinstance(event, RepliesOpened):
                     self._opened(event)
-                elif isinstance(event, PortFailed) and self._opening is None and event.fault.kind not in PASSING:
-                    self._failure = f"the replies cannot be opened: {event.fault}"
+                elif isinstance(event, PortFailed) and self._opening is None and self._start is not None:
+                    self._not_opened(self._start, event.fault)
                 elif isinstance(event, PortFailed):
                     self._die(str(event.fault))
                 else:

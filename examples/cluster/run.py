@@ -38,11 +38,12 @@ from .control import (
     client_id,
 )
 from .damage import SABOTEUR, MomentsPlan
+from .descriptors import prepare_descriptors
 from .evidence import Totals, read_answers, read_events, read_final, read_journal
 from .exit_status import ExitStatus
 from .journal import Plant
 from .ledger import Transfer
-from .members import Members, MembersFailed
+from .members import Members, MembersFailed, on_machine
 from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
 from .report import Figures, broken_count, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
@@ -167,6 +168,8 @@ class Run:
             members.create(name, ClientActor)
             members.tell_of_replicas(name)
         members.start_replicas()
+        if members.down:
+            raise MembersFailed("; ".join(f"{name} cannot start: {reason}" for name, reason in members.down.items()))
         members.exchange(
             list(self._sessions),
             lambda name, request: StartClient(
@@ -358,15 +361,22 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= until
 
 
+def _run(options: Options, progress: ProgressLine) -> Outcome:
+    with run_directory(options.directory, keep=options.keep) as directory:
+        with progress:
+            outcome = Run(options, directory, progress).run()
+        if options.keep:
+            progress.say(f"evidence is kept in {directory}")
+    return outcome
+
+
 def run(options: Options) -> ExitStatus:
     """Run, report, and give the exit status. Raises `OutputLost`, `MembersFailed`, and what interrupts it."""
     progress = ProgressLine(sys.stderr if options.json else sys.stdout)
     try:
-        with run_directory(options.directory, keep=options.keep) as directory:
-            with progress:
-                outcome = Run(options, directory, progress).run()
-            if options.keep:
-                progress.say(f"evidence is kept in {directory}")
+        with on_machine():
+            prepare_descriptors()
+            outcome = _run(options, progress)
     except MembersFailed as failure:
         failure.add_note("run it with --keep to look at its log")
         raise

@@ -1,9 +1,10 @@
 """The directory of one run: made, locked, and removed with everything in it, at the latest by the next run.
 
 Guarantees: the directory is gone when the run ends, also by an exception. What a killed run left is removed by the next
-run in the same place: the kernel releases a dead run's lock, so nothing that is in use is ever removed.
+run in the same place: the kernel releases a dead run's lock, so nothing that is in use is ever removed. A directory
+that is to be kept has no lock, and no run ever removes it.
 
-Gives up: directories in other places, which only a run there finds.
+Limits: directories in other places, which only a run there finds.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "client-replies-run-"
 LOCK_FILE = "lock"
+GATE_TIMEOUT = 10.0  # seconds that another run may look around before ours begins
 ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -34,7 +37,7 @@ def run_directory(parent: Path, *, keep: bool) -> Iterator[Path]:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
             remove_stale(parent)
-            directory, lock = _make(parent)
+            directory, lock = _make(parent, keep)
         except BaseException:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             raise
@@ -45,7 +48,7 @@ def run_directory(parent: Path, *, keep: bool) -> Iterator[Path]:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
-        os.close(lock)
+            os.close(lock)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -54,25 +57,41 @@ def _one_at_a_time(parent: Path) -> Iterator[None]:
     """Keep other runs from looking: a new directory is without its lock for a moment."""
     try:
         gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DirectoryUnusable(f"--directory {parent}: found no directory, expected one that exists") from error
     except OSError as error:
-        found = f"found {error.strerror}, expected a directory of our own"
-        raise DirectoryUnusable(f"--directory {parent}: {found}") from error
+        raise DirectoryUnusable(f"--directory {parent}: found {error.strerror}, expected to read it") from error
     try:
-        fcntl.flock(gate, fcntl.LOCK_EX)
+        deadline = time.monotonic() + GATE_TIMEOUT
+        while not _locked(gate):
+            if time.monotonic() > deadline:
+                found = "a directory that somebody holds, such as that of a cluster that is up"
+                raise DirectoryUnusable(f"--directory {parent}: found {found}, expected another")
+            time.sleep(0.01)
         yield
     finally:
         os.close(gate)
 
 
-def _make(parent: Path) -> tuple[Path, int]:
-    """The directory and its lock."""
+def _locked(descriptor: int) -> bool:
+    """Lock it, if nobody else has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _make(parent: Path, keep: bool) -> tuple[Path, int]:
+    """The directory and its lock; one that is to be kept has none, since what is not locked any more gets removed."""
+    directory = None
     try:
         directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        if keep:
+            return directory, -1
         lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
         raise DirectoryUnusable(f"--directory {parent}: found {error.strerror}, expected to create files") from error
     return directory, lock
 
@@ -86,12 +105,9 @@ def remove_stale(parent: Path) -> list[Path]:
         except OSError:
             continue  # being made, being removed, or not ours
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # in use
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
-            removed.append(directory)
+            if _locked(lock):  # else it is in use
+                shutil.rmtree(directory, ignore_errors=True)
+                removed.append(directory)
         finally:
             os.close(lock)
     return removed

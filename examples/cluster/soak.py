@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .control import StartReplica, client_id
+from .descriptors import prepare_descriptors
 from .door_clients import DoorClients
 from .evidence import read_answers
 from .exit_status import ExitStatus
@@ -29,7 +30,7 @@ from .gateway_keeper import GatewayKeeper
 from .generate_transfers import rows
 from .harm import Harm
 from .journal import Plant
-from .members import Members, MembersFailed
+from .members import Members, MembersFailed, on_machine
 from .report import figure_lines, percentile, verdict_lines
 from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outcome, Run, after
 from .run_directory import run_directory
@@ -178,6 +179,12 @@ def whole_again(faults: int, recoveries: int) -> Check:
 
 def soak(chosen: SoakOptions) -> ExitStatus:
     """Soak, report, and give the exit status. Raises `OutputLost`, `MembersFailed`, and what interrupts it."""
+    with on_machine():
+        prepare_descriptors()
+        return _soak(chosen)
+
+
+def _soak(chosen: SoakOptions) -> ExitStatus:
     begun = time.monotonic()
     seconds = chosen.minutes * 60.0
     working = seconds - min(RESERVE, 0.4 * seconds)

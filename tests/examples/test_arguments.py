@@ -144,7 +144,7 @@ def test_a_directory_without_a_cluster_that_is_up_is_refused_at_once(
     assert "there is no cluster. Start one: start " in refused(capsys, verb, str(place), *words)
     place.mkdir()
     assert "there is no cluster. Start one: start " in refused(capsys, verb, str(place), *words)
-    Shape(cluster=5, replicas=3, formed=True).write(place)
+    Shape(cluster=5, replicas=3, formed=frozenset()).write(place)
     down = "the cluster is not up. Start it: start "
     assert down in refused(capsys, verb, str(place), *words, status=ExitStatus.UNAVAILABLE)
     with subprocess.Popen(["true"]) as gone:
@@ -314,7 +314,7 @@ def of_root() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         directory.chmod(0o755)
-        Shape(cluster=5, replicas=3, formed=True).write(directory)
+        Shape(cluster=5, replicas=3, formed=frozenset()).write(directory)
         (directory / RUNNING_FILE).write_text(f'{{"pid": {os.getpid()}, "gateway": ["127.0.0.1", 1], "cluster": "5"}}')
         with socket.socket(socket.AF_UNIX) as control:
             control.bind(str(directory / "control.sock"))

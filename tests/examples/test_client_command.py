@@ -52,7 +52,7 @@ class Service:
         self.ledger = LedgerStandIn()
         self.server = ScriptedServer(self.ledger)
         self.place = place
-        Shape(cluster=CLUSTER, replicas=3, formed=True).write(place)
+        Shape(cluster=CLUSTER, replicas=3, formed=frozenset(range(3))).write(place)
         running = {"pid": os.getpid(), "gateway": self.server.address, "cluster": f"{CLUSTER:x}"}
         (place / RUNNING_FILE).write_text(json.dumps(running))
 

@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Path:
     """A folder with a cluster of five, a directory, and files."""
     for name in ("ledger", "letters", ".hidden"):
         (tmp_path / name).mkdir()
-    Shape(cluster=5, replicas=5, formed=True).write(tmp_path / "ledger")
+    Shape(cluster=5, replicas=5, formed=frozenset()).write(tmp_path / "ledger")
     (tmp_path / "rows.csv").touch()
     (tmp_path / "list").touch()
     return tmp_path

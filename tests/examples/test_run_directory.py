@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -86,3 +87,26 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     with run_directory(tmp_path, keep=False):
         pass
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_directory_that_was_kept_stays_when_the_next_run_comes(tmp_path: Path) -> None:
+    """It was removed, evidence and all, because nobody held its lock any more; a run that was killed kept nothing."""
+    with run_directory(tmp_path, keep=True) as kept:
+        (kept / "evidence").write_text("x")
+    with run_directory(tmp_path, keep=False):
+        assert (kept / "evidence").read_text() == "x"
+    assert remove_stale(tmp_path) == []
+    assert (kept / "evidence").read_text() == "x"
+
+
+def test_a_place_that_somebody_holds_is_refused_and_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory of a cluster that is up, for example."""
+    monkeypatch.setattr("examples.cluster.run_directory.GATE_TIMEOUT", 0.05)
+    holder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with pytest.raises(DirectoryUnusable, match="somebody holds"), run_directory(tmp_path, keep=False):
+        pass
+    os.close(holder)
+    assert list(tmp_path.iterdir()) == []

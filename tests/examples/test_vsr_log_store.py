@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from client_replies.messages.reply_header import checksum128
 
 from examples.cluster.log_store import (
     LogStore,
@@ -20,6 +27,7 @@ from examples.cluster.log_store import (
     StoreLocked,
     StoreMissing,
     StoreOfOther,
+    StoreVersionUnknown,
 )
 from examples.cluster.protocol import OPERATION_TRANSFER, Request
 from examples.cluster.vsr.durable import CorruptEntry, DurableState, LogWrite, Snapshot, SnapshotInvalid
@@ -169,35 +177,32 @@ def test_a_store_is_opened_only_by_whom_it_belongs_to(tmp_path: Path) -> None:
         SqliteLogStore.format(path, IDENTITY, voting=True)
     store.close()
     for other in (StoreIdentity(0xC2, 2), StoreIdentity(0xC1, 1)):
-        store = SqliteLogStore.open(path, other)
         with pytest.raises(StoreOfOther):
-            store.load()
-        store.close()
+            SqliteLogStore.open(path, other)
 
 
 def test_rot_that_cannot_be_named_is_damage(tmp_path: Path) -> None:
-    """A checksum's seal, both copies of the state, a snapshot, a gap, a page: the replica has lost its disk."""
-    path = str(tmp_path / "log.db")
+    """A checksum's seal, both copies of the state, a snapshot, a gap, a table: the replica has lost its disk."""
     chain = entries(5)
     snapshot = Snapshot(op=4, parent=ZERO, sessions=b"", machine=b"machine")
-    for damage in (
-        "UPDATE heads SET checksum = zeroblob(16) WHERE op = 2",
-        "UPDATE state SET data = zeroblob(111)",
-        "UPDATE snapshots SET data = zeroblob(80)",
-        "DELETE FROM heads WHERE op = 2",
-        "DROP TABLE heads",
+    for number, damage in enumerate(
+        (
+            "UPDATE heads SET checksum = zeroblob(16) WHERE op = 2",
+            "UPDATE state SET data = zeroblob(111)",
+            "UPDATE snapshots SET data = zeroblob(80)",
+            "DELETE FROM heads WHERE op = 2",
+            "DROP TABLE heads",
+        )
     ):
-        Path(path).unlink(missing_ok=True)
+        path = str(tmp_path / f"log-{number}.db")
         store = SqliteLogStore.format(path, IDENTITY, voting=True)
         store.write(LogWrite(state=DurableState(), entries=chain, snapshot=snapshot))
         store.close()
         with sqlite3.connect(path) as connection:
             connection.execute(damage)
         connection.close()
-        store = SqliteLogStore.open(path, IDENTITY)
-        with pytest.raises(StoreDamaged):
+        with pytest.raises(StoreDamaged), closing(SqliteLogStore.open(path, IDENTITY)) as store:
             store.load()
-        store.close()
 
 
 def test_one_copy_of_the_state_is_enough(tmp_path: Path) -> None:
@@ -223,6 +228,135 @@ def test_a_file_that_is_no_database_is_damage(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(StoreDamaged):
         SqliteLogStore.open(str(path), IDENTITY)
+
+
+def opened_in_a_process(path: str, prepare: str) -> str:
+    """What becomes of an opening in a process of its own, prepared by some lines."""
+    program = f"""
+import os, resource, sys
+from examples.cluster.log_store import LogStoreError, SqliteLogStore, StoreIdentity
+{prepare}
+try:
+    SqliteLogStore.open({path!r}, StoreIdentity({IDENTITY.cluster}, {IDENTITY.replica})).load()
+except LogStoreError as error:
+    print(type(error).__name__, error)
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60.0, check=True
+    )
+    return done.stdout
+
+
+REFUSALS = {
+    "a limit on file sizes": "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))",
+    "no descriptor left": "resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4)); kept = os.open(os.devnull, os.O_RDONLY)",
+    "no right to write": "os.chmod(PATH, 0o444); os.setuid(65534) if os.getuid() == 0 else None",
+    "no right to read": "os.chmod(PATH, 0); os.setuid(65534) if os.getuid() == 0 else None",
+    "a directory without rights": "os.chmod(os.path.dirname(PATH), 0); os.setuid(65534) if os.getuid() == 0 else None",
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_what_the_operating_system_refuses_is_no_damage_and_changes_nothing(refusal: str) -> None:
+    """A replica whose log cannot be opened now must not be taken for one whose log rotted; it opens later."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        directory = Path(place) / "replica"
+        directory.mkdir()
+        path = str(directory / "log.db")
+        store = SqliteLogStore.format(path, IDENTITY, voting=True)
+        store.write(LogWrite(state=DurableState(view=7), entries=entries(5)))
+        killed = copied(path)  # its journal beside it, as a killed replica leaves it
+        store.close()
+        before = {file.name: file.read_bytes() for file in directory.iterdir()}
+        said = opened_in_a_process(killed, REFUSALS[refusal].replace("PATH", repr(killed)))
+        assert said.startswith("StoreFailed "), said
+        directory.chmod(0o755)
+        Path(killed).chmod(0o644)
+        after = {file.name: file.read_bytes() for file in directory.iterdir()}
+        assert {name: after.get(name) for name in before} == before
+        store = SqliteLogStore.open(killed, IDENTITY)
+        assert (store.load().op, store.load().state.view) == (5, 7)
+        store.close()
+
+
+def copied(path: str) -> str:
+    """The store as it is on the disk now."""
+    for end in ("", "-wal"):
+        if Path(f"{path}{end}").exists():
+            shutil.copy(f"{path}{end}", f"{path}.killed{end}")
+    return f"{path}.killed"
+
+
+def test_another_format_version_is_no_damage(tmp_path: Path) -> None:
+    """Noted in the file's header, or only in the state, which then may be longer than ours."""
+    for number, change in enumerate(("header", "state")):
+        path = str(tmp_path / f"log-{number}.db")
+        SqliteLogStore.format(path, IDENTITY, voting=True).close()
+        with sqlite3.connect(path) as connection:
+            if change == "header":
+                connection.execute("PRAGMA user_version = 2")
+                connection.execute("DROP TABLE snapshots")
+            else:
+                data = struct.pack("<I", 2) + bytes(200)
+                connection.execute("UPDATE state SET data = ?", (checksum128(data) + data,))
+        connection.close()
+        before = Path(path).read_bytes()
+        with pytest.raises(StoreVersionUnknown, match="format version 2, expected 1"):
+            SqliteLogStore.open(path, IDENTITY)
+        assert Path(path).read_bytes() == before
+
+
+def test_a_damaged_log_keeps_every_byte_although_its_journal_is_whole(tmp_path: Path) -> None:
+    """SQLite moves what its journal has into the file, even into garbage, when it closes it."""
+    path = str(tmp_path / "log.db")
+    store = SqliteLogStore.format(path, IDENTITY, voting=True)
+    store.write(LogWrite(state=DurableState(view=7), entries=entries(5)))
+    killed = copied(path)
+    store.close()
+    Path(killed).write_bytes(b"garbage" * 4000)
+    with pytest.raises(StoreDamaged):
+        SqliteLogStore.open(killed, IDENTITY)
+    assert Path(killed).read_bytes() == b"garbage" * 4000
+
+
+def test_a_journal_without_its_log_is_damage_and_is_never_used_with_another_log(tmp_path: Path) -> None:
+    """SQLite would apply it to the new log."""
+    path = str(tmp_path / "log.db")
+    store = SqliteLogStore.format(path, IDENTITY, voting=True)
+    store.write(LogWrite(state=DurableState(view=7), entries=entries(5)))
+    killed = copied(path)
+    store.close()
+    Path(killed).unlink()
+    with pytest.raises(StoreDamaged, match="the log is gone"):
+        SqliteLogStore.open(killed, IDENTITY)
+    with pytest.raises(StoreExists):
+        SqliteLogStore.format(killed, IDENTITY, voting=False)
+
+
+def test_columns_that_rot_turned_into_something_else_fail_their_checksums(tmp_path: Path) -> None:
+    """Numbers, text and nothing where bytes were: an entry is named, the rest is damage."""
+    path = str(tmp_path / "log.db")
+    store = SqliteLogStore.format(path, IDENTITY, voting=True)
+    store.write(LogWrite(state=DurableState(), entries=entries(3)))
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entries SET data = 5 WHERE op = 1")
+        connection.execute("UPDATE entries SET data = 'text' WHERE op = 2")
+    connection.close()
+    store = SqliteLogStore.open(path, IDENTITY)
+    assert [type(entry).__name__ for entry in store.load().entries.values()] == [
+        "CorruptEntry",
+        "CorruptEntry",
+        "LogEntry",
+    ]
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE state SET data = 1.5")
+    connection.close()
+    with pytest.raises(StoreDamaged):
+        SqliteLogStore.open(path, IDENTITY)
 
 
 def test_a_write_that_fails_closes_the_store(tmp_path: Path) -> None:

@@ -217,6 +217,11 @@ class Replica:
     # What may be asked.
 
     @property
+    def votes(self) -> bool:
+        """True if this replica's promises are whole, and its log: it counts where others can do without a disk."""
+        return self.core.durable.voting and not self.core.log.rotten()
+
+    @property
     def is_whole(self) -> bool:
         """True if this replica votes and no state sync is unfinished: the next one may lose its disk."""
         core = self.core

@@ -7,7 +7,7 @@ executed once more beside it by a machine of its own.
     votes      what a replica says that it has, or has left behind, is in its store; what is executed, in a quorum's
     answers    every answer that leaves is the first reply, byte for byte; a refusal is true
     sync       a state sync is finished when every reply that it wanted is on the disk, or lost for good
-    disks      nobody gives up a good disk; snapshots of an op are the same
+    disks      nobody gives up a good disk, or any without a majority that votes; snapshots of an op are the same
     the end    everybody is done, whole and the same, slots included
 
 Owns: the history.
@@ -32,12 +32,25 @@ from examples.cluster.frames import OPERATION_CLOSE
 from examples.cluster.ledger_machine import LedgerMachine
 from examples.cluster.network import Envelope
 from examples.cluster.protocol import Answer, Refusal, Refused
+from examples.cluster.replica import NO_MAJORITY
 from examples.cluster.vsr.durable import Snapshot
 from examples.cluster.vsr.execution import Applied, Execution, Skipped
 from examples.cluster.vsr.messages import DoViewChange, LogEntry, PrepareOk, RecoveryResponse, StartViewChange
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
+
+# Why replicas stop in these runs: their disks fail, their actors die, their disks were lost.
+STOPS = (
+    "IO_ERROR",
+    "ACTOR_DIED",
+    "FILE_LOCKED",
+    "STOPPED",
+    "MEMORY_UNAVAILABLE",
+    "a simulated error",
+    "its ClientRepliesActor died",
+    "set aside as",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,20 +329,21 @@ class ClusterCheckers(Checkers):
         return bool(core.checkpoint.op < op and logged and slot not in parts.opened.slots.faulty) and good
 
     def disk_given_up(self, index: int) -> None:
-        """A replica removes what it has."""
+        """A replica sets aside what it has."""
         self.world.marks.hit("disk_given_up")
         if index not in self.world.injured:
             self.fail("nobody gives up a good disk", f"r{index}")
+        others = [store for other, stores in self.world.stores() if other != index for store in stores]
+        if sum(store.state.voting for store in others) < self.world.quorum:
+            self.fail("nobody gives up a disk without a majority that votes", f"r{index}")
 
-    def member_failed(self, index: int, reason: str) -> None:
-        """A replica says that it cannot begin."""
-        if "IO_ERROR" in reason:
-            self.world.marks.hit("replica_could_not_begin")
-            process = self.world.replicas[index]
-            if process is not None:
-                self.world.system.kill(process, "its operator")  # and it starts again
-            return
-        self.fail("a replica can begin", f"r{index}: {reason}")
+    def replica_stopped(self, index: int, reason: str) -> None:
+        """A replica says that it cannot go on."""
+        self.world.marks.hit("replica_stopped")
+        if NO_MAJORITY in reason:
+            self.world.marks.hit("disk_kept_without_a_majority")
+        elif not any(expected in reason for expected in STOPS):
+            self.fail("a replica can begin, and go on", f"r{index}: {reason}")
 
     # The end.
 

@@ -109,11 +109,13 @@ class SimMachine(Machine):
     def make_directory(self, directory: str) -> None:
         """See `Machine`."""
 
-    def clear_directory(self, directory: str) -> None:
-        """See `Machine`."""
+    def set_aside(self, path: str) -> str:
+        """See `Machine`. The path is that of the data file, or the whole directory."""
         self._world.checkers.disk_given_up(self._index)
         self._world.lose_file(self._index)
-        self._world.forget_store(self._index)
+        if path == f"r{self._index}":
+            self._world.forget_store(self._index)
+        return f"{path}.damaged"
 
     def open_log(self, directory: str, identity: StoreIdentity) -> LogStore:
         """See `Machine`."""

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from ..chance import MICROSECONDS, Chance
-from examples.cluster.control import Finish, FinishState, Join, Joined, MemberFailed, ReplicaStarted, StartReplica
+from examples.cluster.control import (
+    Finish,
+    FinishState,
+    Join,
+    Joined,
+    ReplicaStarted,
+    ReplicaStopped,
+    StartReplica,
+    may_lose_disk,
+)
 from examples.cluster.replica import replica_name
 
 if TYPE_CHECKING:
@@ -32,6 +41,7 @@ class _Replica:
     fresh: bool = True
     started: bool = False
     joined: bool = False
+    votes: bool = False
     asked_at: float = -RESEND
 
 
@@ -43,7 +53,6 @@ class SupervisorActor(Actor):
         self.world: ClusterWorld = requirements
         self.chance = Chance(self.world.plan.seed, "supervisor")
         self.replicas = [_Replica() for _ in self.world.hosts]
-        self.failed: dict[int, str] = {}
         self.finished: set[int] = set()
         self.finish_op: int | None = None
         self._told: Join | None = None
@@ -63,9 +72,8 @@ class SupervisorActor(Actor):
             self._started(message)
         elif isinstance(message, Joined):
             self._joined(message)
-        elif isinstance(message, MemberFailed):
-            self.failed[_index(message.name)] = message.reason
-            self.world.checkers.member_failed(_index(message.name), message.reason)
+        elif isinstance(message, ReplicaStopped):
+            self._stopped(message)
         elif isinstance(message, FinishState) and message.done:
             self.finished.add(_index(message.name))
 
@@ -80,6 +88,7 @@ class SupervisorActor(Actor):
                 continue
             if process.number != replica.number:
                 replica.number, replica.started, replica.joined = process.number, False, False
+                replica.votes = False
                 replica.asked_at = -RESEND
             if self.now - replica.asked_at >= RESEND:
                 replica.asked_at = self.now
@@ -90,7 +99,7 @@ class SupervisorActor(Actor):
     def _ask(self, index: int, replica: _Replica, address: ActorAddress) -> None:
         if not replica.started:
             self.send(address, self._start_of(index, replica.fresh))
-        elif not replica.joined and self._told is not None:
+        elif not (replica.joined and replica.votes) and self._told is not None:
             self.send(address, self._told)
         elif self.finish_op is not None and index not in self.finished:
             self.send(address, Finish(request=1, op=self.finish_op, close=True))
@@ -103,11 +112,22 @@ class SupervisorActor(Actor):
             config=self.world.config(index),
             directory=f"r{index}",
             fresh=fresh,
+            rebuild=may_lose_disk(replica_name(index), self._voters(), plan.replicas),
             checkpoint_interval=plan.checkpoint_interval,
             view_change=plan.view_change,
             seed=plan.seed,
             weather=plan.weather,
         )
+
+    def _voters(self) -> list[str]:
+        return [replica_name(index) for index, one in enumerate(self.replicas) if one.joined and one.votes]
+
+    def _stopped(self, message: ReplicaStopped) -> None:
+        index = _index(message.name)
+        process = self.world.replicas[index]
+        if process is not None and process.number == message.pid and process.alive:
+            self.world.checkers.replica_stopped(index, message.reason)
+            self.world.system.kill(process, "it stopped")
 
     def _started(self, message: ReplicaStarted) -> None:
         index = _index(message.name)
@@ -143,7 +163,8 @@ class SupervisorActor(Actor):
         if message.name.startswith("client"):
             self._clients[message.name] = message.number
         elif self._told is not None and message.number == self._told.number:
-            self.replicas[_index(message.name)].joined = True
+            replica = self.replicas[_index(message.name)]
+            replica.joined, replica.votes = True, message.votes
 
 
 def _index(name: str) -> int:
