@@ -396,8 +396,9 @@ class ReplicaActor(ComponentActor):
     def _redirect(self, effect: RedirectClient) -> None:
         route = self._routes.get(effect.client)
         if route == "":
-            self._gateways.redirect(client=effect.client, view=effect.view, primary=effect.replica)
-        elif route is not None:
+            primary = PRIMARY_UNKNOWN if effect.replica is None else effect.replica
+            self._gateways.redirect(client=effect.client, view=effect.view, primary=primary)
+        elif route is not None and effect.replica is not None:
             redirected = Redirected(client=effect.client, view=effect.view, replica=effect.replica)
             self._network.post(route, redirected, self.environment.monotonic())
 
