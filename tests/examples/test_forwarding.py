@@ -354,8 +354,8 @@ def test_every_replica_is_asked_for_its_view_while_a_request_waits() -> None:
             asked[replica] += message.asks
             wires.ports[replica].take(message, HERE, wires.now)
             wires.ports[replica].flush(wires.now + 0.02, view=0, primary=0)
-        for message in wires.sent:
-            wires.forwarding.take(message, wires.now)
+        for told in wires.sent:
+            wires.forwarding.take(told, wires.now)
         wires.sent.clear()
         wires.now += 0.1
         assert wires.forwarding.expire(wires.now) == []
@@ -375,8 +375,8 @@ def test_a_primary_that_confirms_and_cannot_commit_is_left_for_the_view_that_beg
     for replica, view, primary in ((0, 0, 0), (1, 1, 1), (2, 1, 1)):
         wires.ports[replica].take(messages[replica], HERE, wires.now)
         wires.ports[replica].flush(wires.now + 0.02, view=view, primary=primary)
-    for message in wires.sent:
-        assert wires.forwarding.take(message, wires.now) == []
+    for told in wires.sent:
+        assert wires.forwarding.take(told, wires.now) == []
     ((replica, batch),) = wires.batches()
     assert (replica, batch.requests) == (1, (request(1).packed,))
     # The first primary goes on believing that it is one, and neither that nor its refusals change anything.
