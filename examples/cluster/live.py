@@ -16,7 +16,6 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ from client_replies.storage.layout import Layout
 
 from .cluster_directory import RUNNING_FILE, ClusterUnusable, Control, Shape, answer, opened, whole_number
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
-from .control import GetProgress, Hurt, Progress, StartReplica
+from .control import GetProgress, Progress, StartReplica
 from .damage import damage_of, damage_slot
+from .fault_keeper import FaultKeeper
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
 from .members import Members, is_living, is_stopped, kill
@@ -36,15 +36,6 @@ from .replica import DATA_FILE, replica_name
 
 HOST = "127.0.0.1"
 ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
-
-
-@dataclass(slots=True)
-class _Hurts:
-    """How a replica was told to behave."""
-
-    drop_answers: int = 0
-    block: set[int] = field(default_factory=set)
-    cut: set[str] = field(default_factory=set)
 
 
 class Live:
@@ -57,7 +48,6 @@ class Live:
         self._shape = shape
         self._system = system
         self._names = [replica_name(replica) for replica in range(shape.replicas)]
-        self._hurts = {name: _Hurts() for name in self._names}
 
     # Starting, and staying up.
 
@@ -81,6 +71,7 @@ class Live:
         self.members.start_replicas()
         Shape(self._shape.cluster, self._shape.replicas, True).write(self._directory)
         self.gateway.start()
+        self.faults = FaultKeeper(self.members)
         running = {"pid": os.getpid(), "gateway": list(self.gateway.address), "cluster": f"{self._shape.cluster:x}"}
         (self._directory / RUNNING_FILE).write_text(json.dumps(running), encoding="utf-8")
 
@@ -128,6 +119,7 @@ class Live:
             "gateway": door,
             "quorum": up >= quorum,
             "restarts": self.members.restarts,
+            "faults": self.faults.describe(),
         }
 
     # Hurting.
@@ -135,17 +127,16 @@ class Live:
     def _hurt(self, action: str, question: Mapping[str, Any]) -> str:
         if action == "drop-replies":
             count = int(question["count"])
-            self._tell_hurts(self._names, drop_answers=count)
+            self.faults.drop_replies(count)
             return f"the next {count} replies are lost"
         if action == "block":
-            return self._block(int(str(question["client"]), 16))
+            client = int(str(question["client"]), 16)
+            self.faults.block(client)
+            return f"client {client:x} gets no replies until heal"
         if action == "partition":
             return self._partition(self._chosen(question["replicas"]))
         if action == "heal":
-            for hurts in self._hurts.values():
-                hurts.block.clear()
-                hurts.cut.clear()
-            self._tell_hurts(self._names)
+            self.faults.heal()
             return "nobody is cut off, and no client is blocked"
         if action == "corrupt-slot":
             return self._corrupt(self._chosen(question["replicas"]), question)
@@ -183,29 +174,10 @@ class Live:
             raise ClusterUnusable("there is no primary now: wait for the view change, and look at the status")
         return max(views, key=lambda name: views[name])
 
-    def _tell_hurts(self, names: list[str], drop_answers: int = 0) -> None:
-        for name in names:
-            hurts = self._hurts[name]
-
-            def make(number: int, hurts: _Hurts = hurts) -> Hurt:
-                block, cut = tuple(hurts.block), tuple(hurts.cut)
-                return Hurt(request=number, drop_answers=drop_answers, block=block, cut=cut)
-
-            self.members.ask_replica(name, make, ANSWER_TIMEOUT)
-
-    def _block(self, client: int) -> str:
-        for hurts in self._hurts.values():
-            hurts.block.add(client)
-        self._tell_hurts(self._names)
-        return f"client {client:x} gets no replies until heal"
-
     def _partition(self, names: list[str]) -> str:
-        rest = [name for name in self._names if name not in names]
-        if not rest:
+        if set(names) == set(self._names):
             raise ClusterUnusable("partition: found all replicas, expected some of them, such as 0")
-        for name in self._names:
-            self._hurts[name].cut = set(rest if name in names else names)
-        self._tell_hurts(self._names)
+        rest = self.faults.partition(names)
         return f"{', '.join(names)} and {', '.join(rest)} do not hear each other until heal"
 
     def _corrupt(self, names: list[str], question: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ from .control import (
     Joined,
     MemberFailed,
     Progress,
+    ReplicaFaults,
     ReplicaStarted,
     StartReplica,
 )
@@ -106,8 +107,9 @@ class ReplicaActor(ComponentActor):
         self._opening: tuple[RepliesOpened, StoredLog] | None = None
         self._vsr: Replica | None = None
         self._ready = True
-        self._drop_answers = 0
-        self._block: frozenset[int] = frozenset()
+        self._faults = ReplicaFaults()
+        self._drop_answers = self._drop_answers_told = 0
+        self._hurt_by: ActorAddress | None = None
         self._finish: Finish | None = None
         self._finish_stage = ""
 
@@ -134,6 +136,7 @@ class ReplicaActor(ComponentActor):
     def start(self, message: StartReplica, sender: ActorAddress) -> None:
         """Begin, or say how the beginning ended."""
         if self._start is None:
+            self._hurt_by = sender
             self._begin(message)
         if self._failure:
             self.send(sender, MemberFailed(name=message.name, reason=self._failure))
@@ -147,6 +150,7 @@ class ReplicaActor(ComponentActor):
         self.machine.make_directory(message.directory)
         weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
         self._network = Network(message.name, message.seed, weather, self._send_envelope)
+        self._obey(message.faults)
         self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
         evidence = Path(message.evidence) if message.evidence else None
         self._journal = Journal(evidence / JOURNAL_FILE if evidence else None, message.plant)
@@ -324,6 +328,8 @@ class ReplicaActor(ComponentActor):
             self._events.tick(self.environment.monotonic())
             self._replies.tick(self.environment.monotonic())
             self._input("tick")
+        if self._drop_answers != self._drop_answers_told:
+            self._tell_faults(0)
         self._advance(answer_all=True)
 
     def child_exited(self, child: ActorAddress) -> None:
@@ -357,7 +363,7 @@ class ReplicaActor(ComponentActor):
         route = self._routes.get(effect.client)
         if route is None:
             return
-        lose = verdict.lose or effect.client in self._block
+        lose = verdict.lose or effect.client in self._faults.block
         if self._drop_answers and not lose and len(verdict.reply) > HEADER_SIZE:
             self._drop_answers -= 1
             lose = True
@@ -373,7 +379,7 @@ class ReplicaActor(ComponentActor):
 
     def _refuse(self, effect: RefuseClient) -> None:
         route = self._routes.get(effect.client)
-        if effect.client in self._block:
+        if effect.client in self._faults.block:
             return
         if route == "":
             self._gateways.refuse(
@@ -471,12 +477,32 @@ class ReplicaActor(ComponentActor):
 
     def hurt(self, message: Hurt, sender: ActorAddress) -> None:
         """Behave badly, as told."""
-        if self._start is None or self._vsr is None:
+        if self._start is None:
             return
-        self._drop_answers = message.drop_answers
-        self._block = frozenset(message.block)
-        self._network.cut = frozenset(message.cut)
-        self.send(sender, HurtDone(request=message.request, name=self._start.name))
+        self._obey(message.faults)
+        self._hurt_by = sender
+        self._tell_faults(message.request)
+
+    def _obey(self, faults: ReplicaFaults) -> None:
+        if faults.version < self._faults.version:
+            return  # overtaken
+        if faults.drop_version > self._faults.drop_version:
+            self._drop_answers = self._drop_answers_told = faults.drop_answers
+        self._faults = faults
+        self._network.cut = frozenset(faults.cut)
+
+    def _tell_faults(self, request: int) -> None:
+        if self._start is None or self._hurt_by is None:
+            return
+        self._drop_answers_told = self._drop_answers
+        done = HurtDone(
+            request=request,
+            name=self._start.name,
+            pid=self.machine.pid(),
+            version=self._faults.version,
+            drop_answers=self._drop_answers,
+        )
+        self.send(self._hurt_by, done)
 
     def finish(self, message: Finish, sender: ActorAddress) -> None:
         """Go on towards the end, and say how far it is."""
