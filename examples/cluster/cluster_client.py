@@ -26,11 +26,11 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 from client_replies.messages.message import U32_MAX, U128_MAX
 from client_replies.messages.reply_header import OPERATION_REGISTER, ReplyHeader
@@ -536,9 +536,9 @@ class Session(_OfOneProcess):
     def _ask(self, frame: Frame, timeout: float | None) -> Answer:
         self._answered = None
         began = time.monotonic()
-        call = _Call(self._client, self._line, frame, began + (self._policy.timeout_s if timeout is None else timeout))
+        call = Call(self._client, self._line, frame, began + (self._policy.timeout_s if timeout is None else timeout))
         try:
-            answer = call.run(lambda: bool(self._over))
+            answer = call.run(lambda: bool(self._over), self._line)
         except (SessionEvicted, RequestConflict):
             self._answered = frame
             self._end("it was evicted, or used by somebody else")
@@ -557,11 +557,91 @@ class Session(_OfOneProcess):
         return Answer(answer.header, answer.body, answer.repeated, self._attempts, time.monotonic() - began)
 
 
-class _Call:
-    """One call: attempts until its deadline."""
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect the line to its address. The result is what went wrong, for people, or None."""
 
-    def __init__(self, client: ClusterClient, line: _Line, asked: Frame, deadline: float) -> None:
+    timeout: float
+
+    def on(self, line: _Line) -> str | None:
+        """Do it."""
+        return line.connect(self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send all of it by then. Raises an `OSError`."""
+
+    packed: bytes = field(repr=False)
+    until: float
+
+    def on(self, line: _Line) -> None:
+        """Do it."""
+        line.send(self.packed, self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """The result is the next frame, or None if none is whole by then. Raises a `FrameInvalid` or an `OSError`."""
+
+    until: float
+
+    def on(self, line: _Line) -> Frame | None:
+        """Do it."""
+        return line.receive(self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let time pass until then."""
+
+    until: float
+
+    def on(self, line: _Line) -> None:
+        """Do it."""
+        time.sleep(max(0.0, self.until - time.monotonic()))
+
+
+Step = Connect | Send | Receive | Pause
+
+
+class Line(Protocol):
+    """What a call knows of its session's connection; what it wants done with it is a `Step`."""
+
+    address: int  # the index of the address that it is connected to, or will be
+
+    @property
+    def is_open(self) -> bool:
+        """There is a connection, which may be dead."""
+
+    @property
+    def name(self) -> str:
+        """The address, for people."""
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+
+
+class Call:
+    """One call: attempts until its deadline.
+
+    `steps` is all of its logic, without I/O: a generator of the steps that it wants done, which is sent the result of
+    each, or thrown its error, and returns the answer. `run` does the steps on a socket.
+    """
+
+    def __init__(
+        self,
+        client: ClusterClient,
+        line: Line,
+        asked: Frame,
+        deadline: float,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self.attempts = 0
+        self._now = now
+        self._uniform = uniform
         self._client = client
         self._policy = client.policy
         self._line = line
@@ -576,23 +656,40 @@ class _Call:
         self._refusal: Frame | None = None  # of the last attempt, if it ended with one
         self._last_refusal = ""  # of any attempt, for people
 
-    def run(self, is_over: Callable[[], bool]) -> Answer:
-        """Ask until there is an answer, or an end."""
+    def run(self, is_over: Callable[[], bool], line: _Line) -> Answer:
+        """Ask until there is an answer, or an end. Raises a `ClusterError`."""
+        steps = self.steps(is_over)
+        result: object = None
+        error: Exception | None = None
+        while True:
+            try:
+                step = steps.send(result) if error is None else steps.throw(error)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            result = error = None
+            try:
+                result = step.on(line)
+            except (OSError, FrameInvalid) as raised:
+                error = raised
+
+    def steps(self, is_over: Callable[[], bool]) -> Generator[Step, Any, Answer]:
+        """See the class. Raises a `ClusterError`."""
         while True:
             if is_over():
                 raise SessionOver("the session was abandoned while a request was in flight")
-            remaining = self._deadline - time.monotonic()
+            remaining = self._deadline - self._now()
             if remaining <= 0:
                 raise self._timeout()
-            if not self._line.is_open and not self._connect(remaining):
+            if not self._line.is_open and not (yield from self._connect(remaining)):
                 continue
-            outcome = self._attempt()
+            outcome = yield from self._attempt()
             if outcome is not None:
                 return outcome
 
-    def _connect(self, remaining: float) -> bool:
+    def _connect(self, remaining: float) -> Generator[Step, Any, bool]:
         line, count = self._line, len(self._client.addresses)
-        error = line.connect(min(self._policy.connect_timeout_s, remaining))
+        error = yield Connect(min(self._policy.connect_timeout_s, remaining))
         if error is None:
             self._reached = True
             self._unanswered = 0
@@ -601,64 +698,60 @@ class _Call:
         self._unreachable[line.address] = error
         line.address = (line.address + 1) % count
         if len(self._unreachable) >= count:
-            self._wait()  # one round over all addresses, then a pause
+            self._redirects = 0
+            yield Pause(min(self._now() + self._next_pause(), self._deadline))  # one round over all, then a pause
         return False
 
-    def _wait(self) -> None:
-        """Sleep for the next pause; the deadline ends it."""
-        self._redirects = 0
-        time.sleep(max(0.0, min(self._next_pause(), self._deadline - time.monotonic())))
-
     def _next_pause(self) -> float:
-        jitter = random.uniform(1.0 - self._policy.jitter, 1.0 + self._policy.jitter)
+        jitter = self._uniform(1.0 - self._policy.jitter, 1.0 + self._policy.jitter)
         pause, self._pause = self._pause, min(self._policy.pause_max_s, 2.0 * self._pause)
         return pause * jitter
 
-    def _attempt(self) -> Answer | None:
+    def _attempt(self) -> Generator[Step, Any, Answer | None]:
         """Ask once, and wait for what comes until it is time to ask again."""
         said_before = self._violation, self._refusal
         self._violation = self._refusal = None
         self.attempts += 1
         if self.attempts > 1:
             self._client._count("retries")
-        until = min(self._deadline, time.monotonic() + self._next_pause())
+        until = min(self._deadline, self._now() + self._next_pause())
         try:
-            self._line.send(self._asked.packed, until)
-            while (frame := self._line.receive(until)) is not None:
+            yield Send(self._asked.packed, until)
+            while (frame := (yield Receive(until))) is not None:
                 verdict = judge(self._asked, frame)
                 if isinstance(verdict, Answer):
                     self._client._replied(frame.view)
                     self._client._learn(frame.view, frame.primary)
                     return verdict
                 if isinstance(verdict, Frame):
-                    self._refused(verdict, until)
+                    yield from self._refused(verdict, until)
                     return None
                 self._client._count(verdict.kind)
         except FrameInvalid as error:
             self._client._count("answers_malformed")
             self._violation = error
-            self._elsewhere(until)
+            yield from self._elsewhere(until)
             return None
         except OSError:
             self._client._count("connections_lost")
-            self._elsewhere(until)
+            yield from self._elsewhere(until)
             return None
         if until >= self._deadline:
             # Cut short, perhaps after a millisecond: that nothing was said in it is no news.
             self._violation, self._refusal = said_before
         self._unanswered += 1
         if self._unanswered >= self._policy.attempts_per_address:
-            self._elsewhere(until, pause=False)
+            self._leave()
         return None
 
-    def _refused(self, refused: Frame, until: float) -> None:
+    def _refused(self, refused: Frame, until: float) -> Generator[Step, Any, None]:
         """Raise what is final; prepare for the next attempt otherwise."""
         reason = Reason(refused.reason)
         self._client._count(f"refused_{reason.name.lower()}")
         if reason in _BY_REPLICAS and self._client._is_outdated(refused.view):
             # A primary that was, and does not know: what it says about sessions may have changed since.
             self._client._count("refusals_of_earlier_views")
-            self._elsewhere(until)
+            yield from self._elsewhere(until)
             return
         if reason in _EVICTIONS:
             raise SessionEvicted(reason, _EVICTIONS[reason])
@@ -671,13 +764,13 @@ class _Call:
         self._refusal = refused
         self._last_refusal = f", the last refusal was {reason.name.lower()}"
         if reason is Reason.NOT_PRIMARY:
-            self._redirected(refused, until)
+            yield from self._redirected(refused, until)
         elif reason is Reason.BUSY and refused.request_checksum != bytes(16):
-            self._sleep_until(until)
+            yield from self._sleep_until(until)
         else:
-            self._elsewhere(until)  # the gateway ends this connection
+            yield from self._elsewhere(until)  # the gateway ends this connection
 
-    def _redirected(self, refused: Frame, until: float) -> None:
+    def _redirected(self, refused: Frame, until: float) -> Generator[Step, Any, None]:
         self._client._learn(refused.view, refused.primary)
         preferred = self._client._preferred()
         follows = refused.primary != PRIMARY_UNKNOWN and preferred != self._line.address
@@ -688,17 +781,19 @@ class _Call:
             self._line.hang_up()
             self._line.address = preferred
             return
-        self._elsewhere(until)
+        yield from self._elsewhere(until)
 
-    def _elsewhere(self, until: float, pause: bool = True) -> None:
+    def _elsewhere(self, until: float) -> Generator[Step, Any, None]:
+        self._leave()
+        yield from self._sleep_until(until)
+
+    def _leave(self) -> None:
         self._line.hang_up()
         self._line.address = (self._line.address + 1) % len(self._client.addresses)
-        if pause:
-            self._sleep_until(until)
 
-    def _sleep_until(self, until: float) -> None:
+    def _sleep_until(self, until: float) -> Generator[Step, Any, None]:
         self._redirects = 0
-        time.sleep(max(0.0, until - time.monotonic()))
+        yield Pause(until)
 
     def _timeout(self) -> ClusterError:
         """The error for a call whose time is over, by what the last attempt met that was not cut short."""

@@ -27,6 +27,21 @@ class Sender(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFaults:
+    """The faults injected into a replica. A replica obeys the highest `version` that it has heard of.
+
+    It loses its next `drop_answers` answers, counted from when it first heard of `drop_version`, and all answers to the
+    clients in `block`; it neither hears nor reaches the members in `cut`.
+    """
+
+    version: int = 0
+    drop_answers: int = 0
+    drop_version: int = 0
+    block: tuple[int, ...] = ()
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartReplica(Message):
     """Become replica `config.replica` of `replicas`, with log and replies in `directory`.
 
@@ -51,6 +66,7 @@ class StartReplica(Message):
     weather: bool = False
     moments: MomentsPlan | None = None
     plant: Plant | None = None
+    faults: ReplicaFaults = ReplicaFaults()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,21 +178,21 @@ class FinishState(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hurt(Message):
-    """To a replica: from now on, lose the next `drop_answers` answers and all answers to the clients in `block`,
-    and neither hear nor reach the members in `cut`. Said again with nothing, all is well."""
+    """To a replica: from now on, these are your faults."""
 
     request: int
-    drop_answers: int = 0
-    block: tuple[int, ...] = ()
-    cut: tuple[str, ...] = ()
+    faults: ReplicaFaults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HurtDone(Message):
-    """The replica behaves as told."""
+    """The replica has the faults of this version, and `drop_answers` more answers to lose. Request 0: it lost some."""
 
     request: int
     name: str
+    pid: int
+    version: int
+    drop_answers: int
 
 
 def may_lose_disk(replica: str, voters: Iterable[str], replicas: int) -> bool:

@@ -7,11 +7,13 @@ Requests travel as the very bytes that the client sealed, answers as the very by
 objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
 
 Guarantees: a request waits at most `request_timeout_s` and then is forgotten; what waits is bounded; an answer reaches
-the connection that asked last for exactly this request (client and request checksum), once; a request is passed on
-along the replicas' hints at most `redirects_max` times. A replica that does not confirm a batch in time is silent:
-it is probed now and then, and no longer preferred, so that a stopped process does not hold up the traffic to others.
+the connection that asked last for exactly this request (client and request checksum), once. While a request waits, the
+gateway asks every replica for its view at least once per `ask_interval_s`: a primary confirms batches whether or not it
+can commit, so that is no proof. The highest view that has begun is followed, and its primary gets all that waits, once
+per view. Hints in refusals are followed at most `redirects_max` times per request. A replica that does not confirm
+in time is silent: it is probed with growing pauses and not preferred, so a stopped process holds up no other traffic.
 
-Gives up: repeating. What is lost on the way is repeated by the client, and recognised by the replica's session table.
+Limits: apart from that, nothing is resent. The client repeats what is lost, and the session table recognises it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from client_replies.messages.message import (
     MessageInvalid,
     check_bytes,
     check_int,
+    check_type,
     shown,
 )
 from client_replies.messages.reply_header import CHECKSUM_SIZE
@@ -40,6 +43,7 @@ from .frames import (
     REPLY_SIZE_MAX,
     TO_CLIENT,
     TO_GATEWAY,
+    Command,
     Frame,
     FrameInvalid,
     Key,
@@ -77,25 +81,29 @@ class ForwardRequests(Message):
     """Gateway to replica: requests in the order in which they came. `taken` confirms the replica's last batch.
 
     `gateway` is the gateway's incarnation, `number` counts its batches to this replica from 1. Without requests it only
-    confirms, or asks whether the replica is there, and `number` is that of the last batch.
+    confirms, and `number` is that of the last batch. With `asks`, the replica answers at once, with its view.
     """
 
     gateway: int
     number: int
     taken: int
     requests: tuple[bytes, ...] = field(repr=False)
+    asks: bool = False
 
     def validate(self) -> None:
         """Check the limits; who takes the frames verifies them."""
         check_int("gateway", self.gateway, 1, U64_MAX)
         check_int("number", self.number, 0, U64_MAX)
         check_int("taken", self.taken, 0, U64_MAX)
+        check_type("asks", self.asks, bool)
         _check_frames("requests", self.requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardedReplies(Message):
-    """Replica to gateway: answers as frames for the clients, and who is primary as far as this replica knows.
+    """Replica to gateway: answers as frames for the clients, and the view and primary that this replica takes part in.
+
+    `primary` is unknown while the replica is between two views: `view` may then be one that never begins.
 
     `number` counts the batches to this gateway; `taken` confirms the gateway's last batch.
     """
@@ -133,6 +141,7 @@ class ForwardingLimits:
     requests_waiting_max: int = 16_384
     request_timeout_s: float = 10.0
     confirm_timeout_s: float = 1.0
+    ask_interval_s: float = 1.0  # a replica that was not heard for so long is asked for its view, while requests wait
     # Between two messages to a silent replica, doubling: few to a stopped one are in flight at any time, since twenty
     # unanswered messages of an actor hold up its messages to everybody.
     probe_first_s: float = 0.5
@@ -149,11 +158,12 @@ class _Waiting:
     since: float
     redirects: int = 0
     queued: bool = False  # it is in a link's queue, and not on its way
+    target: int = -1  # the replica that it is queued for, or was sent to last
 
 
 @dataclass(slots=True)
 class _Link:
-    """The way to one replica. `sent_at` is set while a batch is not confirmed."""
+    """The way to one replica. `sent_at` is set while a batch or a question is not confirmed."""
 
     queue: deque[Key] = field(default_factory=deque)
     number: int = 0
@@ -161,6 +171,7 @@ class _Link:
     owed: int = 0  # batches of the replica that are not confirmed
     owed_since: float = 0.0
     sent_at: float | None = None
+    heard_at: float = float("-inf")
     is_silent: bool = False
     probe_at: float = 0.0
     probe_pause: float = 0.0
@@ -271,7 +282,8 @@ class Forwarding:
 
     def _enqueue(self, key: Key, waiting: _Waiting, target: int | None = None) -> None:
         waiting.queued = True
-        queue = self._links[self._target() if target is None else target].queue
+        waiting.target = self._target() if target is None else target
+        queue = self._links[waiting.target].queue
         queue.append(key)
         if len(queue) > 2 * self.limits.requests_waiting_max:
             # Most of them gave up while no replica listened: what is queued is bounded by what waits.
@@ -285,36 +297,42 @@ class Forwarding:
         for replica, link in self._links.items():
             if link.is_silent and now < link.probe_at:
                 continue
-            batch = self._batch(link) if link.sent_at is None else ()
+            batch = self._batch(replica, link) if link.sent_at is None else ()
+            asks = not batch and self._asks(link, now)
             if batch:
                 link.number += 1
-                link.sent_at = now
-            elif not self._owes(link, now) and (not link.is_silent or link.sent_at is not None):
+            elif not asks and not self._owes(link, now):
                 continue
+            if batch or asks:
+                link.sent_at = now
             if link.is_silent:
                 link.probe_pause = min(self.limits.probe_max_s, 2.0 * link.probe_pause)
                 link.probe_at = now + link.probe_pause
             link.owed = 0
-            messages.append(
-                (
-                    replica,
-                    ForwardRequests(gateway=self.gateway, number=link.number, taken=link.taken, requests=batch),
-                )
+            message = ForwardRequests(
+                gateway=self.gateway, number=link.number, taken=link.taken, requests=batch, asks=asks
             )
+            messages.append((replica, message))
         return messages
+
+    def _asks(self, link: _Link, now: float) -> bool:
+        """A silent replica is asked whether it is there; any other, while requests wait, whether its view is new."""
+        if link.sent_at is not None:
+            return False
+        return link.is_silent or (bool(self._waiting) and now - link.heard_at >= self.limits.ask_interval_s)
 
     @staticmethod
     def _owes(link: _Link, now: float) -> bool:
         """A confirmation cannot wait for requests: the replica may send no more, or has waited long enough."""
         return link.owed >= ANSWER_BATCHES_MAX or (link.owed > 0 and now - link.owed_since >= CONFIRM_LAG_S)
 
-    def _batch(self, link: _Link) -> tuple[bytes, ...]:
+    def _batch(self, replica: int, link: _Link) -> tuple[bytes, ...]:
         batch: list[bytes] = []
         size = 0
         while link.queue and len(batch) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
             waiting = self._waiting.get(link.queue.popleft())
-            # Not waiting any more: answered, expired, or its connection is gone. Not queued: another queue was quicker.
-            if waiting is not None and waiting.queued:
+            # Not waiting any more: answered, expired, or its connection is gone. Another target: it was moved there.
+            if waiting is not None and waiting.queued and waiting.target == replica:
                 waiting.queued = False
                 batch.append(waiting.frame.packed)
                 size += len(waiting.frame.packed)
@@ -330,7 +348,7 @@ class Forwarding:
         if link is None or message.gateway != self.gateway:
             self.counters["batches_misdirected"] += 1
             return []
-        self._heard(message.replica, link, message)
+        self._heard(message.replica, link, message, now)
         if message.answers:
             # A number that is a little lower was overtaken on its way; a replica that started again counts from 1.
             if message.number > link.taken or link.taken - message.number >= ANSWER_BATCHES_MAX:
@@ -344,32 +362,50 @@ class Forwarding:
             except FrameInvalid as error:
                 self.counters[f"answers_invalid_{type(error).__name__}"] += 1
                 continue
-            delivery = self._route(frame)
+            delivery = self._route(message.replica, frame)
             if delivery is not None:
                 deliveries.append(delivery)
         return deliveries
 
-    def _heard(self, replica: int, link: _Link, message: ForwardedReplies) -> None:
+    def _heard(self, replica: int, link: _Link, message: ForwardedReplies, now: float) -> None:
+        link.heard_at = now
         if message.taken >= link.number:
             link.sent_at = None
         if link.is_silent:
             self.counters["replicas_heard_again"] += 1
             link.is_silent = False
-        # The higher view is right; within a view, a replica that knows its primary knows more than one that does not.
-        if message.view > self.view or (message.view == self.view and self.primary == PRIMARY_UNKNOWN):
-            if (message.view, message.primary) != (self.view, self.primary):
-                self.counters["primaries_learned"] += 1
-            self.view, self.primary = message.view, message.primary
-            if self.primary in self._links:
-                self._preferred = self.primary
+        if message.primary in self._links:
+            self._follow(message.view, message.primary)
+        elif replica == self.primary and message.view > self.view:
+            self.primary = PRIMARY_UNKNOWN  # it has left its view; the next one is followed when it has begun
 
-    def _route(self, frame: Frame) -> Delivery | None:
+    def _follow(self, view: int, primary: int) -> None:
+        """A view has begun: if it is the highest that we know of, its primary gets everything that waits.
+
+        Requests that an earlier primary has taken may never be answered there: if it was cut off, it cannot commit.
+        """
+        if view < self.view or (view == self.view and self.primary != PRIMARY_UNKNOWN):
+            return
+        self.counters["primaries_learned"] += 1
+        self.view, self.primary, self._preferred = view, primary, primary
+        if self._links[primary].is_silent:
+            return
+        for key, waiting in self._waiting.items():
+            if waiting.target != primary:
+                waiting.redirects = 0
+                self._enqueue(key, waiting, primary)
+
+    def _route(self, replica: int, frame: Frame) -> Delivery | None:
         if frame.request_checksum == bytes(CHECKSUM_SIZE):
             return self._route_unasked(frame)
         key = (frame.client, frame.request_checksum)
         waiting = self._waiting.get(key)
         if waiting is None:
             self.counters["answers_nobody_waits_for"] += 1
+            return None
+        if frame.command == Command.REFUSED and waiting.target != replica:
+            # The request was passed on since: who has it now decides.
+            self.counters["refusals_overtaken"] += 1
             return None
         if frame.reason == Reason.NOT_PRIMARY and self._redirect(key, waiting, frame):
             return None
@@ -386,20 +422,31 @@ class Forwarding:
         return Delivery(connection, frame.packed)
 
     def _redirect(self, key: Key, waiting: _Waiting, frame: Frame) -> bool:
-        """Pass the request on to the replica that the refusal names, if that leads anywhere."""
-        link = self._links.get(frame.primary)
-        if link is None or link.is_silent or frame.view < self.view:
+        """Pass the request on to the primary that the refusal names, or that we know of if it is behind.
+
+        True if the request goes on waiting: without a primary, until a view begins or the client repeats it.
+        """
+        primary = frame.primary if frame.view >= self.view else self.primary
+        if primary == PRIMARY_UNKNOWN:
+            self.counters["redirects_to_nobody"] += 1
+            self._preferred = self._next(waiting.target)
+            return True
+        link = self._links.get(primary)
+        if link is None or link.is_silent:
             self.counters["redirects_without_a_way"] += 1
             return False
         if waiting.redirects >= self.limits.redirects_max:
             self.counters["redirects_in_circles"] += 1
             return False
         self.counters["redirects_followed"] += 1
-        self.view, self.primary = frame.view, frame.primary
+        self._follow(frame.view, primary)
         waiting.redirects += 1
         if not waiting.queued:
-            self._enqueue(key, waiting, frame.primary)
+            self._enqueue(key, waiting, primary)
         return True
+
+    def _next(self, replica: int) -> int:
+        return self._order[(self._order.index(replica) + 1) % len(self._order)]
 
     # Time.
 
@@ -428,11 +475,14 @@ class Forwarding:
             link.probe_at = now + link.probe_pause
         if self.primary == replica:
             self.primary = PRIMARY_UNKNOWN  # in this view; whoever takes over says so
-        self._preferred = self._order[(self._order.index(replica) + 1) % len(self._order)]
+        self._preferred = self._next(replica)
         target = self._target()
         if target != replica:
-            self._links[target].queue.extend(link.queue)
-            link.queue.clear()
+            queue, link.queue = link.queue, deque()
+            for key in queue:
+                waiting = self._waiting.get(key)
+                if waiting is not None and waiting.queued and waiting.target == replica:
+                    self._enqueue(key, waiting, target)
 
     def replica_restarted(self, replica: int) -> None:
         """The replica has a new address: what it was sent before is lost, and its own count begins anew."""
@@ -511,8 +561,8 @@ class GatewayPort:
         if message.requests:
             # Not at once: the answers will say it, and what comes until then makes one batch instead of many.
             door.confirm_at = min(door.confirm_at, now + self._confirm_lag_s)
-        elif message.taken <= door.confirmed:
-            door.confirm_at = now  # no requests and no news: it asks whether we are there
+        if message.asks:
+            door.confirm_at = now
         if message.taken > door.confirmed:
             door.confirmed, door.sent_at = min(message.taken, door.number), now
         frames = []

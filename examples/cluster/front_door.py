@@ -1,29 +1,23 @@
-"""The gateway's sockets: one descriptor to watch for all of them, and every way to be a bad client bounded.
+"""The gateway's connections: bytes in, frames out, every way to be a bad client bounded; the I/O is in `door_sockets`.
 
-Guarantees: nothing here blocks, and nothing that one connection does holds up another: a turn reads a bounded number
-of bytes of each. What a connection may cost is in `DoorLimits`; who goes beyond is held back (not read) where it may
-be honest, and dropped, counted by kind, where it is not. A connection that is idle costs a few hundred bytes and no
-time: timeouts are kept in the order in which they end. When all places are taken, the connection that has been idle
-longest makes room; its client connects again when it has something to say.
+Guarantees: no I/O but through `Sockets`, and no clock: time comes in. Nothing that one connection does holds up
+another: a turn reads a bounded number of bytes of each. What a connection may cost is in `DoorLimits`; who goes beyond
+is held back (not read) where it may be honest, and dropped, counted by kind, where it is not. A connection that is idle
+costs a few hundred bytes and no time: timeouts are kept in the order in which they end. When all places are taken, the
+connection that has been idle longest makes room; its client connects again when it has something to say.
 
-Gives up: order between connections, and what a dropped connection had asked. Clients ask again.
+Limits: no order between connections, and what a dropped connection had asked is forgotten. Clients ask again.
 
-Owns: the listening socket, the connections, the epoll descriptor and the thread that waits for it (`Lookout`).
+Owns: the connections.
 """
 
 from __future__ import annotations
 
-import errno
-import ipaddress
-import os
-import resource
-import select
-import socket
-import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from .frames import (
     READ_SIZE,
@@ -39,11 +33,6 @@ from .frames import (
 
 EVENTS_MAX = 512  # handled in one turn
 ACCEPTS_MAX = 128  # in one turn
-BACKLOG = 1024
-DESCRIPTORS_SPARE = 128  # for everything in the process that is not a connection
-LINGER_READ_MAX = 64 * 1024
-# What the kernel holds for a connection each way: left alone it would grow to megabytes for who does not read.
-SOCKET_BUFFER_SIZE = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,81 +51,81 @@ class DoorLimits:
     frames_per_second_max: int = 10_000  # no more are read
 
 
-class DoorClosed(Exception):
-    """The door cannot be opened where it was asked for; the text says why and what to do."""
+class OpenFilesExhausted(Exception):
+    """A connection cannot be accepted now, because the process or the machine has no descriptor or memory for it."""
+
+
+class Line(Protocol):
+    """One client's socket. Nothing blocks; what has failed raises an `OSError`."""
+
+    peer: str
+
+    def receive(self, size: int) -> bytes | None:
+        """Give what has come in: None for nothing yet, no bytes for the end."""
+
+    def send(self, data: bytes | bytearray) -> int:
+        """Send as much as there is room for; returns how much."""
+
+    def watch(self, *, reads: bool, writes: bool) -> None:
+        """Say from now on when it can be read and written."""
+
+    def end(self) -> None:
+        """No more will be sent; what the other side said meanwhile is not worth reading."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Sockets(Protocol):
+    """The listening socket and all its connections, with one descriptor to watch for all of them."""
+
+    address: tuple[str, int]
+    connections_max: int
+
+    def fileno(self) -> int:
+        """One descriptor that is readable when any of them has something to do."""
+
+    def ready(self, limit: int) -> Sequence[tuple[Line | None, bool, bool]]:
+        """What can be read and what can be written now; None is the listening socket."""
+
+    def accept(self) -> Line | None:
+        """The next connection, if there is one. Raises `OpenFilesExhausted`, or an `OSError` if it is gone already."""
+
+    def listen(self, on: bool) -> None:
+        """Say when there are connections to accept, or do not."""
+
+    def heard(self) -> None:
+        """The descriptor was readable."""
+
+    def look_again(self, *, at_once: bool) -> None:
+        """Everything that was ready is done: wait for more. `at_once`: there is more already, and no socket says so."""
+
+    def close(self) -> None:
+        """Close the listening socket and the descriptor."""
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One client's socket and what it holds."""
+    """One client's line and what it holds."""
 
     id: int
-    socket: socket.socket
-    peer: str
+    line: Line
     decoder: FrameDecoder
     out: bytearray = field(default_factory=bytearray)
     in_flight: set[Key] = field(default_factory=set)
     frames_left: int = 0
-    events: int = select.EPOLLIN
+    watched: tuple[bool, bool] = (True, False)  # reading, writing
     paused: bool = False
+
+    @property
+    def peer(self) -> str:
+        """Where it comes from."""
+        return self.line.peer
 
     @property
     def bytes_held(self) -> int:
         """What it costs, both ways."""
         return self.decoder.buffered + len(self.out)
-
-
-class Lookout:
-    """Waits in a thread for an epoll descriptor, and rings an eventfd: that is what an actor watches.
-
-    Thespian makes a new selector each time around its loop. Were the epoll descriptor itself in there, the kernel
-    would walk all of its thousands of sockets each time, to be sure that no two of them wait for each other: with
-    10,000 idle connections that took 8 ms a request.
-
-    Owns: the thread and two eventfds. The thread touches no state of the door.
-    """
-
-    def __init__(self, epoll: select.epoll) -> None:
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll = epoll
-        self._epoll.register(self._end, select.EPOLLIN)
-        self._closing = False
-        self._parked = False
-        self._go = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="front-door-lookout", daemon=True)
-        self._thread.start()
-
-    def heard(self) -> None:
-        """The bell was heard."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.bell)
-
-    def look_again(self, *, at_once: bool) -> None:
-        """Everything that was ready is done: wait for more. `at_once`: there is more already, and no socket says so."""
-        if at_once:
-            os.eventfd_write(self.bell, 1)
-        if self._parked:
-            self._parked = False
-            self._go.set()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._closing = True
-        os.eventfd_write(self._end, 1)
-        self._go.set()
-        self._thread.join()
-        os.close(self.bell)
-        os.close(self._end)
-
-    def _look(self) -> None:
-        while not self._closing:
-            self._epoll.poll(None, 1)
-            # Parked before it rings: who hears the bell at once must see that the thread wants to be sent on.
-            self._parked = True
-            os.eventfd_write(self.bell, 1)
-            self._go.wait()
-            self._go.clear()
 
 
 # Takes a request; returns what is in flight now because of it, and what to answer at once.
@@ -148,15 +137,13 @@ class FrontDoor:
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        sockets: Sockets,
         *,
         cluster: int,
         limits: DoorLimits,
         take: TakeRequest,
         closed: Callable[[Connection], None],
         note: Callable[[str, str], None],
-        wildcard_allowed: bool = False,
     ) -> None:
         self.limits = limits
         self.counters: Counter[str] = Counter()
@@ -166,7 +153,7 @@ class FrontDoor:
         self._closed = closed
         self._note = note
         self._connections: dict[int, Connection] = {}
-        self._by_fileno: dict[int, Connection] = {}
+        self._by_line: dict[Line, Connection] = {}
         self._ids = 0
         # Each in the order of the time that it keeps.
         self._idle: OrderedDict[int, float] = OrderedDict()
@@ -176,17 +163,14 @@ class FrontDoor:
         self._written: dict[int, None] = {}  # those with new answers
         self._woken: dict[int, None] = {}  # those held back until now, with bytes already read
         self._tick_at: float | None = None
-        self._listener = _listen(host, port, wildcard_allowed)
-        self._listening = True
-        self.address: tuple[str, int] = self._listener.getsockname()[:2]
-        self.connections_max = _descriptors_for(limits.connections_max)
-        self._epoll = select.epoll()
-        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
-        self._lookout = Lookout(self._epoll)
+        self._sockets = sockets
+        self._listening = self._open = True
+        self.address = sockets.address
+        self.connections_max = sockets.connections_max
 
     def fileno(self) -> int:
         """One descriptor that is readable when any of ours has something to do."""
-        return self._lookout.bell
+        return self._sockets.fileno()
 
     @property
     def connections(self) -> int:
@@ -197,32 +181,31 @@ class FrontDoor:
         """Close everything, without a word."""
         for connection in list(self._connections.values()):
             self._drop(connection, "")
-        if not self._epoll.closed:
-            self._lookout.close()
-            self._epoll.close()
-            self._listener.close()
+        if self._open:
+            self._open = False
+            self._sockets.close()
 
     # A turn.
 
     def turn(self, now: float) -> bool:
         """Do what is ready, each connection a bounded part of it. True if there is more."""
-        self._lookout.heard()
+        self._sockets.heard()
         for connection_id in list(self._woken):
             del self._woken[connection_id]
             connection = self._connections.get(connection_id)
             if connection is not None:
                 self._decode(connection, now)
-        ready = self._epoll.poll(0, EVENTS_MAX)
-        for fileno, events in ready:
-            if fileno == self._listener.fileno():
+        ready = self._sockets.ready(EVENTS_MAX)
+        for line, readable, writable in ready:
+            if line is None:
                 self._accept(now)
                 continue
-            connection = self._by_fileno.get(fileno)
+            connection = self._by_line.get(line)
             if connection is None:
                 continue
-            if events & (select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP):
+            if writable:
                 self._write(connection, now)
-            if events & ~select.EPOLLOUT and connection.id in self._connections:
+            if readable and connection.id in self._connections:
                 self._read(connection, now)
         return bool(self._woken) or len(ready) == EVENTS_MAX
 
@@ -233,46 +216,43 @@ class FrontDoor:
             if connection is not None:
                 self._write(connection, now)
         self._written.clear()
-        self._lookout.look_again(at_once=bool(self._woken))
+        self._sockets.look_again(at_once=bool(self._woken))
 
     def _accept(self, now: float) -> None:
         for _ in range(ACCEPTS_MAX):
             try:
-                accepted, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError):
+                line = self._sockets.accept()
+            except OpenFilesExhausted as error:
+                # The queue stays readable: without a pause this would be a busy loop. The next tick listens again.
+                self._count("accepts_failed", str(error))
+                self._listen(False)
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    # The queue stays readable: without a pause this would be a busy loop. The next tick listens again.
-                    self._count("accepts_failed", os.strerror(error.errno))
-                    self._listen(False)
-                    return
                 self._count("accepts_failed", str(error))  # the client was gone before we came to it
                 continue
-            self._admit(accepted, f"{address[0]}:{address[1]}", now)
+            if line is None:
+                return
+            self._admit(line, now)
 
-    def _admit(self, accepted: socket.socket, peer: str, now: float) -> None:
+    def _admit(self, line: Line, now: float) -> None:
         if len(self._connections) >= self.connections_max and not self._make_room():
-            self._count("connections_refused", peer)
+            self._count("connections_refused", line.peer)
             refused = refused_frame(Reason.BUSY, cluster=self._cluster, text="too many connections")
-            accepted.setblocking(False)
             with suppress(OSError):
-                accepted.send(refused.packed)
-            accepted.close()
+                line.send(refused.packed)
+            line.close()
             return
         try:
-            accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._epoll.register(accepted.fileno(), select.EPOLLIN)
+            line.watch(reads=True, writes=False)
         except OSError as error:
             self._count("accepts_failed", str(error))
-            accepted.close()
+            line.close()
             return
         self._ids += 1
-        connection = Connection(self._ids, accepted, peer, FrameDecoder(TO_GATEWAY, self.limits.body_size_max))
+        connection = Connection(self._ids, line, FrameDecoder(TO_GATEWAY, self.limits.body_size_max))
         connection.frames_left = self._ration()
         self._connections[connection.id] = connection
-        self._by_fileno[accepted.fileno()] = connection
+        self._by_line[line] = connection
         self._idle[connection.id] = now
         self.counters["connections_accepted"] += 1
 
@@ -291,11 +271,11 @@ class FrontDoor:
             self._drop(connection, "dropped_gone")
             return
         try:
-            data = connection.socket.recv(room)
-        except (BlockingIOError, InterruptedError):
-            return
+            data = connection.line.receive(room)
         except OSError:
             self._drop(connection, "dropped_reset")
+            return
+        if data is None:
             return
         if not data:
             half = connection.decoder.buffered > 0
@@ -368,10 +348,10 @@ class FrontDoor:
             self._idle.move_to_end(key)
 
     def _watch(self, connection: Connection) -> None:
-        events = (0 if connection.paused else select.EPOLLIN) | (select.EPOLLOUT if connection.out else 0)
-        if events != connection.events:
-            connection.events = events
-            self._epoll.modify(connection.socket.fileno(), events)
+        watched = not connection.paused, bool(connection.out)
+        if watched != connection.watched:
+            connection.watched = watched
+            connection.line.watch(reads=watched[0], writes=watched[1])
 
     def _refuse(self, connection: Connection, error: FrameInvalid, now: float) -> None:
         """Say what was wrong, as far as the client listens, and end the connection."""
@@ -382,9 +362,7 @@ class FrontDoor:
         if connection.id not in self._connections:
             return
         with suppress(OSError):
-            connection.socket.shutdown(socket.SHUT_WR)
-            # What is not read would make the close a reset, which overtakes what we said.
-            connection.socket.recv(LINGER_READ_MAX)
+            connection.line.end()
         self._drop(connection, "dropped_malformed", type(error).__name__)
 
     # Answers.
@@ -419,9 +397,7 @@ class FrontDoor:
     def _write(self, connection: Connection, now: float) -> None:
         if connection.out:
             try:
-                sent = connection.socket.send(connection.out)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
+                sent = connection.line.send(connection.out)
             except OSError:
                 self._drop(connection, "dropped_reset")
                 return
@@ -473,22 +449,19 @@ class FrontDoor:
     def _listen(self, on: bool) -> None:
         if on != self._listening:
             self._listening = on
-            self._epoll.modify(self._listener.fileno(), select.EPOLLIN if on else 0)
+            self._sockets.listen(on)
 
     # The end of a connection.
 
     def _drop(self, connection: Connection, kind: str, detail: str = "") -> None:
         del self._connections[connection.id]
-        fileno = connection.socket.fileno()
-        del self._by_fileno[fileno]
+        del self._by_line[connection.line]
         self.bytes_total -= connection.bytes_held
         for times in (self._idle, self._half, self._stalled):
             times.pop(connection.id, None)
         for names in (self._rationed, self._written, self._woken):
             names.pop(connection.id, None)
-        with suppress(OSError):
-            self._epoll.unregister(fileno)
-        connection.socket.close()
+        connection.line.close()
         if kind:
             self._count(kind, f"{connection.peer} {detail}".rstrip())
         self._closed(connection)
@@ -496,37 +469,3 @@ class FrontDoor:
     def _count(self, kind: str, detail: str) -> None:
         self.counters[kind] += 1
         self._note(kind, detail)
-
-
-def _listen(host: str, port: int, wildcard_allowed: bool) -> socket.socket:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        raise DoorClosed(f"{host!r} is no address: give one of this machine, such as 127.0.0.1") from None
-    mapped = getattr(address, "ipv4_mapped", None)
-    if (address.is_unspecified or (mapped is not None and mapped.is_unspecified)) and not wildcard_allowed:
-        raise DoorClosed(f"{host} would listen on every interface: name one address, or allow the wildcard")
-    listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_SIZE)  # inherited by connections
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_SIZE)
-        listener.setblocking(False)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DoorClosed(f"cannot listen on {host} port {port}: {reason}. Choose another port, or 0 for any") from error
-    return listener
-
-
-def _descriptors_for(connections: int) -> int:
-    """Have room for that many descriptors; returns how many connections there is room for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + DESCRIPTORS_SPARE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, min(connections, soft - DESCRIPTORS_SPARE))
-    return connections

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,9 +37,10 @@ from client_replies.messages.message import (
 from client_replies.messages.protocol import Party
 
 from .control import Sender
+from .door_sockets import DoorClosed, DoorSockets
 from .forwarding import ForwardedReplies, Forwarding, ForwardingLimits
 from .frames import Frame, Key
-from .front_door import Connection, DoorClosed, DoorLimits, FrontDoor
+from .front_door import Connection, DoorLimits, FrontDoor, Sockets
 
 TICK = 0.1  # seconds
 TURN_TIME_MAX = 0.01  # seconds that one handler gives to the clients before the mailbox has its turn
@@ -175,7 +175,7 @@ class GatewayActor(ComponentActor):
             self._script = sender
         if self._door is not None:
             host, port = self._door.address
-            self.send(sender, GatewayStarted(host=host, port=port, pid=os.getpid()))
+            self.send(sender, GatewayStarted(host=host, port=port, pid=self.pid()))
 
     def _open(self, message: StartGateway) -> None:
         if self._ticker is None:
@@ -183,14 +183,12 @@ class GatewayActor(ComponentActor):
         if self._ticker is None:
             raise DoorClosed("this actor system cannot watch a socket: use multiprocTCPBase")
         self._door = FrontDoor(
-            message.host,
-            message.port,
+            self.make_sockets(message),
             cluster=message.cluster,
             limits=message.door,
             take=self._take,
             closed=self._closed,
             note=self._note,
-            wildcard_allowed=message.wildcard_allowed,
         )
         if self._door.connections_max < message.door.connections_max:
             self._note("connections_max_lowered", f"{self._door.connections_max}, by the limit on open files")
@@ -202,6 +200,19 @@ class GatewayActor(ComponentActor):
             limits=message.forwarding,
         )
         self.log.info("gateway_started", host=self._door.address[0], port=self._door.address[1])
+
+    def pid(self) -> int:
+        """The gateway's process."""
+        return os.getpid()
+
+    def make_sockets(self, message: StartGateway) -> Sockets:
+        """Listen for clients. Raises `DoorClosed`."""
+        return DoorSockets(
+            message.host,
+            message.port,
+            connections_max=message.door.connections_max,
+            wildcard_allowed=message.wildcard_allowed,
+        )
 
     def set_replica(self, message: SetReplica, sender: ActorAddress) -> None:
         """Use the replica's new address from now on."""
@@ -217,10 +228,11 @@ class GatewayActor(ComponentActor):
         door = self._door
         if door is None or self.exiting:
             return
-        until = time.monotonic() + TURN_TIME_MAX
+        until = self.environment.monotonic() + TURN_TIME_MAX
         more = True
         while more:
-            more = door.turn(self.environment.monotonic()) and time.monotonic() < until
+            now = self.environment.monotonic()
+            more = door.turn(now) and now < until
             self._flush()
 
     def _flush(self) -> None:

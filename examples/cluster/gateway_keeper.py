@@ -14,7 +14,7 @@ import time
 from client_replies.messages.message import Message
 
 from .gateway import GatewayActor, GatewayFailed, GatewayStarted, SetReplica, StartGateway
-from .members import START_TIMEOUT, Members, MembersFailed, is_living
+from .members import START_TIMEOUT, Members, MembersFailed, is_living, is_stopped
 
 GATEWAY = "gateway"
 START_INTERVAL = 1.0  # seconds until a start without an answer is asked for again
@@ -67,7 +67,7 @@ class GatewayKeeper:
                 return
             self.restarts += 1
             self._create()
-        if now - self._told_at >= (TELL_INTERVAL if self._is_up else START_INTERVAL):
+        if now - self._told_at >= (TELL_INTERVAL if self._is_up else START_INTERVAL) and not is_stopped(self.pid):
             self._told_at = now
             self._tell()
 

@@ -25,8 +25,9 @@ from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, pac
 from client_replies.storage.layout import Layout
 
 from .config import CLIENTS_MAX, MESSAGE_SIZE_MAX
-from .control import GetProgress, Hurt, Progress
+from .control import GetProgress, Progress
 from .damage import damage_of, damage_slot, lose_directory
+from .fault_keeper import FaultKeeper
 from .gateway_keeper import GatewayKeeper
 from .members import Members, MembersFailed, is_living, kill
 from .replica import DATA_FILE
@@ -36,7 +37,6 @@ CUT = (0.3, 5.0)  # seconds that a partition lasts
 DROPPED_MAX = 30  # replies lost in a row
 AGAIN = 0.3  # how often who is hurt is hurt again, when it is time for the next harm
 ANSWER_TIMEOUT = 0.5  # seconds
-HURT_TIMEOUT = 30.0
 WHOLE_TIMEOUT = 60.0
 LAYOUT = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
 
@@ -59,6 +59,7 @@ class Harm:
         self._victims: list[str] = []
         self._hurt_at = self._hurt_again_at = 0.0
         self._commit = 0  # what had been committed when we looked last
+        self._faults = FaultKeeper(members)
         self._cut: tuple[str, ...] = ()
         self._heal_at = 0.0
         self._damaged: set[tuple[Path, int]] = set()  # files and offsets of replies that were damaged
@@ -118,7 +119,7 @@ class Harm:
     def _see_to_victims(self, now: float) -> None:
         if self._cut and now >= self._heal_at:
             self._cut = ()
-            self._tell_replicas()
+            self._faults.end_partitions()
         if not self._victims:
             return
         missing = self._missing()
@@ -158,14 +159,6 @@ class Harm:
         if self._damaged:
             return f"{len(self._damaged)} damaged slots are not repaired"
         return ""
-
-    def _tell_replicas(self, drop: int = 0) -> None:
-        rest = tuple(name for name in self._names if name not in self._cut)
-
-        def make(name: str, request: int) -> Hurt:
-            return Hurt(request=request, drop_answers=drop, cut=(rest if name in self._cut else self._cut))
-
-        self._members.exchange(self._names, make, HURT_TIMEOUT)
 
     # The harm.
 
@@ -223,11 +216,11 @@ class Harm:
             return False
         self._cut = (*self._cut, name)
         self._heal_at = time.monotonic() + self._chance.uniform(*CUT)
-        self._tell_replicas()
+        self._faults.partition(self._cut)
         return True
 
     def _drop_replies(self) -> None:
-        self._tell_replicas(self._chance.randint(1, DROPPED_MAX))
+        self._faults.drop_replies(self._chance.randint(1, DROPPED_MAX))
 
     def _file(self, name: str) -> Path:
         return self._directory / name / DATA_FILE

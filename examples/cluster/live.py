@@ -17,7 +17,6 @@ import random
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,12 @@ from client_replies.storage.layout import Layout
 
 from .cluster_directory import RUNNING_FILE, ClusterUnusable, OpenDirectory, Shape, on_refusal, opened, whole_number
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
-from .control import GetProgress, Hurt, Progress, StartReplica
+from .control import GetProgress, Progress, StartReplica
 from .control_socket import ControlSocket, Question
 from .damage import damage_of, damage_slot, lose_directory
 from .descriptors import prepare_descriptors
 from .durable_files import replace_file
+from .fault_keeper import FaultKeeper
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
 from .members import Members, MembersFailed, is_living, is_stopped, kill, on_machine
@@ -42,15 +42,6 @@ from .status import has_quorum
 HOST = "127.0.0.1"
 BLOCKED_MAX = 1024  # clients
 ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
-
-
-@dataclass(slots=True)
-class _Hurts:
-    """How a replica was told to behave."""
-
-    drop_answers: int = 0
-    block: set[int] = field(default_factory=set)
-    cut: set[str] = field(default_factory=set)
 
 
 class Live:
@@ -65,7 +56,6 @@ class Live:
         self._shape = shape
         self._system = system
         self._names = [replica_name(replica) for replica in range(shape.replicas)]
-        self._hurts = {name: _Hurts() for name in self._names}
 
     # Starting, and staying up.
 
@@ -91,6 +81,7 @@ class Live:
         if not (had_majority or self.has_quorum):
             raise MembersFailed("; ".join(f"{name}: {reason}" for name, reason in self.members.down.items()))
         self.gateway.start()
+        self.faults = FaultKeeper(self.members)
         running = {"pid": os.getpid(), "gateway": list(self.gateway.address), "cluster": f"{self._shape.cluster:x}"}
         with on_refusal(self._directory):
             replace_file(self._directory / RUNNING_FILE, json.dumps(running))
@@ -158,6 +149,7 @@ class Live:
             "gateway": door,
             "quorum": has_quorum(replicas),
             "restarts": self.members.restarts,
+            "faults": self.faults.describe(),
         }
 
     # Hurting.
@@ -165,17 +157,14 @@ class Live:
     def _hurt(self, question: Question) -> str:
         action = question.action
         if action == "drop-replies":
-            self._tell_hurts(self._names, drop_answers=question.count)
+            self.faults.drop_replies(question.count)
             return f"the next {question.count} replies are lost"
         if action == "block":
             return self._block(question.client)
         if action == "partition":
             return self._partition(self._chosen(question.replicas))
         if action == "heal":
-            for hurts in self._hurts.values():
-                hurts.block.clear()
-                hurts.cut.clear()
-            self._tell_hurts(self._names)
+            self.faults.heal()
             return "nobody is cut off, and no client is blocked"
         if action == "corrupt-slot":
             return self._corrupt(self._chosen(question.replicas), question)
@@ -213,31 +202,16 @@ class Live:
             raise ClusterUnusable("there is no primary now: wait for the view change, and look at the status")
         return max(views, key=lambda name: views[name])
 
-    def _tell_hurts(self, names: list[str], drop_answers: int = 0) -> None:
-        for name in names:
-            hurts = self._hurts[name]
-
-            def make(number: int, hurts: _Hurts = hurts) -> Hurt:
-                block, cut = tuple(hurts.block), tuple(hurts.cut)
-                return Hurt(request=number, drop_answers=drop_answers, block=block, cut=cut)
-
-            self.members.ask_replica(name, make, ANSWER_TIMEOUT)
-
     def _block(self, client: int) -> str:
-        if any(len(hurts.block | {client}) > BLOCKED_MAX for hurts in self._hurts.values()):
+        if len(self.faults.blocked | {client}) > BLOCKED_MAX:
             raise ClusterUnusable(f"block: found {BLOCKED_MAX} clients that are blocked, expected fewer: heal first")
-        for hurts in self._hurts.values():
-            hurts.block.add(client)
-        self._tell_hurts(self._names)
+        self.faults.block(client)
         return f"client {client:x} gets no replies until heal"
 
     def _partition(self, names: list[str]) -> str:
-        rest = [name for name in self._names if name not in names]
-        if not rest:
+        if set(names) == set(self._names):
             raise ClusterUnusable("partition: found all replicas, expected some of them, such as 0")
-        for name in self._names:
-            self._hurts[name].cut = set(rest if name in names else names)
-        self._tell_hurts(self._names)
+        rest = self.faults.partition(names)
         return f"{', '.join(names)} and {', '.join(rest)} do not hear each other until heal"
 
     def _corrupt(self, names: list[str], question: Question) -> str:

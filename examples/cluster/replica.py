@@ -45,6 +45,7 @@ from .control import (
     Join,
     Joined,
     Progress,
+    ReplicaFaults,
     ReplicaStarted,
     ReplicaStopped,
     Sender,
@@ -129,8 +130,8 @@ class ReplicaActor(ComponentActor):
         self._opening: tuple[RepliesOpened, StoredLog] | None = None
         self._vsr: Replica | None = None
         self._ready = True
-        self._drop_answers = 0
-        self._block: frozenset[int] = frozenset()
+        self._faults = ReplicaFaults()
+        self._drop_answers = self._drop_answers_told = 0
         self._finish: Finish | None = None
         self._finish_stage = ""
 
@@ -187,6 +188,7 @@ class ReplicaActor(ComponentActor):
             self.machine.make_directory(message.directory)
         weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
         self._network = Network(message.name, message.seed, weather, self._send_envelope)
+        self._obey(message.faults)
         self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
         evidence = Path(message.evidence) if message.evidence else None
         self._journal = Journal(evidence / JOURNAL_FILE if evidence else None, message.plant)
@@ -417,6 +419,8 @@ class ReplicaActor(ComponentActor):
                 self._events.tick(self.environment.monotonic())
                 self._replies.tick(self.environment.monotonic())
                 self._input("tick")
+            if self._drop_answers != self._drop_answers_told:
+                self._tell_faults(0)
             self._advance(answer_all=True)
 
     def child_exited(self, child: ActorAddress) -> None:
@@ -450,7 +454,7 @@ class ReplicaActor(ComponentActor):
         route = self._routes.get(effect.client)
         if route is None:
             return
-        lose = verdict.lose or effect.client in self._block
+        lose = verdict.lose or effect.client in self._faults.block
         if self._drop_answers and not lose and len(verdict.reply) > HEADER_SIZE:
             self._drop_answers -= 1
             lose = True
@@ -466,7 +470,7 @@ class ReplicaActor(ComponentActor):
 
     def _refuse(self, effect: RefuseClient) -> None:
         route = self._routes.get(effect.client)
-        if effect.client in self._block:
+        if effect.client in self._faults.block:
             return
         if route == "":
             self._gateways.refuse(
@@ -489,8 +493,9 @@ class ReplicaActor(ComponentActor):
     def _redirect(self, effect: RedirectClient) -> None:
         route = self._routes.get(effect.client)
         if route == "":
-            self._gateways.redirect(client=effect.client, view=effect.view, primary=effect.replica)
-        elif route is not None:
+            primary = PRIMARY_UNKNOWN if effect.replica is None else effect.replica
+            self._gateways.redirect(client=effect.client, view=effect.view, primary=primary)
+        elif route is not None and effect.replica is not None:
             redirected = Redirected(client=effect.client, view=effect.view, replica=effect.replica)
             self._network.post(route, redirected, self.environment.monotonic())
 
@@ -563,12 +568,31 @@ class ReplicaActor(ComponentActor):
 
     def hurt(self, message: Hurt, sender: ActorAddress) -> None:
         """Behave badly, as told."""
-        if self._start is None or self._vsr is None:
+        if self._start is None:
             return
-        self._drop_answers = message.drop_answers
-        self._block = frozenset(message.block)
-        self._network.cut = frozenset(message.cut)
-        self.send(sender, HurtDone(request=message.request, name=self._start.name))
+        self._obey(message.faults)
+        self._tell_faults(message.request)
+
+    def _obey(self, faults: ReplicaFaults) -> None:
+        if faults.version < self._faults.version:
+            return  # overtaken
+        if faults.drop_version > self._faults.drop_version:
+            self._drop_answers = self._drop_answers_told = faults.drop_answers
+        self._faults = faults
+        self._network.cut = frozenset(faults.cut)
+
+    def _tell_faults(self, request: int) -> None:
+        if self._start is None or self._script is None:
+            return
+        self._drop_answers_told = self._drop_answers
+        done = HurtDone(
+            request=request,
+            name=self._start.name,
+            pid=self.machine.pid(),
+            version=self._faults.version,
+            drop_answers=self._drop_answers,
+        )
+        self.send(self._script, done)
 
     def finish(self, message: Finish, sender: ActorAddress) -> None:
         """Go on towards the end, and say how far it is."""

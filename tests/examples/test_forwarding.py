@@ -56,6 +56,14 @@ class Wires:
         """What the gateway sends now."""
         return self.forwarding.due(self.now)
 
+    def batches(self) -> list[tuple[int, ForwardRequests]]:
+        """Of what the gateway sends now, the batches of requests."""
+        return [(replica, message) for replica, message in self.due() if message.requests]
+
+    def hear(self, replica: int, **fields: int) -> None:
+        """A replica confirms all that it was sent, without an answer."""
+        assert self.forwarding.take(self.reply(replica=replica, number=0, taken=1000, **fields), self.now) == []
+
     def reply(self, *answers: Frame, replica: int = 0, **fields: int) -> ForwardedReplies:
         """A batch of answers as a replica makes it."""
         known = {"view": 0, "primary": PRIMARY_UNKNOWN, "number": 1, "taken": 1, **fields}
@@ -160,10 +168,10 @@ def test_a_port_confirms_requests_with_their_answers_or_a_little_later() -> None
     assert [(message.taken, message.answers) for message in wires.sent] == [(2, ())]
     port.answer(wires.services[0].handle(frame)[0])
     port.flush(wires.now, view=0, primary=0)
-    port.take(ForwardRequests(gateway=GATEWAY, number=2, taken=1, requests=()), HERE, wires.now)
+    port.take(ForwardRequests(gateway=GATEWAY, number=2, taken=1, requests=(), asks=False), HERE, wires.now)
     port.flush(wires.now + 0.5, view=0, primary=0)
     assert len(wires.sent) == 2
-    port.take(ForwardRequests(gateway=GATEWAY, number=2, taken=1, requests=()), HERE, wires.now)
+    port.take(ForwardRequests(gateway=GATEWAY, number=2, taken=1, requests=(), asks=True), HERE, wires.now)
     port.flush(wires.now, view=0, primary=0)
     assert [len(message.answers) for message in wires.sent] == [0, 1, 0]
 
@@ -285,37 +293,131 @@ def test_a_redirect_is_followed_once_for_each_hint() -> None:
     """The request goes on to the named replica, and all later ones go there at once."""
     wires = Wires(3)
     wires.forwarding.submit(5, request(1), wires.now)
-    assert [replica for replica, _ in wires.due()] == [0]
-    refusal = wires.refusal(request(1), Reason.NOT_PRIMARY, view=4, primary=2)
-    assert wires.forwarding.take(wires.reply(refusal, view=4, primary=2), wires.now) == []
-    sent = dict(wires.due())
-    assert sent[2].requests == (request(1).packed,)
-    assert 0 not in sent
-    wires.forwarding.take(wires.reply(replica=2, view=4, primary=2, number=0), wires.now)
+    assert [replica for replica, _ in wires.batches()] == [0]
+    refusal = wires.refusal(request(1), Reason.NOT_PRIMARY, view=5, primary=2)
+    assert wires.forwarding.take(wires.reply(refusal, view=5, primary=2), wires.now) == []
+    wires.hear(2, view=5, primary=2)
+    ((replica, batch),) = wires.batches()
+    assert (replica, batch.requests) == (2, (request(1).packed,))
+    wires.hear(2, view=5, primary=2)
     wires.forwarding.submit(5, request(2), wires.now)
-    assert [replica for replica, _ in wires.due()] == [2]
+    assert [replica for replica, _ in wires.batches()] == [2]
 
 
-def test_a_hint_of_an_earlier_view_or_to_nobody_is_passed_to_the_client() -> None:
+def test_a_hint_to_a_replica_without_a_way_is_passed_to_the_client() -> None:
     """Its library knows other gateways."""
     wires = Wires(2)
-    wires.forwarding.take(wires.reply(view=4, primary=0, number=0, taken=0), wires.now)
-    for number, (view, primary) in enumerate(((3, 1), (5, 9), (5, PRIMARY_UNKNOWN))):
-        wires.forwarding.submit(5, request(1, number + 1), wires.now)
-        refusal = wires.refusal(request(1, number + 1), Reason.NOT_PRIMARY, view=view, primary=primary)
-        (delivery,) = wires.forwarding.take(wires.reply(refusal, view=4), wires.now)
-        assert delivery.connection == 5
+    wires.forwarding.submit(5, request(1), wires.now)
+    wires.batches()
+    refusal = wires.refusal(request(1), Reason.NOT_PRIMARY, view=5, primary=9)
+    (delivery,) = wires.forwarding.take(wires.reply(refusal, view=4), wires.now)
+    assert delivery.connection == 5
+
+
+def test_a_request_that_met_no_primary_waits_for_the_next_view() -> None:
+    """A replica between two views names nobody; whatever view it hopes for, the one that begins is followed."""
+    wires = Wires(3)
+    wires.forwarding.submit(5, request(1), wires.now)
+    wires.batches()
+    refusal = wires.refusal(request(1), Reason.NOT_PRIMARY, view=9, primary=PRIMARY_UNKNOWN)
+    assert wires.forwarding.take(wires.reply(refusal, view=9), wires.now) == []
+    assert (wires.forwarding.waiting, wires.forwarding.view) == (1, 0)
+    wires.hear(1, view=2, primary=2)
+    wires.hear(2, view=2, primary=2)
+    assert [(replica, batch.requests) for replica, batch in wires.batches()] == [(2, (request(1).packed,))]
+
+
+def test_a_replica_that_is_behind_does_not_lead_back() -> None:
+    """It names the primary of an earlier view: the request goes to that of the latest."""
+    wires = Wires(3)
+    wires.forwarding.submit(5, request(1), wires.now)
+    wires.batches()
+    wires.now += 1.0
+    wires.forwarding.expire(wires.now)  # nobody confirms: all are silent
+    wires.hear(0, view=3, primary=0)
+    wires.forwarding.submit(5, request(1), wires.now)
+    assert [replica for replica, _ in wires.batches()] == [0]
+    wires.hear(1, view=3, primary=0)
+    refusal = wires.refusal(request(1), Reason.NOT_PRIMARY, view=1, primary=1)
+    assert wires.forwarding.take(wires.reply(refusal, view=1, primary=1, taken=1000), wires.now) == []
+    assert [replica for replica, _ in wires.batches()] == [0]
+
+
+def test_every_replica_is_asked_for_its_view_while_a_request_waits() -> None:
+    """A primary that confirms each batch is no reason not to: it does so, too, when it can commit nothing."""
+    wires = Wires(3)
+    assert wires.due() == []
+    asked = dict.fromkeys(range(3), 0)
+    wires.forwarding.submit(5, request(1), wires.now)
+    for _ in range(50):
+        for replica, message in wires.due():
+            asked[replica] += message.asks
+            wires.ports[replica].take(message, HERE, wires.now)
+            wires.ports[replica].flush(wires.now + 0.02, view=0, primary=0)
+        for told in wires.sent:
+            wires.forwarding.take(told, wires.now)
+        wires.sent.clear()
+        wires.now += 0.1
+        assert wires.forwarding.expire(wires.now) == []
+    assert wires.forwarding.describe() == ((0, 0, False), (1, 0, False), (2, 0, False))
+    assert all(4 <= count <= 6 for count in asked.values()), asked
+    wires.forwarding.closed(5, [request(1).key])
+    wires.now += 5.0
+    assert wires.due() == []
+
+
+def test_a_primary_that_confirms_and_cannot_commit_is_left_for_the_view_that_began_without_it() -> None:
+    """The first primary is cut off from the others. They have never heard of the gateway, until it asks them."""
+    wires = Wires(3)
+    wires.forwarding.submit(5, request(1), wires.now)
+    messages = dict(wires.due())
+    assert messages[0].requests == (request(1).packed,)
+    for replica, view, primary in ((0, 0, 0), (1, 1, 1), (2, 1, 1)):
+        wires.ports[replica].take(messages[replica], HERE, wires.now)
+        wires.ports[replica].flush(wires.now + 0.02, view=view, primary=primary)
+    for told in wires.sent:
+        assert wires.forwarding.take(told, wires.now) == []
+    ((replica, batch),) = wires.batches()
+    assert (replica, batch.requests) == (1, (request(1).packed,))
+    # The first primary goes on believing that it is one, and neither that nor its refusals change anything.
+    refusal = wires.refusal(request(1), Reason.NO_SESSION, view=0, primary=0)
+    assert wires.forwarding.take(wires.reply(refusal, view=0, primary=0), wires.now) == []
+    assert (wires.forwarding.view, wires.forwarding.primary, wires.forwarding.waiting) == (1, 1, 1)
+    wires.forwarding.submit(5, request(2), wires.now)
+    wires.hear(1, view=1, primary=1)
+    assert [replica for replica, _ in wires.batches()] == [1]
+    reply = wires.services[0].handle(registration(1))[0]
+    wires.forwarding.submit(6, registration(1), wires.now)
+    (delivery,) = wires.forwarding.take(wires.reply(reply, view=0, primary=0), wires.now)
+    assert delivery.connection == 6, "a reply is the original, whoever sends it"
+
+
+def test_what_waits_is_sent_to_the_primary_of_a_new_view_once() -> None:
+    """However often that view is told; what was queued for another replica is not sent there as well."""
+    wires = Wires(3)
+    wires.hear(0, view=0, primary=0)
+    for client in (1, 2):
+        wires.forwarding.submit(5, request(client), wires.now)
+        wires.batches()  # the second stays in the queue while the first is not confirmed
+    for replica in (1, 2, 1):
+        wires.hear(replica, view=1, primary=1)
+    ((replica, batch),) = wires.batches()
+    assert (replica, batch.requests) == (1, (request(1).packed, request(2).packed))
+    for replica in (0, 1, 2):
+        wires.hear(replica, view=1, primary=1)
+    assert wires.batches() == []
 
 
 def test_a_silent_replica_is_probed_less_and_less() -> None:
     """Few messages to a stopped process are in flight at a time, and what was queued for it goes elsewhere."""
     wires = Wires(2, request_timeout_s=1000.0)
     wires.forwarding.submit(5, request(1), wires.now)
-    assert [replica for replica, _ in wires.due()] == [0]
+    assert [replica for replica, _ in wires.batches()] == [0]
+    wires.hear(1)
     wires.forwarding.submit(5, request(2), wires.now)
     wires.now += 1.0
     wires.forwarding.expire(wires.now)
-    assert [replica for replica, _ in wires.due()] == [1]
+    assert [replica for replica, _ in wires.batches()] == [1]
     probes = []
     for tenth in range(200):
         wires.now += 0.1

@@ -34,12 +34,15 @@ START_TIMEOUT_S = 60.0
 class Terminal:
     """The terminal in which the cluster runs."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *options: str) -> None:
         self.place = place
         self.out = place.parent / f"{place.name}.out"
         with self.out.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "examples.cluster", "start", str(place)], cwd=ROOT, stdout=out, stderr=out
+                [sys.executable, "-m", "examples.cluster", "start", str(place), *options],
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
             )
         wait_until(lambda: "ready" in self.said() or self.process.poll() is not None, START_TIMEOUT_S, "the start")
         assert self.process.poll() is None, self.said()

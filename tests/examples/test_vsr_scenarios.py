@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from client_replies.messages.reply_header import OPERATION_REGISTER
+
+from examples.cluster.protocol import OPERATION_TRANSFER, Request
 from examples.cluster.vsr.core import Status
-from examples.cluster.vsr.effects import AnswerClient, Effect, KeepReply, Reason, RefuseClient, WriteLog
+from examples.cluster.vsr.effects import (
+    AnswerClient,
+    Effect,
+    KeepReply,
+    Reason,
+    RedirectClient,
+    RefuseClient,
+    WriteLog,
+)
 from examples.cluster.vsr.messages import (
     Commit,
     DoViewChange,
@@ -192,6 +203,22 @@ def test_a_cut_off_replica_costs_at_most_one_view_change_when_it_returns() -> No
     world.cut.clear()
     world.finish()
     assert view(world) <= before + 1
+
+
+def test_a_replica_that_hears_nobody_names_no_primary() -> None:
+    """The view that it asked for may never begin: clients that followed it would leave the real primary."""
+    world = cluster(clients=1, warm=3, requests=3)
+    backup, lonely = backups(world)
+    assert backup.replica is not None
+    assert lonely.replica is not None
+    request = Request.build(cluster=0xC1, client=9, session=0, number=0, operation=OPERATION_REGISTER, body=b"")
+    before = view(world)
+    hint = RedirectClient(9, before, world.primary().index)
+    assert lonely.replica.request(request, world.now) == [hint]
+    world.partition({lonely.index}, {node.index for node in world.nodes if node is not lonely})
+    world.run_for(5.0)
+    assert lonely.replica.request(request, world.now) == [RedirectClient(9, before + 1, None)]
+    assert backup.replica.request(request, world.now) == [hint]
 
 
 def test_a_backup_that_lags_within_the_log_catches_up_from_the_log() -> None:
@@ -614,8 +641,6 @@ def test_a_late_retry_of_a_registration_does_not_strand_its_client() -> None:
 
 def test_a_number_that_was_used_for_another_request_is_refused() -> None:
     """Same session, same number, other content: never executed, and the client is told."""
-    from examples.cluster.protocol import OPERATION_TRANSFER, Request
-
     world = cluster(clients=1, warm=3, requests=3)
     world.run_for(1.0)
     primary = world.primary()

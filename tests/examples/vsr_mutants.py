@@ -35,7 +35,7 @@ MUTANTS = (
     Mutant(
         "the primary commits without a quorum",
         ((VSR + "normal.py", "sorted(held, reverse=True)[core.config.quorum - 1]", "max(held)"),),
-        5,
+        2,
     ),
     Mutant(
         "a backup acknowledges before the entry is durable",
@@ -72,7 +72,7 @@ MUTANTS = (
                 "core.executed < core.log.durable",
             ),
         ),
-        4,
+        2,
     ),
     Mutant(
         "a new primary does not prepare again what may be committed",
@@ -102,7 +102,7 @@ MUTANTS = (
     Mutant(
         "a state sync counts as finished before its replies are durable",
         ((VSR + "sync.py", " and state.checkpointed and not state.waiting", " and state.checkpointed"),),
-        4,
+        11,
     ),
     Mutant(
         "a replica that lost its disk votes at once",

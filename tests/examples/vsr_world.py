@@ -436,7 +436,7 @@ class Client:
     def receive(self, effect: AnswerClient | RefuseClient | RedirectClient) -> None:
         """Take what a replica said."""
         if isinstance(effect, RedirectClient):
-            if effect.view >= self.view:
+            if effect.view >= self.view and effect.replica is not None:
                 self.target = effect.replica
         elif isinstance(effect, AnswerClient):
             self._answered(effect)

@@ -6,7 +6,7 @@ itself, or when the run becomes calm. Owns: nothing but its stream of chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.reply_header import packed_size
@@ -78,6 +78,10 @@ class Faults:
             if living:
                 world.move_primary(self._chance.pick(living).index)
 
+    def _hosts(self) -> Sequence[int]:
+        """The hosts between which there is a network that fails."""
+        return range(self._world.replicas_count + self._world.plan.clients)
+
     def _crash(self, index: int) -> None:
         both = self._chance.chance(0.15)
         for host in range(self._world.replicas_count) if both else (index,):
@@ -96,10 +100,9 @@ class Faults:
 
     def _cut(self, index: int) -> None:
         links = self._world.network.links
-        count = self._world.replicas_count + self._world.plan.clients
         one_way, inward = self._chance.chance(0.4), self._chance.chance(0.5)
         cut = set()
-        for other in range(count):
+        for other in self._hosts():
             if other != index and self._chance.chance(0.6):
                 if not one_way or inward:
                     cut.add((other, index))
@@ -111,7 +114,7 @@ class Faults:
 
     def _clog(self, index: int) -> None:
         links = self._world.network.links
-        other = self._chance.below(self._world.replicas_count + self._world.plan.clients)
+        other = self._chance.pick(self._hosts())
         if other != index:
             self._world.marks.hit("link_clogged")
             pair = (index, other) if self._chance.chance(0.5) else (other, index)

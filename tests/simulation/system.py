@@ -348,6 +348,10 @@ class SimSystem:
 
     # Watched descriptors.
 
+    def notify(self, process: Process, message: object) -> None:
+        """Something outside of the actors tells a process, at once."""
+        self.at(0, self._deliver, process, message, process.address, None)
+
     def descriptor_ready(self, process: Process) -> None:
         """Something that the process may watch has become readable."""
         self._watch(process)

@@ -15,7 +15,7 @@ from client_replies.storage.client_sessions import DuplicateRequest, NewRequest
 
 from ..protocol import Request
 from . import normal
-from .core import Core
+from .core import Core, Status
 from .effects import AnswerClient, ReadReply, Reason, RedirectClient, RefuseClient
 from .execution import Applied, Skipped, is_whole, reason_of
 from .messages import LogEntry
@@ -35,7 +35,9 @@ def on_request(core: Core, request: Request) -> None:
     if request.cluster != core.config.cluster:
         core.count("requests_of_another_cluster")
     elif not core.is_primary:
-        core.emit(RedirectClient(request.client, core.view, core.primary))
+        # Between two views nobody is primary: the one that this replica asked for may never begin.
+        primary = core.primary if core.status is Status.NORMAL else None
+        core.emit(RedirectClient(request.client, core.view, primary))
     elif request.client in core.clients.pipeline:
         core.count("requests_in_progress")  # its answer comes by itself
     elif request.client in core.clients.waiting or len(core.clients.waiting) < core.config.requests_max:

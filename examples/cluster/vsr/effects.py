@@ -69,11 +69,11 @@ class RefuseClient:
 
 @dataclass(frozen=True, slots=True)
 class RedirectClient:
-    """Not the primary; as far as this replica knows, `replica` is, in `view`."""
+    """Not the primary. `replica` is, in `view`; None between two views."""
 
     client: int
     view: int
-    replica: int
+    replica: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ executed once more beside it by a machine of its own.
     votes      what a replica says that it has, or has left behind, is in its store; what is executed, in a quorum's
     answers    every answer that leaves is the first reply, byte for byte; a refusal is true
     sync       a state sync is finished when every reply that it wanted is on the disk, or lost for good
+    gateways   who asked is answered, with the reply to what it asked; a majority that is connected serves its clients
     disks      nobody gives up a good disk, or any without a majority that votes; snapshots of an op are the same
     the end    everybody is done, whole and the same, slots included
 
@@ -27,8 +28,11 @@ from client_replies.storage.client_sessions import ClientSessions
 from ..checkers import Checkers, ModelSessions
 from ..history import CLUSTER, ClientRequest, Entry, Result
 from ..system import Process
+from .gateway import ClusterGatewayActor
 from .machine import ClusterReplicaActor, SimLogStore
-from examples.cluster.frames import OPERATION_CLOSE
+from examples.cluster.cluster_client import Answer as ClientAnswer
+from examples.cluster.forwarding import ForwardedReplies
+from examples.cluster.frames import OPERATION_CLOSE, REPLY_SIZE_MAX, TO_CLIENT, Command, Frame, Reason, unpack_frame
 from examples.cluster.ledger_machine import LedgerMachine
 from examples.cluster.network import Envelope
 from examples.cluster.protocol import Answer, Refusal, Refused
@@ -51,6 +55,9 @@ STOPS = (
     "its ClientRepliesActor died",
     "set aside as",
 )
+
+
+REFUSALS = {int(Reason[refusal.name]): refusal for refusal in Refusal if refusal.name in Reason.__members__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +190,9 @@ class ClusterCheckers(Checkers):
             if isinstance(process.instance, ClusterReplicaActor):
                 for item in message.items:
                     self._said(process.host.index, item)
+        elif isinstance(message, ForwardedReplies):
+            for packed in message.answers:
+                self._said_to_gateway(process.host.index, unpack_frame(packed, TO_CLIENT, REPLY_SIZE_MAX))
         elif isinstance(message, SessionsInstalled):
             self._sync_wants(process.host.index, message.faulty)
         elif isinstance(message, RepliesOpened):
@@ -199,6 +209,51 @@ class ClusterCheckers(Checkers):
             self._prepared(index, item)
         elif isinstance(item, StartViewChange | DoViewChange | RecoveryResponse):
             self._left(index, item)
+
+    def _said_to_gateway(self, index: int, frame: Frame) -> None:
+        if frame.command == Command.REPLY:
+            self._answered(index, Answer(client=frame.client, reply=frame.body, view=frame.view))
+        elif frame.reason in REFUSALS:
+            self._refused(
+                Refused(
+                    client=frame.client,
+                    session=frame.session,
+                    number=frame.request,
+                    refusal=REFUSALS[frame.reason],
+                    view=frame.view,
+                )
+            )
+
+    # The gateways and the client library.
+
+    def frame_for(self, client: int, frame: Frame) -> None:
+        """A frame has come to a client."""
+        if frame.client not in (0, client):
+            self.fail("a gateway answers whoever asked", f"client {client:x} gets {frame}")
+
+    def answer_taken(self, asked: Frame, answer: ClientAnswer) -> None:
+        """The library gives its user an answer."""
+        op = answer.header.op
+        result = self.world.history.results.get(op)
+        if result is None or result.reply != answer.header.pack() + answer.body:
+            self.fail("the original reply", f"client {asked.client:x} takes another reply for op {op}")
+        if self.entries[op].request.checksum != asked.request_checksum:
+            self.fail("a reply answers the request that was asked", f"{asked} is answered with op {op}")
+
+    def _gateway(self, process: Process, gateway: ClusterGatewayActor) -> None:
+        """A request waits at a gateway if it is in flight at a connection, and only then."""
+        door, forwarding = gateway.door, gateway.forwarding
+        if door is None or forwarding is None:
+            return
+        held = {(one.id, key) for one in door._connections.values() for key in one.in_flight}
+        waiting = {(one.connection, key) for key, one in forwarding._waiting.items()}
+        if held != waiting:
+            self.fail("what is in flight at a connection waits for an answer", f"{process.name}: {len(held ^ waiting)}")
+
+    def not_served(self, minority: list[int]) -> None:
+        """A majority is connected with the gateways and the clients, and has been for long."""
+        left = [client.name for client in self.world.clients if not client.instance.done]
+        self.fail("a majority that is connected serves its clients", f"without {minority}: {left} wait")
 
     def _answered(self, index: int, answer: Answer) -> None:
         result = self.world.history.results.get(packed_op(answer.reply[:HEADER_SIZE]))
@@ -278,6 +333,8 @@ class ClusterCheckers(Checkers):
         super().delivered(process, message)
         if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
             self._replica(process, process.instance)
+        elif isinstance(process.instance, ClusterGatewayActor):
+            self._gateway(process, process.instance)
 
     def _replica(self, process: Process, actor: ClusterReplicaActor) -> None:
         index, core = process.host.index, actor.core
@@ -354,6 +411,10 @@ class ClusterCheckers(Checkers):
             if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
                 for name, count in process.instance.core.counters.items():
                     self.world.marks.hit(f"protocol_{name}", count)
+            if isinstance(process.instance, ClusterGatewayActor) and process.instance.forwarding is not None:
+                counters = process.instance.forwarding.counters
+                for name in sorted(counters):
+                    self.world.marks.hit(f"gateway_{name}", counters[name])
 
     def unfinished(self) -> list[str]:
         """See `Checkers`."""

@@ -5,7 +5,7 @@ Guarantees: as `tests.simulation.faults`. Owns: nothing but its stream of chance
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..faults import Faults
@@ -42,7 +42,25 @@ class ClusterFaults(Faults):
             (plan.usurper_rate, self._usurper),
             (plan.mute_rate, self._mute),
             (plan.isolate_rate, self._isolate),
+            (plan.gateway_kill_rate if plan.gateways else 0.0, self._kill_gateway),
+            (plan.gateway_stop_rate if plan.gateways else 0.0, self._stop_gateway),
         )
+
+    def _hosts(self) -> Sequence[int]:
+        """See `Faults`. Clients without a gateway are no hosts to a replica, nor is the supervisor's."""
+        return (*super()._hosts(), *(host.index for host in self._cluster.gateway_hosts))
+
+    def _kill_gateway(self, _index: int) -> None:
+        self._cluster.kill_gateway(self._chance.below(self._cluster.plan.gateways))
+
+    def _stop_gateway(self, _index: int) -> None:
+        """It hangs: connections to it are made, and nothing is answered."""
+        world = self._cluster
+        process = world.gateways[self._chance.below(world.plan.gateways)]
+        if process is not None and process.alive:
+            world.marks.hit("gateway_stopped")
+            world.system.stop(process)
+            world.system.at(self._chance.micros(0.05, 3.0), world.system.resume, process)
 
     def _look_after_primary(self) -> None:
         """The replicas do that themselves."""
@@ -108,8 +126,7 @@ class ClusterFaults(Faults):
     def _mute(self, index: int) -> None:
         """What the replica says to clients is lost."""
         world, links = self._cluster, self._cluster.network.links
-        clients = range(world.replicas_count, world.replicas_count + world.plan.clients)
-        cut = {(index, client) for client in clients}
+        cut = {(index, other) for other in self._hosts() if other >= world.replicas_count}
         world.marks.hit("replica_muted")
         links.cut |= cut
         world.system.at(self._chance.micros(0.2, 2.0), links.cut.difference_update, cut)

@@ -49,6 +49,13 @@ class ClusterPlan(Plan):
     sync_moments: float = 0.0  # probability that the primary dies when another begins to install its snapshot
     bad_messages: float = 0.0  # probability that a replica dies in the moment of a rare message of the protocol
 
+    gateways: int = 0
+    direct: int = 100  # clients that talk to the replicas themselves; the others go through the gateways
+    gateway_kill_rate: float = 0.0
+    gateway_stop_rate: float = 0.0
+    resets: float = 0.0  # probability that a connection breaks when something arrives on it
+    standing: str = ""  # after all else, a minority is "cut" off from the other replicas, or "down", for long
+
 
 def draw_plan(seed: int, **changes: Any) -> ClusterPlan:
     """The plan of a seed."""
@@ -63,6 +70,7 @@ def draw_plan(seed: int, **changes: Any) -> ClusterPlan:
         disk=_draw_disk(chance),
         lanes=tuple(chance.pick((1.0, 1.0, 1.0, 4.0, 10.0)) for _ in LANES),
         **_draw_faults(chance),
+        **_draw_gateways(chance),
     )
     plan = with_later_faults(plan, Chance(seed, "later faults of the cluster"))
     return plan.changed(**changes) if changes else plan  # type: ignore[return-value]
@@ -171,4 +179,16 @@ def _draw_faults(chance: Chance) -> dict[str, Any]:
         "prepare_moments": _sometimes(chance, 0.4, 0.001, 0.02),
         "sync_moments": _sometimes(chance, 0.5, 0.2, 1.0),
         "bad_messages": _sometimes(chance, 0.4, 0.01, 0.2),
+    }
+
+
+def _draw_gateways(chance: Chance) -> dict[str, Any]:
+    gateways = chance.pick((0, 1, 1, 2))
+    return {
+        "gateways": gateways,
+        "direct": chance.pick((0, 0, 1, 2)) if gateways else 100,
+        "gateway_kill_rate": _sometimes(chance, 0.4, 0.1, 1.0),
+        "gateway_stop_rate": _sometimes(chance, 0.3, 0.1, 1.0),
+        "resets": _sometimes(chance, 0.4, 0.001, 0.02),
+        "standing": chance.pick(("", "cut", "cut", "down")),
     }

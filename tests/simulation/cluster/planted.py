@@ -17,6 +17,10 @@ from typing import Any
 from unittest.mock import patch
 
 from .runner import run_seed
+from examples.cluster import cluster_client
+from examples.cluster.cluster_client import Call
+from examples.cluster.forwarding import Forwarding
+from examples.cluster.gateway import GatewayActor
 from examples.cluster.log_writer import LogWriter
 from examples.cluster.replica import ReplicaActor
 from examples.cluster.replica_replies import Replies
@@ -238,4 +242,75 @@ SEAM = (
         ),
     ),
 )
-PLANTED = PROTOCOL + SEAM
+GATEWAY = (
+    _bug(
+        "gateway",
+        "it hears of a view only from replicas that it sends requests to",
+        (Forwarding, "_asks", "return link.is_silent or (", "return link.is_silent or (False and "),
+    ),
+    _bug(
+        "gateway",
+        "a view is followed although it has not begun",
+        (clients, "on_request", "core.primary if core.status is Status.NORMAL else None", "core.primary"),
+        (ReplicaActor, "_advance", "vsr.core.primary if knows else PRIMARY_UNKNOWN", "vsr.core.primary"),
+    ),
+    _bug(
+        "gateway",
+        "a repeated request is answered with another's reply",
+        (
+            Forwarding,
+            "_route",
+            "return Delivery(waiting.connection, frame.packed, key)",
+            "return Delivery(self._connections[next(iter(self._connections))], frame.packed, key)",
+        ),
+    ),
+    _bug(
+        "gateway",
+        "a request is forgotten when a view begins",
+        (
+            Forwarding,
+            "_follow",
+            "self.view, self.primary, self._preferred = view, primary, primary",
+            "self.view, self.primary, self._preferred = view, primary, primary; self._waiting.clear()",
+        ),
+    ),
+    _bug(
+        "gateway",
+        "a request is forgotten when its replica starts again",
+        (
+            Forwarding,
+            "replica_restarted",
+            "self._order = sorted(self._links)",
+            "self._order = sorted(self._links); self._waiting.clear()",
+        ),
+    ),
+    _bug(
+        "gateway",
+        "a request that its client repeats elsewhere stays at the first connection",
+        (GatewayActor, "_take", "if submitted.before is not None:", "if False:"),
+    ),
+    _bug(
+        "client",
+        "the reply to an earlier request is taken for that to the latest",
+        (
+            cluster_client,
+            "judge",
+            "if frame.request_checksum != asked.request_checksum:",
+            "if frame.session == asked.session and frame.request < asked.request:\n"
+            "        return Answer(reply.header, reply.body, frame.repeated, 0, 0.0)\n"
+            "    if frame.request_checksum != asked.request_checksum:",
+        ),
+    ),
+    _bug(
+        "client",
+        "a refusal of an earlier view is believed",
+        (Call, "_refused", "if reason in _BY_REPLICAS and", "if False and reason in _BY_REPLICAS and"),
+        (Forwarding, "_route", "if frame.command == Command.REFUSED and waiting.target != replica:", "if False:"),
+    ),
+    _bug(
+        "client",
+        "it stays with a gateway that does not answer",
+        (Call, "_attempt", "if self._unanswered >= self._policy.attempts_per_address:", "if False:"),
+    ),
+)
+PLANTED = PROTOCOL + SEAM + GATEWAY

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from ..chance import MICROSECONDS, Chance
+from ..history import CLUSTER
 from examples.cluster.control import (
     Finish,
     FinishState,
@@ -22,6 +23,7 @@ from examples.cluster.control import (
     StartReplica,
     may_lose_disk,
 )
+from examples.cluster.gateway import GatewayStarted, SetReplica, StartGateway
 from examples.cluster.replica import replica_name
 
 if TYPE_CHECKING:
@@ -45,6 +47,15 @@ class _Replica:
     asked_at: float = -RESEND
 
 
+@dataclass(slots=True)
+class _Gateway:
+    """What is known of one gateway. `number` is that of its process."""
+
+    number: int = 0
+    started: bool = False
+    told_at: float = -RESEND
+
+
 class SupervisorActor(Actor):
     """See the module."""
 
@@ -58,6 +69,7 @@ class SupervisorActor(Actor):
         self._told: Join | None = None
         self._clients: dict[str, int] = {}  # the number of what each was told
         self._clients_told_at = 0.0
+        self._gateways = [_Gateway() for _ in self.world.gateways]
 
     @property
     def now(self) -> float:
@@ -74,6 +86,9 @@ class SupervisorActor(Actor):
             self._joined(message)
         elif isinstance(message, ReplicaStopped):
             self._stopped(message)
+        elif isinstance(message, GatewayStarted):
+            for gateway in self._gateways:
+                gateway.started |= gateway.number == message.pid
         elif isinstance(message, FinishState) and message.done:
             self.finished.add(_index(message.name))
 
@@ -95,6 +110,32 @@ class SupervisorActor(Actor):
                 self._ask(index, replica, process.address)
         if self.now - self._clients_told_at >= RESEND:
             self._tell_clients()
+        if self._told is not None:
+            for index, gateway in enumerate(self._gateways):
+                self._keep_gateway(index, gateway)
+
+    def _keep_gateway(self, index: int, gateway: _Gateway) -> None:
+        """As `examples.cluster.gateway_keeper` does."""
+        process = self.world.gateways[index]
+        if process is None or not process.alive:
+            if process is None or self.chance.chance(0.3):
+                self.world.start_gateway(index)
+            return
+        if process.number != gateway.number:
+            gateway.number, gateway.started, gateway.told_at = process.number, False, -RESEND
+        if self.now - gateway.told_at < RESEND or process.stopped:
+            return
+        gateway.told_at = self.now
+        if gateway.started:
+            for replica, address in self._replica_addresses():
+                self.send(process.address, SetReplica(replica=replica, address=address))
+            return
+        start = StartGateway(cluster=CLUSTER, host="gateway", port=0, replicas=self._replica_addresses())
+        self.send(process.address, start)
+
+    def _replica_addresses(self) -> tuple[tuple[int, ActorAddress], ...]:
+        """Where each replica is, or was last."""
+        return tuple((index, process.address) for index, process in self._processes())
 
     def _ask(self, index: int, replica: _Replica, address: ActorAddress) -> None:
         if not replica.started:
@@ -142,17 +183,19 @@ class SupervisorActor(Actor):
         if len(replies) < len(self.replicas):
             return
         members = [(replica_name(index), process.address) for index, process in self._processes()]
-        members += [(client.instance.name, client.address) for client in self.world.clients]
+        members += [(client.instance.name, client.address) for client in self.world.direct_clients]
         number = self._told.number + 1 if self._told is not None else 1
         self._told = Join(number=number, members=tuple(members), replies=replies)
         for index, process in self._processes():
             self.replicas[index].joined = False
             self.send(process.address, self._told)
         self._tell_clients()
+        for gateway in self._gateways:
+            gateway.told_at = -RESEND
 
     def _tell_clients(self) -> None:
         self._clients_told_at = self.now
-        for client in self.world.clients:
+        for client in self.world.direct_clients:
             if self._told is not None and self._clients.get(client.instance.name, 0) < self._told.number:
                 self.send(client.address, self._told)
 

@@ -22,9 +22,13 @@ from ..trace import Trace
 from ..world import CALM_TIME, LOOK_STEP, World
 from .checkers import ClusterCheckers
 from .client import ClusterClientActor
+from .gateway import ClusterGatewayActor, GatewayEnvironment
+from .gateway_client import GatewayClientActor
 from .machine import ClusterReplicaActor, ReplicaEnvironment, SimLogStore
 from .plan import ClusterPlan
+from .streams import Streams
 from .supervisor import SupervisorActor
+from examples.cluster.forwarding import ForwardedReplies
 from examples.cluster.network import Envelope
 from examples.cluster.protocol import Answer
 from examples.cluster.vsr.core import Core
@@ -32,6 +36,8 @@ from examples.cluster.vsr.messages import DoViewChange, Prepare, Recovery, Snaps
 
 RARE = (DoViewChange, StartView, SnapshotChunk, Recovery)
 FINAL_FILE = "final.json"
+STAND_TIME = 60 * MICROSECONDS  # virtual: a majority that is connected serves what is asked by then
+STAND_REQUESTS = 3  # by each client
 
 
 class ClusterWorld(World):
@@ -47,10 +53,15 @@ class ClusterWorld(World):
         self._restart_at: dict[int, int] = {}
         self.quiet_at = 0  # when nothing is on its way any more that was sent during the faults
         self.strikes: list[Any] = []  # told of each answer that leaves a replica: (index, view)
+        home = plan.replicas + plan.clients
+        self.gateway_hosts = [Host(f"g{index}", home + 1 + index) for index in range(plan.gateways)]
+        self.gateways: list[Process | None] = [None] * plan.gateways
         super().__init__(plan, trace=trace, copies=copies)
+        self.streams = Streams(self)
+        self.direct_clients: list[Process] = []
         for disk in self.disks:
             disk.lanes["log"] = plan.log_lane
-        host = Host("home", plan.replicas + plan.clients)
+        host = Host("home", home)
         self.supervisor = self.system.create(SupervisorActor, self, name="home.supervisor", host=host)
 
     def make_environment(self, index: int) -> ReplicaEnvironment:
@@ -133,6 +144,20 @@ class ClusterWorld(World):
         if self.system.now >= due:
             self.start_replica(index)
 
+    def start_gateway(self, index: int) -> None:
+        """Start a gateway's process."""
+        environment, host = GatewayEnvironment(self, index), self.gateway_hosts[index]
+        self.gateways[index] = self.system.create(
+            ClusterGatewayActor, environment, name=f"{host.name}.gateway", host=host
+        )
+
+    def kill_gateway(self, index: int) -> None:
+        """End a gateway's process."""
+        process = self.gateways[index]
+        if process is not None and process.alive:
+            self.marks.hit("gateway_killed")
+            self.system.kill(process)
+
     def crash_host(self, index: int, restart_after: float) -> None:
         """See `World`."""
         if not self.calm:
@@ -159,17 +184,22 @@ class ClusterWorld(World):
             if primary is not None:
                 self.marks.hit("primary_crashed_during_state_sync")
                 self.system.at(0, self.crash_host, primary, self.chance.between(0.3, 1.5))
+        if isinstance(message, ForwardedReplies) and message.answers:
+            self._bad_moment_of_answers(index, message.view)
         if isinstance(message, Envelope):
             self._bad_moment_of_protocol(index, message)
+
+    def _bad_moment_of_answers(self, index: int, view: int) -> None:
+        for strike in list(self.strikes):
+            strike(index, view)
+        if self.chance.chance(self.plan.deaf_moments):
+            self.marks.hit("primary_died_with_answers_unsent")
+            self._die_now(index)
 
     def _bad_moment_of_protocol(self, index: int, message: Envelope) -> None:
         answers = [item for item in message.items if isinstance(item, Answer)]
         if answers:
-            for strike in list(self.strikes):
-                strike(index, answers[-1].view)
-            if self.chance.chance(self.plan.deaf_moments):
-                self.marks.hit("primary_died_with_answers_unsent")
-                self._die_now(index)
+            self._bad_moment_of_answers(index, answers[-1].view)
         rare = [type(item).__name__ for item in message.items if isinstance(item, RARE)]
         if rare and self.chance.chance(self.plan.bad_messages):
             self.marks.hit(f"died_at_{rare[0]}")
@@ -239,8 +269,14 @@ class ClusterWorld(World):
         for index in range(self.plan.clients):
             host = Host(f"c{index}", self.replicas_count + index)
             requirements = (self, index, share + (index < more))
-            client = self.system.create(ClusterClientActor, requirements, name=f"c{index}.client", host=host)
+            direct = index < self.plan.direct
+            kind = ClusterClientActor if direct else GatewayClientActor
+            client = self.system.create(kind, requirements, name=f"c{index}.client", host=host)
             self.clients.append(client)
+            if direct:
+                self.direct_clients.append(client)
+            else:
+                self.system.wake_later(client, self.chance.between(0.0, 0.1), 0)
         self.system.wake_later(self.supervisor, 0.0, None)
 
     def _run_faults(self) -> None:
@@ -253,7 +289,44 @@ class ClusterWorld(World):
         late = self.plan.network.replay_after + 0.1 if self.plan.network.replay else 0.1
         self.quiet_at = self.system.now + int(late * MICROSECONDS)
         super()._run_calm()
+        if self.plan.standing:
+            self._stand()
+            super()._run_calm()
         self.checkers.states_at_the_end()
+
+    def _stand(self) -> None:
+        """A minority is cut off, or down, and stays so: the others serve the clients, whatever gateways come and go."""
+        minority = {
+            self.chance.below(self.replicas_count) for _ in range(self.chance.integer(1, self.replicas_count // 2))
+        }
+        primary = self.primary_index()
+        if primary is not None and self.chance.chance(0.5):
+            minority = {primary, *list(minority)[: self.replicas_count // 2 - 1]}
+        self.marks.hit(f"minority_{self.plan.standing}")
+        self.trace.add(self.system.now, "fault", "", "", f"{self.plan.standing} {sorted(minority)}")
+        for index in sorted(minority):
+            process = self.replicas[index]
+            if self.plan.standing == "down" and process is not None:
+                self._restart_at[index] = self.system.now + 2 * STAND_TIME
+                self.system.kill(process, "down")
+            for other in set(range(self.replicas_count)) - minority:
+                self.network.links.cut |= {(index, other), (other, index)}
+        hanging = self.plan.gateways > 1 and self.chance.chance(0.5)
+        for index in range(self.plan.gateways):
+            process = self.gateways[index]
+            if hanging and index == 0 and process is not None:
+                self.marks.hit("gateway_hung")
+                self.system.stop(process)
+            elif self.chance.chance(0.8):
+                self.system.at(self.chance.micros(0.0, 3.0), self.kill_gateway, index)
+        # What is asked at once goes where it went before; what is asked later meets replicas that have given up waiting.
+        self.system.run(self.system.now + self.chance.micros(0.0, 3.0))
+        for client in self.clients:
+            client.instance.remaining += STAND_REQUESTS
+        if not self.system.run(self.system.now + STAND_TIME, self.clients_done):
+            self.checkers.not_served(sorted(minority))
+        for index in minority:
+            self._restart_at.pop(index, None)
 
     def _move_primary_to_the_living(self) -> None:
         """The replicas do that."""

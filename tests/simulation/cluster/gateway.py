@@ -1,0 +1,64 @@
+"""The shipped gateway on a simulated network.
+
+Guarantees: the gateway is the shipped class, with its front door and its forwarding; sockets and the process's number
+come from here. Owns: nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..chance import Chance
+from ..environment import SimEnvironment
+from .streams import Door
+from examples.cluster.forwarding import Forwarding
+from examples.cluster.front_door import FrontDoor, Sockets
+from examples.cluster.gateway import GatewayActor, StartGateway
+
+if TYPE_CHECKING:
+    from .world import ClusterWorld
+
+
+class GatewayEnvironment(SimEnvironment):
+    """A gateway's world. It has no disk of its own, and asks for none."""
+
+    def __init__(self, world: ClusterWorld, index: int) -> None:
+        chance = Chance(world.plan.seed, f"gateway {index}")
+        super().__init__(world.system, world.disks[0], chance, ticker=True)
+        self.world = world
+        self.index = index
+
+
+class ClusterGatewayActor(GatewayActor):
+    """See the module."""
+
+    def __init__(self, capabilities: Any = None, requirements: Any = None) -> None:
+        self._place: GatewayEnvironment = requirements
+        super().__init__(capabilities, requirements)
+
+    def pid(self) -> int:
+        """See `GatewayActor`."""
+        return self._place._process().number
+
+    def make_sockets(self, message: StartGateway) -> Sockets:
+        """See `GatewayActor`."""
+        place = self._place
+        return Door(
+            place.world.streams,
+            place._process(),
+            place.index,
+            place._next_fileno(),
+            message.door.connections_max,
+        )
+
+    # For the checkers.
+
+    @property
+    def door(self) -> FrontDoor | None:
+        """Its connections."""
+        return self._door
+
+    @property
+    def forwarding(self) -> Forwarding | None:
+        """Its way to the replicas."""
+        return self._forwarding
