@@ -6,17 +6,24 @@ the same committed request builds the same bytes. `Reply.unpack` and `verify_rep
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
+from .message import U32_MAX, U128_MAX
 from .reply_header import (
     CHECKSUM_SIZE,
+    COMMAND_REPLY,
     HEADER_SIZE,
+    HEADER_TAIL,
+    OPERATION_REGISTER,
+    PROTOCOL_VERSION,
     Buffer,
     HeaderClusterWrong,
+    HeaderFieldOutOfRange,
     HeaderSizeWrong,
     ReplyHeader,
     checksum128,
-    pack_header,
+    is_sealed_header,
     packed_cluster,
     packed_size,
     verify_body_checksum,
@@ -104,23 +111,55 @@ def seal_reply(
 
     Raises a `HeaderInvalid`.
     """
-    packed = pack_header(
-        cluster=cluster,
-        client=client,
-        session=session,
-        request=request,
-        op=op,
-        operation=operation,
-        timestamp=timestamp,
-        size=HEADER_SIZE + len(body),
-        view=view,
-        replica=replica,
-        release=release,
-        request_checksum=request_checksum,
-        context=context,
-        checksum_body=checksum128(body),
+    fine = (
+        0 < client <= U128_MAX
+        and 0 < session <= op
+        and operation > 0
+        and (request == 0 and session == op if operation == OPERATION_REGISTER else request > 0)
+        and release > 0
+        and timestamp > 0
+        and len(request_checksum) == len(context) == CHECKSUM_SIZE
     )
-    return b"".join((packed, body))
+    try:
+        if not fine:
+            raise struct.error
+        tail = HEADER_TAIL.pack(
+            checksum128(body),
+            cluster.to_bytes(16, "little"),
+            client.to_bytes(16, "little"),
+            request_checksum,
+            context,
+            session,
+            op,
+            op,
+            timestamp,
+            view,
+            request,
+            HEADER_SIZE + len(body),
+            release,
+            PROTOCOL_VERSION,
+            COMMAND_REPLY,
+            replica,
+            operation,
+        )
+    except (struct.error, OverflowError) as error:
+        # The same header, field by field, says what is wrong with it.
+        ReplyHeader(
+            cluster=cluster,
+            client=client,
+            session=session,
+            request=request,
+            op=op,
+            operation=operation,
+            timestamp=timestamp,
+            view=view,
+            replica=replica,
+            release=release,
+            request_checksum=request_checksum,
+            context=context,
+        ).sealed(body)
+        raise HeaderFieldOutOfRange(f"a body of {len(body)} bytes", f"a size up to {U32_MAX}") from error
+    return b"".join((checksum128(tail), tail, body))
 
 
 def verify_reply(data: Buffer, *, cluster: int, size_max: int) -> bytes:
@@ -140,10 +179,11 @@ def verify_reply_header(data: Buffer, *, cluster: int, size_max: int) -> bytes:
     when it was sealed. Raises a `HeaderInvalid`.
     """
     header = bytes(data[:HEADER_SIZE])
-    verify_header_checksum(header)
-    size = packed_size(header)
-    if not HEADER_SIZE <= size <= size_max or size > len(data):
-        raise HeaderSizeWrong(f"size {size}", f"from {HEADER_SIZE} to {min(size_max, len(data))}")
-    if packed_cluster(header) != cluster:
+    if not is_sealed_header(header, cluster, min(size_max, len(data))):
+        # The same checks one by one, to say which of them failed.
+        verify_header_checksum(header)
+        size = packed_size(header)
+        if not HEADER_SIZE <= size <= size_max or size > len(data):
+            raise HeaderSizeWrong(f"size {size}", f"from {HEADER_SIZE} to {min(size_max, len(data))}")
         raise HeaderClusterWrong(f"cluster {packed_cluster(header):x}", f"cluster {cluster:x}")
     return header

@@ -34,7 +34,7 @@ COMMAND_REPLY = 8
 OPERATION_REGISTER = 1
 
 _LAYOUT = struct.Struct("<16s16s16s16s16s16sQQQQIIIIHBBB107s")
-_TAIL = struct.Struct("<16s16s16s16s16sQQQQIIIIHBBB107s")  # all but the checksum
+HEADER_TAIL = struct.Struct("<16s16s16s16s16sQQQQIIIIHBBB107x")  # all but the checksum, the reserved bytes zero
 _RESERVED = bytes(107)
 _IDENTITY = struct.Struct("<16s16s16s16s32xQQQ")
 _SIZE = struct.Struct("<I")
@@ -43,6 +43,7 @@ _OP = struct.Struct("<Q")
 _OP_OFFSET = 104
 _CLUSTER_AT = slice(2 * CHECKSUM_SIZE, 2 * CHECKSUM_SIZE + 16)
 _REQUEST = struct.Struct("<48x16s16s16xQ8xQ12xI")
+_SEAL = struct.Struct("<16s16x16s88xI116x")  # checksum, cluster, size
 
 Buffer = bytes | bytearray | memoryview
 
@@ -286,76 +287,6 @@ _LIMITS = (
 )
 
 
-def pack_header(
-    *,
-    cluster: int,
-    client: int,
-    session: int,
-    request: int,
-    op: int,
-    operation: int,
-    timestamp: int,
-    size: int,
-    view: int,
-    replica: int,
-    release: int,
-    request_checksum: bytes,
-    context: bytes,
-    checksum_body: bytes,
-) -> bytes:
-    """A sealed header, packed, without making a `ReplyHeader` where all is well. Raises a `HeaderInvalid`."""
-    fine = (
-        0 < client <= U128_MAX
-        and 0 < session <= op
-        and operation > 0
-        and (request == 0 and session == op if operation == OPERATION_REGISTER else request > 0)
-        and release > 0
-        and timestamp > 0
-        and len(request_checksum) == len(context) == CHECKSUM_SIZE
-    )
-    try:
-        if not fine:
-            raise struct.error
-        tail = _TAIL.pack(
-            checksum_body,
-            cluster.to_bytes(16, "little"),
-            client.to_bytes(16, "little"),
-            request_checksum,
-            context,
-            session,
-            op,
-            op,
-            timestamp,
-            view,
-            request,
-            size,
-            release,
-            PROTOCOL_VERSION,
-            COMMAND_REPLY,
-            replica,
-            operation,
-            _RESERVED,
-        )
-    except (struct.error, OverflowError) as error:
-        # The same header, field by field, says what is wrong with it.
-        ReplyHeader(
-            cluster=cluster,
-            client=client,
-            session=session,
-            request=request,
-            op=op,
-            operation=operation,
-            timestamp=timestamp,
-            view=view,
-            replica=replica,
-            release=release,
-            request_checksum=request_checksum,
-            context=context,
-        ).sealed()
-        raise HeaderFieldOutOfRange(f"size {size}", f"an integer from 0 to {U32_MAX}") from error
-    return checksum128(tail) + tail
-
-
 def checksum128(data: Buffer) -> bytes:
     """XXH3-128 of `data`: 16 bytes, least significant first."""
     return xxhash.xxh3_128_digest(data)[::-1]
@@ -368,6 +299,21 @@ def verify_header_checksum(data: Buffer) -> None:
     found = checksum128(data[CHECKSUM_SIZE:HEADER_SIZE])
     if found != data[:CHECKSUM_SIZE]:
         raise HeaderChecksumWrong(data[:CHECKSUM_SIZE].hex(), f"{found.hex()}, the checksum of bytes 16 to 255")
+
+
+def is_sealed_header(header: bytes, cluster: int, size_max: int) -> bool:
+    """Whether these bytes are a header with a good checksum, of this cluster, of a reply of at most `size_max` bytes.
+
+    One look at all that is asked of a header on the path of every reply.
+    """
+    if len(header) != HEADER_SIZE:
+        return False
+    checksum, found, size = _SEAL.unpack(header)
+    return bool(
+        xxhash.xxh3_128_digest(header[CHECKSUM_SIZE:])[::-1] == checksum
+        and HEADER_SIZE <= size <= size_max
+        and found == cluster.to_bytes(16, "little")
+    )
 
 
 def verify_body_checksum(header: Buffer, body: Buffer) -> None:

@@ -43,7 +43,7 @@ from client_replies.messages.reply_header import (
     verify_header_checksum,
 )
 
-from .device import Device, Disk, aligned_memory
+from .device import PARTS_MAX, Device, Disk, aligned_memory
 from .errors import StorageError, storage_error
 from .layout import SUPERBLOCK_COPIES, Layout, sectors_size
 from .superblock import MAGIC, Superblock, Trailer, choose_superblock
@@ -155,23 +155,36 @@ class DataFile:
         invariant(
             len(slots) == len(replies) and len(set(slots)) == len(slots), "one reply for each slot, no slot twice"
         )
-        if not slots:
-            return
-        writes = [
-            (self.layout.slot_offset(slot), self._padded(reply)) for slot, reply in zip(slots, replies, strict=True)
-        ]
-        for offset, parts in writes:
+        for offset, parts in self._gathered(slots, replies):
             self._write(offset, parts)
-        self._sync()
+        if slots:
+            self._sync()
 
-    def _padded(self, reply: Buffer) -> tuple[Buffer, ...]:
+    def _gathered(self, slots: Sequence[int], replies: Sequence[Buffer]) -> list[tuple[int, list[Buffer]]]:
+        """What is written where: one write per run of slots that lie side by side, each filled by its reply."""
+        writes: list[tuple[int, list[Buffer]]] = []
+        end = -1
+        for slot, reply in sorted(zip(slots, replies, strict=True), key=_slot_of):
+            size = self._reply_size(reply)
+            offset = self.layout.slot_offset(slot)
+            if offset != end or len(writes[-1][1]) >= PARTS_MAX - 1:
+                writes.append((offset, []))
+            parts = writes[-1][1]
+            parts.append(reply if len(reply) == size else memoryview(reply)[:size])
+            padding = sectors_size(size) - size
+            if padding:
+                parts.append(_ZEROS[:padding])
+            end = offset + size + padding
+        return writes
+
+    def _reply_size(self, reply: Buffer) -> int:
+        """Bytes of the reply at the start of the buffer, whose header is verified. Raises `StorageError`."""
         size_max = self.layout.message_size_max
         try:
             header = verify_reply_header(reply, cluster=self._superblock.cluster, size_max=size_max)
         except HeaderInvalid as error:
             raise StorageError(_reply_fault(error, reply, size_max)) from error
-        size = packed_size(header)
-        return _with_padding(reply if len(reply) == size else memoryview(reply)[:size], size)
+        return packed_size(header)
 
     @overload
     def read_slot(self, slot: int, header: bytes, into: None = None, *, direct: bool = False) -> bytes | SlotFault: ...
@@ -319,6 +332,10 @@ def _with_padding(content: Buffer, size: int) -> tuple[Buffer, ...]:
     padding = _ZEROS[: sectors_size(size) - size]
     invariant(padding_is_zero(padding), "the padding that is written is zero")
     return (content, padding) if padding else (content,)
+
+
+def _slot_of(pair: tuple[int, Buffer]) -> int:
+    return pair[0]
 
 
 def _reply_fault(error: HeaderInvalid, reply: Buffer, size_max: int) -> Fault:

@@ -32,7 +32,7 @@ from client_replies.messages.reply_header import Buffer
 
 from .errors import StorageError, fault_of, storage_error
 
-_PARTS_MAX = 1024  # what the kernel takes in one gathered write (IOV_MAX)
+PARTS_MAX = 1024  # what the kernel takes in one gathered write (IOV_MAX)
 _NO_DIRECT_READS = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # of the file system, not of the moment
 
 
@@ -222,7 +222,7 @@ def _write_fully(descriptor: int, offset: int, parts: Sequence[Buffer]) -> None:
     """One call as a rule; a short write (a signal, a limit) is continued where it stopped."""
     waiting = list(parts)
     while waiting:
-        count = os.pwritev(descriptor, waiting[:_PARTS_MAX], offset)
+        count = os.pwritev(descriptor, waiting[:PARTS_MAX], offset)
         offset += count
         while waiting and count >= len(waiting[0]):
             count -= len(waiting.pop(0))

@@ -17,7 +17,7 @@ Owns: the protocol's state machine, the log store, the port; its ClientRepliesAc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -365,30 +365,32 @@ class ReplicaActor(ComponentActor):
         """Take what another member said."""
         if self._vsr is None:
             return
+        requests = []
         for item in self._network.receive(message):
             if isinstance(item, Request):
-                self._request(item, message.sender)
+                requests.append(item)
             elif isinstance(item, VsrMessage):
                 self._carry_out(self._vsr.receive(item, self._now()))
+        self._requests(requests, message.sender)
         self._advance()
 
     def forwarded(self, message: ForwardRequests, sender: ActorAddress) -> None:
         """Take what clients said at a gateway."""
         if self._vsr is None:
             return
+        requests = []
         for frame in self._gateways.take(message, sender, self.environment.monotonic()):
             try:
-                request = request_of(frame)
+                requests.append(request_of(frame))
             except MessageInvalid:
                 self.counters["requests_invalid"] += 1
-                continue
-            self._request(request, "")
+        self._requests(requests, "")
         self._advance()
 
-    def _request(self, request: Request, route: str) -> None:
-        self._routes[request.client] = route
-        if self._vsr is not None:
-            self._carry_out(self._vsr.request(request, self._now()))
+    def _requests(self, requests: Sequence[Request], route: str) -> None:
+        self._routes.update((request.client, route) for request in requests)
+        if requests:
+            self._input("request", requests)
 
     def port_message(self, message: object, sender: ActorAddress) -> None:
         """Take what the component or the pool said."""
@@ -519,6 +521,10 @@ class ReplicaActor(ComponentActor):
             self._ready = self._port.ready
             self._input("replies_are_ready", self._ready)
         now = self.environment.monotonic()
+        # The disk and the other replicas have work to do while this one executes.
+        self._log.flush()
+        self._network.flush(now)
+        self._input("execute")
         if self._finish_stage not in ("closing", "closed"):
             self._meet_peers(vsr)
         self._advance_finish()

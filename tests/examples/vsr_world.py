@@ -320,14 +320,19 @@ class Node:
         self.world.after(0.0, self.while_alive(run))
 
     def run(self, effects: list[Effect]) -> None:
-        """Carry out effects."""
+        """Carry out effects, then execute what is committed."""
+        self._carry_out(effects)
+        if self.replica is not None:
+            self._carry_out(self.replica.execute(self.world.now))
+        self.world.check(self)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
             if self.replica is not None:
                 self.world.on_effect(self, effect)
             if self.replica is None:
                 return  # a hook killed it between two effects
             self._run(effect)
-        self.world.check(self)
 
     def _run(self, effect: Effect) -> None:
         world = self.world
@@ -626,7 +631,7 @@ class World:
     def _deliver_request(self, target: int, request: Request) -> None:
         node = self.nodes[target]
         if node.replica is not None:
-            node.run(node.replica.request(request, self.now))
+            node.run(node.replica.request((request,), self.now))
 
     def send_client(self, source: int, effect: AnswerClient | RefuseClient | RedirectClient) -> None:
         """From a replica to a client."""

@@ -220,7 +220,7 @@ def test_a_crash_while_slots_are_written_damages_no_other_slot() -> None:
     """Each slot of the group is the old reply, the new one or recognisably damaged; the others are untouched."""
     before = formatted()
     disk, data_file = opened(before)
-    replies = {slot: make_reply(slot + 10, op=50, body=bytes([slot]) * 700).pack() for slot in (1, 2)}
+    replies = {slot: make_reply(slot + 10, op=50, body=bytes([slot]) * 700).pack() for slot in (0, 2)}
     disk.log.clear()
     data_file.write_slots(list(replies), list(replies.values()))
     outcomes = set()

@@ -10,6 +10,8 @@ Gives up: requests beyond `requests_max`, and those in the hands of a replica th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from client_replies.messages.reply_header import packed_client_request
 from client_replies.storage.client_sessions import DuplicateRequest, NewRequest
 
@@ -30,8 +32,13 @@ def enter_view(core: Core) -> None:
     core.clients.timestamp = max(times, default=core.execution.timestamp)
 
 
-def on_request(core: Core, request: Request) -> None:
-    """A client asks."""
+def on_requests(core: Core, requests: Sequence[Request]) -> None:
+    """Clients ask."""
+    for request in requests:
+        _on_request(core, request)
+
+
+def _on_request(core: Core, request: Request) -> None:
     if request.cluster != core.config.cluster:
         core.count("requests_of_another_cluster")
     elif not core.is_primary:

@@ -3,6 +3,7 @@
     replica = Replica(config, machine, stored, replies_op=..., faulty=..., now=..., random=...)
     for effect in replica.take_effects(): ...
     for effect in replica.receive(message, now): ...        # and so for each input
+    for effect in replica.execute(now): ...                 # afterwards
 
 Guarantees: no I/O, no clock, no chance but what is handed in; the same inputs give the same effects. A message that is
 not valid for this cluster or that comes out of turn changes nothing. Inputs come as `effects` allows.
@@ -13,7 +14,7 @@ removed, and the replica started as one that lost its disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from client_replies.messages.message import Message, MessageInvalid
 
@@ -152,9 +153,17 @@ class Replica:
             return []
         return self._input(now, handler, message)
 
-    def request(self, request: Request, now: float) -> list[Effect]:
-        """A client asks for something."""
-        return self._input(now, clients.on_request, request)
+    def request(self, requests: Sequence[Request], now: float) -> list[Effect]:
+        """Clients ask for something. What comes together goes into the log together, under one sync."""
+        return self._input(now, clients.on_requests, requests)
+
+    def execute(self, now: float) -> list[Effect]:
+        """Execute what is committed and durable here.
+
+        Apart from the inputs that commit it, so that what those want of the disk and of the other replicas is on its
+        way before: they work while this replica executes.
+        """
+        return self._input(now, normal.execute)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
@@ -210,7 +219,6 @@ class Replica:
 
     def _advance(self) -> None:
         """What the input has made possible."""
-        normal.execute(self.core)
         clients.advance(self.core)
         normal.flush(self.core)
 
