@@ -214,11 +214,11 @@ def test_a_replica_that_hears_nobody_names_no_primary() -> None:
     request = Request.build(cluster=0xC1, client=9, session=0, number=0, operation=OPERATION_REGISTER, body=b"")
     before = view(world)
     hint = RedirectClient(9, before, world.primary().index)
-    assert lonely.replica.request(request, world.now) == [hint]
+    assert lonely.replica.request((request,), world.now) == [hint]
     world.partition({lonely.index}, {node.index for node in world.nodes if node is not lonely})
     world.run_for(5.0)
-    assert lonely.replica.request(request, world.now) == [RedirectClient(9, before + 1, None)]
-    assert backup.replica.request(request, world.now) == [hint]
+    assert lonely.replica.request((request,), world.now) == [RedirectClient(9, before + 1, None)]
+    assert backup.replica.request((request,), world.now) == [hint]
 
 
 def test_a_backup_that_lags_within_the_log_catches_up_from_the_log() -> None:
