@@ -10,7 +10,7 @@
 Guarantees: one numbered message is in flight; what arrives meanwhile forms the next, in commit order, per slot only the
 last operation, in the place of the first that waits: so a busy slot is never put off. What has no answer is sent again,
 and an answer counts once. What was written before `checkpoint` or `await_durable` is accepted before it.
-Replies that nobody waits for go out once in a `write_interval`, so that a busy session's reply is mostly replaced before
+Replies that nobody waits for go out once per `write_interval`, so that a busy session's reply is mostly replaced before
 it costs a message, a write and a share of a sync. A reply of `LEASE_SIZE_MIN` or more is copied once, to a leased
 buffer, and its bytes go through no message; up to `inline_size_max` it does not wait for one. Every read, wait and
 checkpoint ends in exactly one event, unless an installation replaces it, or the port fails or closes.
@@ -272,6 +272,7 @@ class RepliesPort:
         self._serial = 0  # of the last place in the queue
         self._held: deque[tuple[int, _Sent]] = deque()  # to be sent when all operations up to a serial are accepted
         self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in the order of their places
+        self._placed = 0  # the last place that got one
         self._last_op = 0  # of the last operation that was queued
         self._committed = 0
         self._told = 0
@@ -693,9 +694,30 @@ class RepliesPort:
             if isinstance(item.payload, bytes) and self._is_large(item.payload):
                 lease = self._stock.take(self._now())
                 if lease is None:
+                    lease = self._take_from_behind(item)
+                if lease is None:
                     return
                 item.payload = self._copy(item.payload, lease)
-            self._unplaced.popleft()
+                self._placed = max(self._placed, item.serial)
+            self._unplaced.remove(item)
+
+    def _take_from_behind(self, item: _Item) -> Lease | None:
+        """Take the buffer of the last that waits behind the item, which can move on only after it, if there is one.
+
+        So it is when a large reply took the place of a small one after those behind it had got the last buffers.
+        """
+        if self._placed < item.serial:
+            return None
+        for stage in reversed(self._stages):
+            for other in reversed(stage.items.values()) if isinstance(stage, _Operations) else ():
+                if other.serial <= item.serial:
+                    return None
+                if other.payload is not None and not isinstance(other.payload, bytes):
+                    lease = other.payload
+                    other.payload = self._copied(lease)
+                    self._await_buffer(other)
+                    return lease
+        return None
 
     def _copy(self, reply: bytes, lease: Lease) -> Lease:
         invariant(self._memory is not None, "the pool's memory is mapped while the port is open")

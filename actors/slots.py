@@ -379,7 +379,7 @@ class Slots:
         return (expected is None or self.stored[slot] == expected) and slot not in self.writing
 
     def has_stored(self, slot: int, op: int) -> bool:
-        """True if the disk holds the slot's reply of `op` or a newer one, as far as is known, or the slot none any more.
+        """True if the disk holds the slot's reply of `op` or a newer one, as far as is known; or the slot expects none.
 
         A newer one that is being written over it does not change that: it is of an op that is still to be
         checkpointed, and so in the owner's log, whatever a crash leaves of the slot.

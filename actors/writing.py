@@ -41,7 +41,7 @@ REPAIR_GROUP_BYTES = 4 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Wait:
-    """An `AwaitDurable`: the op of the reply that each slot was to hold when it came, and the slots still without it."""
+    """An `AwaitDurable`: the op of what each slot was to hold when it came, and the slots that are still without it."""
 
     ops: dict[int, int]
     remaining: set[int]

@@ -325,7 +325,7 @@ class InstallSessions(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionsInstalled(Message):
-    """Installed, in memory: a restart finds the last checkpoint. Of `faulty` slots the disk is not known to hold the reply.
+    """Installed, in memory: a restart finds the last checkpoint. `faulty` slots may not have their reply on disk.
 
     They are read, and those that do not hold it are repaired. All other slots have theirs on disk or on its way there.
     The sync is complete when `AwaitDurable` on the `faulty` is answered and a `Checkpoint` of its op is done.
@@ -438,7 +438,7 @@ class CloseReplies(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepliesClosed(Message):
-    """Closed, with all that was accepted on disk; the lock is free. The session table there is the last checkpoint's."""
+    """Closed, all that was accepted on disk; the lock is free. The session table is that of the last checkpoint."""
 
     owner: int
     number: int
@@ -461,7 +461,7 @@ class RepliesRepaired(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyLost(Message):
-    """Told without asking: the slot does not hold the reply, and every peer says the same. Its client must get an error.
+    """Told without asking: neither the slot nor any peer holds the reply, as all say. Its client must get an error.
 
     It is about this reply alone. The slot's next one is not lost, also if the owner's log brings it later than this.
     """

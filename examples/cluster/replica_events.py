@@ -131,7 +131,7 @@ class Events:
         """The answer left, or was lost; a lost one may be chosen for damage."""
         reply = effect.reply
         damages = self._damages
-        if sent or effect.repeated or damages is None or packed_size(reply) == HEADER_SIZE:
+        if sent or effect.repeated or damages is None or packed_size(reply) == HEADER_SIZE or not self._port.is_open:
             return
         header = reply[:HEADER_SIZE]
         slot = self._slots.get(header)

@@ -64,14 +64,15 @@ class Replies:
     def carry_out(self, effect: Effect, journal: Journal, events: Events) -> None:
         """Ask the component for what the protocol wants."""
         port = self._port
+        if not port.is_open:
+            return  # The replica ends. What is not kept now comes back with its log.
         if isinstance(effect, KeepReply):
             port.write(effect.slot, effect.reply)
             events.kept(effect.slot, effect.reply)
         elif isinstance(effect, ForgetReply):
             port.remove(effect.slot, effect.op)
         elif isinstance(effect, RepliesCommitted):
-            if not port.failed:
-                port.committed(effect.op)
+            port.committed(effect.op)
         elif isinstance(effect, CheckpointReplies):
             port.committed(effect.op)
             port.checkpoint(effect.op, effect.sessions)
@@ -102,7 +103,7 @@ class Replies:
         elif isinstance(event, RepliesRepaired):
             for slot, header in event.repaired:
                 events.slot("repaired", slot, header)
-                if self._awaited.pop(header, None) is not None:
+                if self._awaited.pop(header, None) is not None and self._port.is_open:
                     self._port.read(slot, header)
         elif isinstance(event, ReplyLost):
             events.slot("lost", event.slot, event.header)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -754,6 +754,245 @@ def test_a_wait_is_about_what_was_written_before_it(bench: Bench) -> None:
     assert asked.wait == wait
     bench.pass_time(5)
     assert bench.only_sent() is asked
+
+
+def test_a_wait_does_not_go_out_ahead_of_a_newer_reply_in_the_place_of_its_own(bench: Bench) -> None:
+    """Asked about while it waits, a reply is replaced: sent now, the wait would be answered for the one before both."""
+    port = bench.opened(credit=1).port
+    for slot, op in ((0, 1), (1, 2)):
+        port.write(slot, reply(slot, op))
+    port.committed(2)
+    wait = port.await_durable((1,))
+    port.write(1, reply(1, 3))
+    port.committed(3)
+    assert bench.writes().slots == (0,)
+    bench.accept(1, credit=1)
+    batch = bench.writes()  # and nothing beside it
+    assert (batch.slots, batch.payloads) == ((1,), (reply(1, 3),))
+    bench.accept(2)
+    asked = bench.only_sent()
+    assert isinstance(asked, AwaitDurable)
+    assert asked.wait == wait
+
+
+def test_a_busy_slot_is_neither_put_off_nor_starves_its_wait(bench: Bench) -> None:
+    """However often its reply is replaced, it goes out when the first of them would have, and the wait after it."""
+    port = bench.opened(credit=1).port
+    for op, slot in enumerate(range(5), 1):
+        port.write(slot, reply(slot, op))
+    port.committed(5)
+    port.await_durable((2,))
+    sent: list[Message] = []
+    for op in range(6, 14):
+        port.write(2, reply(2, op))
+        port.committed(op)
+        sent += bench.sent
+        bench.sent.clear()
+        bench.accept(op - 5, credit=1)
+    batches = [message.slots for message in sent if isinstance(message, WriteReplies)]
+    assert batches[:5] == [(0,), (1,), (2,), (3,), (4,)]
+    kinds = [type(message) for message in sent]
+    assert kinds.index(AwaitDurable) == 6  # once all that waited before it was accepted: beside the sixth batch
+
+
+def test_a_wait_is_about_what_was_installed_before_it(bench: Bench) -> None:
+    """Also one that was asked before the installation and is held: its reply was forgotten."""
+    port = bench.opened(credit=1).port
+    for slot, op in ((0, 1), (1, 2)):
+        port.write(slot, reply(slot, op))
+    port.committed(2)
+    before = port.await_durable((1,))
+    port.install(9, b"table")
+    after = port.await_durable((1,))
+    read = port.read(1, reply(1, 8)[:HEADER_SIZE])
+    assert bench.writes().slots == (0,)
+    bench.accept(1)
+    assert isinstance(bench.only_sent(), InstallSessions)
+    port.receive(SessionsInstalled(owner=OWNER, number=2, faulty=(1,)))
+    first, second, third = bench.sent
+    assert isinstance(first, AwaitDurable)
+    assert isinstance(second, AwaitDurable)
+    assert isinstance(third, ReadReply)
+    assert (first.wait, second.wait, third.read) == (before, after, read)
+
+
+def test_what_is_called_durable_up_to_an_op_leaves_no_reply_before_it_behind(bench: Bench) -> None:
+    """The reply of op 4 replaced that of op 2; were the one of op 3 sent before it, neither would be on disk then."""
+    port = bench.opened(credit=1).port
+    for slot, op in ((0, 1), (1, 2), (2, 3), (1, 4)):
+        port.write(slot, reply(slot, op))
+        port.committed(op, tell_durable=True)
+    found = []
+    for number in (1, 2, 3):
+        batch = bench.writes()
+        found.append((batch.slots, batch.op))
+        port.receive(WritesAccepted(owner=OWNER, number=number, credit=1, durable_through=number))
+        found.append(port.take_events())
+        port.tick()
+    assert found == [
+        ((0,), 1),
+        [WritesAreDurable(op=1)],
+        ((1,), 2),
+        [WritesAreDurable(op=2)],
+        ((2,), 4),
+        [WritesAreDurable(op=4)],
+    ]
+
+
+def test_a_checkpoint_tells_of_every_op_before_it(bench: Bench) -> None:
+    """A removal that went out in an older one's place was not told of; the checkpoint's table may not know of it."""
+    port = bench.opened().port
+    port.remove(1, 2)
+    port.remove(1, 5)
+    port.committed(2)
+    removal = bench.only_sent()
+    assert isinstance(removal, RemoveReplies)
+    assert removal.op == 2
+    port.checkpoint(3, b"table")
+    bench.accept(1)
+    assert bench.sent == []
+    port.committed(5)
+    told = bench.writes()
+    assert (told.slots, told.op) == ((), 5)
+    bench.accept(2)
+    assert isinstance(bench.only_sent(), Checkpoint)
+
+
+def test_a_large_reply_in_the_place_of_a_small_one_takes_a_buffer_from_behind(bench: Bench) -> None:
+    """Those behind it hold all buffers, and cannot go before it."""
+    port = bench.opened(credit=1).port
+    port.write(0, reply(0, 1))
+    port.write(1, reply(1, 2))
+    port.committed(2)
+    assert bench.writes().slots == (0,)
+    for slot, op in ((2, 3), (3, 4)):
+        port.write(slot, reply(slot, op, size=6000))
+    grant(bench, (0, 1))
+    large = reply(1, 5, size=9000)
+    port.write(1, large)
+    port.committed(5)
+    bench.accept(1, credit=9)
+    batch = bench.writes()
+    assert (batch.slots, batch.payloads) == ((1, 2), (make_lease(0, 1), make_lease(1, 1)))
+    assert bytes(bench.memory.buffer(make_lease(0, 1))[: len(large)]) == large
+    header = reply(3, 4, size=6000)[:HEADER_SIZE]
+    port.read(3, header)
+    assert port.take_events() == [ReplyHad(read=1, slot=3, header=header, reply=reply(3, 4, size=6000))]
+    port.receive(WritesAccepted(owner=OWNER, number=2, credit=9, durable_through=2))
+    assert bench.writes().slots == (3,)
+
+
+def test_closing_sends_also_what_was_not_called_committed(bench: Bench) -> None:
+    """Nobody could call it so any more, and the end would wait for it for ever."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.close()
+    assert bench.writes().slots == (0,)
+    bench.accept(1)
+    assert isinstance(bench.only_sent(), CloseReplies)
+
+
+def test_a_port_that_has_closed_does_not_ask_what_is_durable(bench: Bench) -> None:
+    """Its last batch was not called durable by a message that came; the end says it, and nothing is left to ask."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1))
+    port.committed(1, tell_durable=True)
+    bench.accept(1)
+    port.close()
+    closed = RepliesClosed(owner=OWNER, number=2)
+    port.receive(closed)
+    port.take_events()
+    bench.sent.clear()
+    bench.pass_time(5)
+    assert bench.sent == []
+    port.receive(RequestRefused(owner=OWNER, request="SetPeers", number=0, fault=FAULT))
+    assert port.take_events() == []
+
+
+FAULT = Fault(kind=FaultKind.REPLY_OLDER, found="a", expected="b")
+
+
+def port_that_is(state: str, bench: Bench) -> RepliesPort:
+    """Bring the port to a state, and forget what that took."""
+    port = bench.port
+    if state != "new":
+        port.open(CONFIG, OpenMode.OPEN_OR_FORMAT)
+    if state not in ("new", "opening"):
+        port.receive(bench.opening())
+    if state in ("closing", "closed", "failed while closing"):
+        port.close()
+    if state == "closed":
+        port.receive(RepliesClosed(owner=OWNER, number=1))
+    elif state == "failed while closing":
+        port.receive(RequestRefused(owner=OWNER, request="CloseReplies", number=1, fault=FAULT))
+    elif state == "failed":
+        port.checkpoint(0, b"x")
+        port.receive(RequestRefused(owner=OWNER, request="Checkpoint", number=1, fault=FAULT))
+    assert port.failed == state.startswith("failed")
+    port.take_events()
+    bench.sent.clear()
+    return port
+
+
+STATES_OF_PORT = ("new", "opening", "open", "closing", "closed", "failed", "failed while closing")
+ALL_STATES = frozenset(STATES_OF_PORT)
+CALLS: dict[str, tuple[Callable[[RepliesPort], object], frozenset[str]]] = {
+    "open": (lambda port: port.open(CONFIG, OpenMode.OPEN), frozenset({"new"})),
+    "set_peers": (lambda port: port.set_peers(((1, POOL),)), frozenset({"open"})),
+    "write": (lambda port: port.write(0, reply(0, 1)), frozenset({"open"})),
+    "remove": (lambda port: port.remove(0, 1), frozenset({"open"})),
+    "committed": (lambda port: port.committed(1), frozenset({"open"})),
+    "committed, told": (lambda port: port.committed(1, tell_durable=True), frozenset({"open"})),
+    "checkpoint": (lambda port: port.checkpoint(0, b"x"), frozenset({"open"})),
+    "install": (lambda port: port.install(0, b"x"), frozenset({"open"})),
+    "await_durable": (lambda port: port.await_durable((0,)), frozenset({"open"})),
+    "read": (lambda port: port.read(0, bytes(HEADER_SIZE)), frozenset({"open"})),
+    "close": (lambda port: port.close(), frozenset({"open", "closing", "closed", "failed while closing"})),
+    "tick": (lambda port: port.tick(), ALL_STATES),
+    "take_events": (lambda port: port.take_events(), ALL_STATES),
+    "receive": (lambda port: port.receive(PeersSet(owner=OWNER, version=7)), ALL_STATES),
+    "ready": (lambda port: port.ready, ALL_STATES),
+    "is_open": (lambda port: port.is_open, ALL_STATES),
+    "idle": (lambda port: port.idle, ALL_STATES),
+    "pending": (lambda port: port.pending, ALL_STATES),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("state", STATES_OF_PORT)
+def test_what_a_port_cannot_take_in_its_state_is_misuse_and_does_nothing(bench: Bench, state: str, call: str) -> None:
+    """Whatever it is asked for that it does not do then; and what it does is done without a word."""
+    port, (function, taken_in) = port_that_is(state, bench), CALLS[call]
+    if state in taken_in:
+        function(port)
+        if state != "open":
+            assert bench.sent == [] or (state, call) == ("new", "open")
+    else:
+        with pytest.raises(PortMisused):
+            function(port)
+        assert bench.sent == []
+        assert port.pending == 0
+    assert port.is_open == (state == "open" and call != "close")
+    assert port.take_events() == []
+
+
+def test_the_table_of_calls_knows_all_that_a_port_can_be_asked() -> None:
+    """A method more is one that somebody has to think about."""
+    public = {name for name in vars(RepliesPort) if not name.startswith("_")}
+    assert public == {call.partition(",")[0] for call in CALLS}
+
+
+def test_a_second_close_is_harmless(bench: Bench) -> None:
+    """Before and after the end; it is asked for once, and told once."""
+    port = bench.opened().port
+    port.close()
+    port.close()
+    assert isinstance(bench.only_sent(), CloseReplies)
+    closed = RepliesClosed(owner=OWNER, number=1)
+    port.receive(closed)
+    port.close()
+    assert bench.sent == []
+    assert port.take_events() == [closed]
 
 
 def test_a_read_does_not_overtake_the_write_of_its_reply(bench: Bench) -> None:

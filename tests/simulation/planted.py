@@ -16,11 +16,13 @@ from unittest.mock import patch
 from client_replies.actors import repairing
 from client_replies.actors.checkpointing import Checkpointing
 from client_replies.actors.opened import Opened
+from client_replies.actors.reading import Reading
 from client_replies.actors.repair import Asked, Peer, Repair
-from client_replies.actors.replies_port import RepliesPort
+from client_replies.actors.replies_port import RepliesPort, _Operations
 from client_replies.actors.slots import Read, Slots, Write
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import SlotFault
+from client_replies.messages.peers import Missing
 from client_replies.messages.replies import Payload, WritesAccepted
 from client_replies.messages.reply_header import (
     HEADER_SIZE,
@@ -101,6 +103,10 @@ def table_of(found: list[Found]) -> str:
 _done = Slots.done
 _accept = Slots.accept
 _install = Slots.install
+_begin = Slots.begin
+_queue = Slots._queue
+_queue_in_port = RepliesPort._queue
+_missing_reason = Reading._missing_reason
 _overtake = Slots._overtake
 _check = ClientSessions.check
 _failed = Repair._failed
@@ -120,6 +126,38 @@ def _accept_leaves(self: Slots, slot: int, header: bytes, payload: Payload, now:
     if was_faulty:
         self.mark_faulty(slot)
     return result
+
+
+def _queue_anew(self: Slots, slot: int, header: bytes, payload: Payload, now: float) -> None:
+    self._drop_queued(slot)
+    _queue(self, slot, header, payload, now)
+
+
+def _queue_behind(self: RepliesPort, slot: int, op: int, payload: bytes | None) -> None:
+    operations = self._stages[-1]
+    if isinstance(operations, _Operations) and slot in operations.items:
+        self._forget(operations.items.pop(slot))
+        self._pending -= 1
+    _queue_in_port(self, slot, op, payload)
+
+
+def _has_stored_something(self: Slots, slot: int, op: int) -> bool:
+    return self.expected[slot] is None or self.stored[slot] is not None
+
+
+def _install_unread(self: Slots, expectations: dict[int, bytes]) -> None:
+    _install(self, expectations)
+    for slot in list(self.unverified):
+        self.mark_faulty(slot)
+
+
+def _begin_without_later(self: Slots, expectations: dict[int, bytes], faulty: Any, later: dict[int, bytes]) -> None:
+    _begin(self, expectations, faulty, {})
+
+
+def _missing_unread(self: Reading, slot: int, header: bytes) -> Missing | None:
+    reason = _missing_reason(self, slot, header)
+    return Missing.FAULTY if reason is None and slot in self._opened.slots.unverified else reason
 
 
 def _read_done_late(self: Slots, read: Read, *, failed: bool) -> bool:
@@ -328,5 +366,11 @@ PLANTED = (
     ),
     Planted("checkpoint", "the trailer goes before the replies", Checkpointing, "pump", _checkpoint_at_once),
     Planted("leases", "a lease is released twice", Opened, "release", _release_twice),
+    Planted("durable", "a wait goes out ahead of the reply that it is about", RepliesPort, "_queue", _queue_behind),
+    Planted("durable", "a wait ends with whatever is on disk", Slots, "has_stored", _has_stored_something),
+    Planted("durable", "what takes the place of a reply is waited for by nobody", Slots, "_queue", _queue_anew),
+    Planted("verify", "peers are asked before the disk is read after a sync", Slots, "install", _install_unread),
+    Planted("verify", "peers are asked for what a later reply replaced", Slots, "begin", _begin_without_later),
+    Planted("verify", "a peer is denied before the disk is read", Reading, "_missing_reason", _missing_unread),
     Planted("repair", "a repaired reply need not be the expected one", Slots, "wants_repair", _wants_any_repair),
 )
