@@ -35,7 +35,7 @@ from client_replies.messages.message import Message, MessageInvalid
 from client_replies.messages.protocol import SENDERS, Party
 
 from .environment import Environment, Executor, RealEnvironment, Ticker
-from .logs import LimitedLog
+from .logs import LimitedLog, prepare_logging
 from .system import adopt_process, get_logger
 
 REASON_SIZE_MAX = 200  # characters of what an exception says about a malformed message
@@ -57,6 +57,7 @@ class ComponentActor(Actor):
         self.environment = given if given is not None else RealEnvironment(capabilities)
         self.counters: Counter[str] = Counter()
         self.exiting = False
+        prepare_logging()
         self.log = get_logger(type(self).__name__)
         self.limited_log = LimitedLog(self.log, self.environment.monotonic)
         self._given_environment = given

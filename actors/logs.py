@@ -116,6 +116,11 @@ class _Output:
         self._write = lambda data: os.write(fd, data)
         self._close = lambda: os.close(fd)
 
+    def prepare(self) -> None:
+        """Open what lines go to, so that a process that runs out of descriptors can say so."""
+        with contextlib.suppress(OSError):
+            self._writer()
+
     def close(self) -> None:
         """Let go of this process's descriptor; the next line opens it again."""
         with contextlib.suppress(OSError):
@@ -200,6 +205,11 @@ def configure_logging(path: str | None = None, level: int = logging.INFO) -> Non
     To be called before an actor system is started: its processes inherit the choice.
     """
     _output.configure(None if path is None else os.path.abspath(path), level)
+
+
+def prepare_logging() -> None:
+    """Open what this process's lines go to: for a process that will have much open, and may run out of descriptors."""
+    _output.prepare()
 
 
 def get_logger(component: str, **context: Any) -> FilteringBoundLogger:

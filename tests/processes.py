@@ -1,11 +1,13 @@
 """What tests ask the kernel about processes, ports and shared memory; waits are for a condition, and bounded."""
 
+import contextlib
 import ctypes
 import itertools
 import os
+import resource
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -53,6 +55,21 @@ def is_living(pid: int) -> bool:
         return Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def few_descriptors(pid: int, free: int) -> Iterator[None]:
+    """Leave the process so many free descriptors, and no more, for a while."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free_numbers = (number for number in itertools.count() if number not in taken)
+    limit = next(itertools.islice(free_numbers, free, None))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        if is_living(pid):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 def reap_orphans() -> None:

@@ -10,12 +10,11 @@ import fcntl
 import json
 import os
 import pty
-import resource
 import select
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ from examples.cluster.replica import ReplicaActor
 from examples.cluster.saboteur import SaboteurActor
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted, WatchedReplies
 from tests.actors.driver import KIB, Book, Driver, config_for, damage, found, missing
-from tests.processes import is_living, listening
+from tests.processes import few_descriptors, is_living, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -414,10 +413,15 @@ with running_system() as system:
 """
 
 
-def script(text: str, **how: Any) -> subprocess.Popen[str]:
-    """Run a few lines in a process of their own."""
+@contextlib.contextmanager
+def script(text: str, **how: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a few lines in a process of their own, which does not outlive the test."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", text], cwd=ROOT, text=True, **{**pipes, **how})
+    with subprocess.Popen([sys.executable, "-c", text], cwd=ROOT, text=True, **{**pipes, **how}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def line_of(process: subprocess.Popen[str], timeout_s: float = 60.0) -> str:
@@ -615,14 +619,19 @@ class Place:
 
 
 @pytest.fixture
-def place(tcp_system: OwnedSystem) -> Place:
+def place(tmp_path: Path) -> Iterator[Place]:
     """Give a component of a system that listens on TCP."""
-    driver = Driver(tcp_system, WatchedReplies)
-    pid = driver.double().pid
-    ports = {port for _, port in listening([pid])} - {port for _, port in listening([os.getpid()])}
-    if not ports:
-        pytest.skip("no TCP port is open")
-    return Place(driver, pid, ports.pop())
+    configure_logging(str(tmp_path / "log"))
+    try:
+        with running_system() as system:
+            driver = Driver(system, WatchedReplies)
+            pid = driver.double().pid
+            ports = {port for _, port in listening([pid])} - {port for _, port in listening([os.getpid()])}
+            if not ports:
+                pytest.skip("no TCP port is open")
+            yield Place(driver, pid, ports.pop())
+    finally:
+        configure_logging(None)
 
 
 def works(place: Place, directory: Path) -> None:
@@ -673,16 +682,13 @@ def test_unfinished_frames_cost_kilobytes(place: Place, tmp_path: Path) -> None:
         works(place, tmp_path)
 
 
-def test_a_component_without_a_free_descriptor_says_so_and_goes_on(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("free", [0, 1, 5])
+def test_a_component_without_a_free_descriptor_says_so_and_goes_on(place: Place, tmp_path: Path, free: int) -> None:
     """Every accept fails: what it can do without is closed, and the owner is answered all the while."""
-    driver = place.driver
-    limits = resource.prlimit(place.pid, resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir(f"/proc/{place.pid}/fd"))
-    resource.prlimit(place.pid, resource.RLIMIT_NOFILE, (highest + 2, limits[1]))
     with contextlib.ExitStack() as stack:
-        for _ in range(40):
-            stack.enter_context(place.connect())
-            driver.status()
-        assert is_living(place.pid)
-        resource.prlimit(place.pid, resource.RLIMIT_NOFILE, limits)
+        with few_descriptors(place.pid, free):
+            for _ in range(40):
+                stack.enter_context(place.connect())
+                place.driver.status()
         works(place, tmp_path)
+    assert '"no_descriptor_left"' in (tmp_path / "log").read_text()
