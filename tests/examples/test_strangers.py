@@ -25,6 +25,7 @@ from examples.cluster.control import (
     Join,
     Joined,
     Progress,
+    ReplicaFaults,
     ReplicaStarted,
     StartReplica,
 )
@@ -142,7 +143,7 @@ def test_who_may_tell_a_replica_what_is_its_script_alone(tcp_system: OwnedSystem
     stranger = tcp_system.createActor(Forwarder)
     for message in (
         Join(number=99, members=(("replica-0", stranger),), replies=()),
-        Hurt(request=1, drop_answers=1000),
+        Hurt(request=1, faults=ReplicaFaults(version=1, drop_answers=1000, drop_version=1)),
         Finish(request=1, op=0, close=True),
         Envelope(sender="replica-0", number=1, taken=0, items=()),
         start,
@@ -156,7 +157,7 @@ def test_who_may_tell_a_replica_what_is_its_script_alone(tcp_system: OwnedSystem
 
     wait_until(lambda: strangers() == 5, 20.0, "all five were seen")
     assert not any(isinstance(message, Forwarded) for message in driver.inbox), "none of them was answered"
-    driver.send(Hurt(request=7))
+    driver.send(Hurt(request=7, faults=ReplicaFaults()))
     assert driver.expect(HurtDone).request == 7
     driver.send(Join(number=2, members=(("replica-0", driver.replies),), replies=((0, found[0].replies),)))
     assert driver.expect(Joined).number == 2
