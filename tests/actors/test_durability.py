@@ -59,10 +59,10 @@ def test_a_wait_for_many_slots_is_not_put_off_by_one_that_is_busy(asys: OwnedSys
     wait = driver.await_durable(1, 2)
     driver.write({1: book.reply(1)}, op=book.op)
     driver.held("write")
-    driver.let_go("write", keep_on=True)
     driver.write({1: book.reply(1)}, op=book.op)
     driver.let_go("write", keep_on=True)
     assert driver.expect(SlotsDurable).wait == wait
+    driver.held("write")
     driver.let_go("write")
     driver.close()
 
