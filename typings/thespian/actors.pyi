@@ -18,6 +18,7 @@ class InvalidActorSourceHash(ActorSystemException): ...
 class InvalidActorSpecification(ActorSystemException): ...
 
 class ActorAddress:
+    _aaddr: Any
     def __init__(self, aaddr: object) -> None: ...
     @property
     def addressDetails(self) -> Any: ...
@@ -102,6 +103,7 @@ class DeadEnvelope(ActorSystemMessage):
 
 class ActorSystem:
     capabilities: dict[str, Any]
+    _systemBase: Any
     def __init__(
         self,
         systemBase: str | None = None,
