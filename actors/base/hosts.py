@@ -249,6 +249,8 @@ class HostStream(Stream):
 
     def progressed_at(self) -> float:
         """When the other host last took something, or was last seen to have taken all."""
+        if self._connecting:
+            return 0.0
         outstanding = struct.unpack("i", fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0" * 4))[0]
         if not outstanding and not self.unsent:
             return now()
@@ -272,11 +274,13 @@ class HostPeer:
         self.transport = transport
         self.address = address
         self.moved_at = now()
+        self.stuck_at = -1.0
         self.unsent: deque[tuple[Parts, int, Any]] = deque()
         self._unsent_bytes = 0
         self._hosts = hosts
         self._stream: HostStream | None = None
         self._known = False  # the connection has got through
+        self._unknown_since = now()
         self._checking = False
         self._begin_channel()
 
@@ -291,7 +295,7 @@ class HostPeer:
     def write(self, parts: Parts, size: int, intent: Any) -> bool:
         """Keep a message until it is acknowledged, and send it when there is a connection."""
         if not self.unsent:
-            self.moved_at = now()
+            self.moved_at = self._unknown_since = now()
         self.unsent.append((parts, size, intent))
         self._unsent_bytes += size
         if self._known and self._stream is not None:
@@ -348,8 +352,9 @@ class HostPeer:
     def lost(self, stream: HostStream) -> None:
         """The connection has ended: make another at once if this one had got through, else soon."""
         if self._stream is stream:
-            again, self._stream, self._known = self._known and bool(self.unsent), None, False
-            if again:
+            was_known, self._stream, self._known = self._known, None, False
+            if was_known and self.unsent:
+                self._unknown_since = now()
                 self._connect()
 
     def _check_later(self) -> None:
@@ -363,9 +368,10 @@ class HostPeer:
             return
         if self._stream is None:
             self._connect()
-        elif self._known:
+        else:
             self.moved_at = max(self.moved_at, self._stream.progressed_at())
-        if now() - self.moved_at > STALL_TIMEOUT_S:
+        # A process that is silent though its host lives is waited for, once it has said that it is the one.
+        if now() - (self.moved_at if self._known else self._unknown_since) > STALL_TIMEOUT_S:
             self.fail("no_progress", dead=False)
         else:
             self._check_later()

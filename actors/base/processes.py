@@ -38,7 +38,7 @@ from .expected import check_thespian, with_names
 from .manager import OwnedAdmin, OwnedManager, settle_signals
 
 PR_SET_PDEATHSIG = 1
-START_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 20.0  # an admin that dies is noticed at once
 # How long a system is asked to end, how long its processes then have to go, and how long a killed one may linger.
 STOP_TIMEOUT_S = 5.0
 EXIT_TIMEOUT_S = 1.0
@@ -162,6 +162,8 @@ class OwnedBase(multiprocessCommon):
         try:
             super().__init__(system, logDefs)
         except BaseException:
+            if hasattr(self, "transport"):
+                self.transport.close()
             self._end_processes(exit_timeout_s=0)
             raise
         finally:
@@ -194,7 +196,7 @@ class OwnedBase(multiprocessCommon):
                 break
         detach_child(admin)
         if admin.exitcode is not None or time.monotonic() >= deadline:
-            raise InvalidActorAddress(address, "no admin came up there")
+            raise InvalidActorAddress(address, "not one at which an admin came up")
 
     def _give(self, endpoint: Any) -> None:
         """Hand what is held for the admin to it."""

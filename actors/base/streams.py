@@ -113,6 +113,7 @@ class Stream:
         self.unsent: deque[tuple[Parts, int, Any]] = deque()
         self.unsent_bytes = 0
         self.moved_at = 0.0  # when the peer last took something
+        self.stuck_at = -1.0  # and when it had, when room was waited for in vain
         self._beginning = b""
         self._large: memoryview | None = None
         self._large_at = 0

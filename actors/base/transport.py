@@ -60,7 +60,7 @@ from .streams import POLLIN, POLLOUT, QUEUED_MAX, READ_SIZE, SPARE_SIZE_MAX, Str
 INBOX_MAX = 100_000
 DRAIN_TIMEOUT_S = 7.0
 DEAD_MAX = 1024
-REFUSAL_LOG_INTERVAL_S = 1.0
+SAY_INTERVAL_S = 1.0
 SHORT_S = 0.001
 ROOM_SHARE = 0.8  # a full queue has room again when no more than this is taken
 
@@ -137,8 +137,8 @@ class Transport:
         self._ending: int = _RUNNING
         self._may_wait = True
         self._children_died = self._shutdown_signalled = False
-        self._refused: Counter[str] = Counter()
-        self._refused_logged_at = -math.inf
+        self._events: Counter[str] = Counter()
+        self._said_at = -math.inf
         self._addresses: ActorAddressManager | None = None
         self._open(endpoint)
 
@@ -357,7 +357,7 @@ class Transport:
     def _send(self, details: HostAddress, parts: list[Any], size: int, intent: TransmitIntent) -> None:
         way = self._ways.get(details.key) or self._connect(details)
         if way is not None and way.is_full() and not self._found_room(way):
-            _log.warning("queue_full", peer=str(details), messages=len(way.unsent))
+            self._say("queue_full", str(details), messages=len(way.unsent))
             self.complete(intent, False, dead=False)
             return
         while way is not None and not self._write(way, parts, size, intent):
@@ -434,10 +434,13 @@ class Transport:
         if not self._may_wait:
             return False
         self._poll_watches(False)
+        begun = now()
         try:
             while way.is_full(ROOM_SHARE):
-                if now() - way.moved_at > way.PATIENCE_S:
-                    return False
+                if way.stuck_at == way.moved_at:
+                    return False  # it was waited for in vain before, and has taken nothing since
+                if now() - max(begun, way.moved_at) > way.PATIENCE_S:
+                    way.stuck_at = way.moved_at
                 self._turn(100, reading=len(self.inbox) < INBOX_MAX)
         finally:
             self._poll_watches(True)
@@ -494,16 +497,20 @@ class Transport:
             self._spare = memory
 
     def refuse(self, stream: Stream, reason: str) -> None:
-        """Close the connection of a stranger, and say so, not too often."""
-        self._refused[reason] += 1
-        if now() - self._refused_logged_at >= REFUSAL_LOG_INTERVAL_S:
-            self._refused_logged_at = now()
-            try:
-                peer = str(stream.socket.getpeername())
-            except OSError:
-                peer = "gone"
-            _log.warning("connection_refused", reason=reason, peer=peer, refused=dict(self._refused))
+        """Close the connection of a stranger, and say so."""
+        try:
+            peer = str(stream.socket.getpeername())
+        except OSError:
+            peer = "gone"
+        self._say(reason, peer)
         stream.close()
+
+    def _say(self, event: str, peer: str, **details: object) -> None:
+        """Log and count something of which there may be a flood: not every time."""
+        self._events[event] += 1
+        if now() - self._said_at >= SAY_INTERVAL_S:
+            self._said_at = now()
+            _log.warning(event, peer=peer, counts=dict(self._events), **details)
 
     def is_friend(self, connection: socket.socket) -> bool:
         """Whether a process of this user, or of root, is at the other end."""
@@ -537,7 +544,7 @@ class Transport:
     def _admit_local(self, connection: socket.socket) -> Stream | None:
         if self.is_friend(connection):
             return LocalStream(self, connection, None)
-        self._refused["other_user"] += 1
+        self._say("other_user", f"user {peer_user(connection)}")
         return None
 
     def _admit_host(self, connection: socket.socket) -> Stream | None:

@@ -15,6 +15,8 @@ from thespian.actors import (
     DeadEnvelope,
     PoisonMessage,
     ThespianWatch,
+    ValidatedSource,
+    ValidateSource,
     WakeupMessage,
     WatchMessage,
     requireCapability,
@@ -174,6 +176,9 @@ class Flooder(Actor):
                     self.send(whom, ("flood", self.myAddress, count, False))
                 for number in range(count):
                     self.send(whom, number)
+            case ("flood from", whom, first, end):
+                for number in range(first, end):
+                    self.send(whom, number)
             case int():
                 self.out_of_order += msg != self.received
                 self.received += 1
@@ -181,6 +186,19 @@ class Flooder(Actor):
                 time.sleep(seconds)
             case "counted":
                 self.send(sender, (self.received, self.out_of_order))
+
+
+class Authority(Actor):
+    """Lets every source be loaded."""
+
+    def receiveMessage(self, msg: Any, sender: ActorAddress) -> None:
+        """Register, or let one."""
+        match msg:
+            case "register":
+                self.registerSourceAuthority()
+                self.send(sender, "registered")
+            case ValidateSource():
+                self.send(sender, ValidatedSource(msg.sourceHash, msg.sourceData))
 
 
 class Initialised(ActorTypeDispatcher):
