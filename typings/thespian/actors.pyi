@@ -91,9 +91,6 @@ class ValidateSource(ActorSystemMessage):
 class ValidatedSource(ActorSystemMessage):
     def __init__(self, sourceHash: str, sourceZip: Any) -> None: ...
 
-class DeadEnvelope(ActorSystemMessage):
-    deadMessage: Any
-
 class WakeupMessage(ActorSystemMessage):
     delayPeriod: timedelta | float
     payload: Any

@@ -25,7 +25,7 @@ class Forwarder:
         self._listening.bind((ip, 0))
         self._listening.listen()
         self._target = details.sockname
-        self.address = ActorAddress(HostAddress(*self._listening.getsockname(), details.token))
+        self.address = ActorAddress(HostAddress(ip, self._listening.getsockname()[1], details.token))
         self.bytes_per_s = bytes_per_s
         self.connections = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []

@@ -15,9 +15,8 @@ from thespian.actors import ActorAddress, ActorExitRequest, ActorSystem, Invalid
 from client_replies.actors.base import FRAME_SIZE_MAX, UNIX_BASE
 from client_replies.actors.system import OwnedSystem, processes_of, running_system
 
-from tests.processes import is_living, listening, wait_until
-
 from .actors import Authority, Echo, Flooder, Initialised, Letters, Parent, Payload, Sleeper, Watcher
+from tests.processes import is_living, listening, wait_until
 
 TIMEOUT_S = 20
 
@@ -150,7 +149,7 @@ def test_what_is_sent_to_the_dead_is_a_dead_letter(system: OwnedSystem, parent: 
 
 
 def test_wakeups_come_in_the_order_of_their_times(system: OwnedSystem) -> None:
-    """Not in that in which they were set; none is missed or early; equal ones come in the order in which they were set."""
+    """Not in that in which they were set; none is missed or early; equal ones come in the order of their setting."""
     sleeper = system.createActor(Sleeper)
     delays = [random.Random(5).randrange(100) / 1000 for _ in range(300)]
     woken = asked(system, sleeper, ("wake", delays))
@@ -187,7 +186,8 @@ def test_the_threads_of_an_actor_may_send(system: OwnedSystem) -> None:
 
 def test_threads_of_a_script_each_get_their_own_answers(system: OwnedSystem) -> None:
     """With a private context each."""
-    echo, wrong = system.createActor(Echo), []
+    echo = system.createActor(Echo)
+    wrong: list[int] = []
 
     def ask_often(name: int) -> None:
         with system.private() as private:
