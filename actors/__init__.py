@@ -8,7 +8,7 @@ from .environment import Environment, RealEnvironment
 from .message_pool import MessagePoolActor
 from .replies_port import RepliesPort
 from .storage import StorageActor
-from .system import configure_logging, get_logger, running_system, secure_transport, start_system, stop_system
+from .system import configure_logging, get_logger, running_system, start_system, stop_system
 
 __all__ = [
     "ClientRepliesActor",
@@ -20,7 +20,6 @@ __all__ = [
     "configure_logging",
     "get_logger",
     "running_system",
-    "secure_transport",
     "start_system",
     "stop_system",
 ]

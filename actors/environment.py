@@ -30,7 +30,7 @@ from client_replies.storage.shared_memory import PoolMemory
 
 Done = Callable[["Outcome"], None]
 
-WATCHING_SYSTEMS = frozenset({"multiprocTCPBase"})
+WATCHING_SYSTEMS = frozenset({"multiprocUnixBase", "multiprocTCPBase"})
 SYSTEM_NAME = "Thespian ActorSystem Name"
 
 

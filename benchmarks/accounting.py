@@ -7,12 +7,11 @@ all of them share. `snapshot` reads the counters and the CPU time of all those p
 Gives up: what has no port (a simple system's messages); Thespian's own traffic is told apart from ours by its class
 names only. Counting costs two microseconds a message, where a message costs hundreds.
 
-Owns: the patched sending function of this process's Thespian.
+Owns: the patched sending functions of this process's transport.
 """
 
 from __future__ import annotations
 
-import importlib
 import mmap
 import multiprocessing
 import os
@@ -21,6 +20,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from thespian.system.multiprocCommon import startChild
+
+from client_replies.actors.base import processes
+from client_replies.actors.base.local import LocalStream
+from client_replies.actors.base.transport import Transport
 
 ROWS = 64
 KINDS = 62
@@ -157,17 +162,29 @@ def accounts() -> Accounts | None:
 
 
 def _patch_sending() -> None:
-    tcp: Any = importlib.import_module("thespian.system.transport.TCPTransport")
-    serialize: Callable[[Any, Any], Any] = tcp.TCPTransport.serializer
+    """Count what the transport of our base sends to processes of this host."""
+    sends, writes = Transport._send, LocalStream.write
+    sends_now = Transport.send_now
+    kind = ""
 
-    def counted(self: Any, intent: Any) -> Any:
-        frame = serialize(self, intent)
+    def counted_send(self: Transport, details: Any, parts: Any, size: int, intent: Any) -> None:
+        nonlocal kind
+        kind = type(intent.message).__name__
+        sends(self, details, parts, size, intent)
+
+    def counted_send_now(self: Transport, target: Any, message: object, on_error: Any) -> bool:
+        nonlocal kind
+        kind = type(message).__name__
+        return sends_now(self, target, message, on_error)
+
+    def counted_write(self: LocalStream, parts: Any, size: int, intent: Any = None) -> bool:
         if _accounts is not None:
-            source, target = self.myAddress.addressDetails, intent.targetAddr.addressDetails
-            _accounts.count(type(intent.message).__name__, len(frame), _port(source), _port(target))
-        return frame
+            _accounts.count(kind, size, _port(self.transport.myAddress.addressDetails), _port(self.address))
+        return writes(self, parts, size, intent)
 
-    tcp.TCPTransport.serializer = counted
+    Transport._send = counted_send  # type: ignore[method-assign]
+    Transport.send_now = counted_send_now  # type: ignore[method-assign]
+    LocalStream.write = counted_write  # type: ignore[assignment,method-assign]
 
 
 def _port(details: Any) -> int:
@@ -176,16 +193,15 @@ def _port(details: Any) -> int:
 
 
 def _patch_children() -> None:
-    common: Any = importlib.import_module("thespian.system.multiprocCommon")
-    run: Callable[..., None] = common.startChild
+    enter = processes._enter
 
-    def named(child: Any, *args: Any) -> None:
-        if _accounts is not None:
-            name = child if isinstance(child, str) else child.__name__
+    def named(target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if _accounts is not None and target is startChild:
+            name = args[0] if isinstance(args[0], str) else args[0].__name__
             _accounts.claim(name.rpartition(".")[2])
-        run(child, *args)
+        enter(target, args)
 
-    common.startChild = named
+    processes._enter = named
 
 
 def account(before: Snapshot, after: Snapshot) -> dict[str, Any]:

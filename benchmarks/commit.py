@@ -16,6 +16,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
+from client_replies.actors.base import UNIX_BASE
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
 from client_replies.messages.replies import RepliesOpened
@@ -161,7 +162,7 @@ class Replica(Owner):
 
 def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
-    return measure_actor("multiprocTCPBase", Replica, {**params, "component": contestant == "with"})
+    return measure_actor(UNIX_BASE, Replica, {**params, "component": contestant == "with"})
 
 
 def groups(scale: Scale) -> list[Group]:

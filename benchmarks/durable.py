@@ -14,6 +14,7 @@ from typing import Any
 
 from thespian.actors import Actor
 
+from client_replies.actors.base import UNIX_BASE
 from client_replies.actors.system import running_system
 from client_replies.actors.writing import SMALL_BATCH
 from client_replies.messages.replies import RepliesOpened
@@ -164,12 +165,12 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
     window = params["window"]
     if contestant in ("ours-tcp", "ours-simple"):
-        base = "multiprocTCPBase" if contestant == "ours-tcp" else "simpleSystemBase"
+        base = UNIX_BASE if contestant == "ours-tcp" else "simpleSystemBase"
         return measure_actor(base, OursDriver, params)
     if contestant == "messages":
-        return measure_actor("multiprocTCPBase", MessagesDriver, {**params, "batch": _batch_of_ours(params)})
+        return measure_actor(UNIX_BASE, MessagesDriver, {**params, "batch": _batch_of_ours(params)})
     if contestant in ("sqlite-actor", "lmdb-actor"):
-        return measure_actor("multiprocTCPBase", StoreDriver, {**params, "kind": contestant.split("-")[0]})
+        return measure_actor(UNIX_BASE, StoreDriver, {**params, "kind": contestant.split("-")[0]})
     if contestant in ("sqlite-direct", "lmdb-direct"):
         return measure_direct({**params, "kind": contestant.split("-")[0], "batch": 1})
     return measure_direct({**params, "kind": "floor", "batch": window, "ready": contestant == "floor-ready"})
@@ -198,7 +199,7 @@ def groups(scale: Scale) -> list[Group]:
 TITLES = {
     "floor-ready": "floor: write and sync, replies ready made",
     "floor": "floor: build, write and sync",
-    "ours-tcp": "ours, multiprocTCPBase",
+    "ours-tcp": "ours, multiprocUnixBase",
     "ours-simple": "ours, simpleSystemBase",
     "messages": "our messages and nothing else",
     "sqlite-actor": "SQLite behind an actor",

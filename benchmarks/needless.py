@@ -17,6 +17,7 @@ from typing import Any
 
 from thespian.actors import ActorAddress, WakeupMessage
 
+from client_replies.actors.base import UNIX_BASE
 from client_replies.actors.replies_port import WRITE_INTERVAL
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import RepliesOpened
@@ -94,7 +95,7 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     hold_back = HOLD_BACK if contestant == "held" else 0.0
     write_interval = WRITE_INTERVAL if contestant == "gathered" else 0.0
     own = {"hold_back": hold_back, "write_interval": write_interval}
-    return measure_actor("multiprocTCPBase", Pacer, {**params, **own})
+    return measure_actor(UNIX_BASE, Pacer, {**params, **own})
 
 
 def groups(scale: Scale) -> list[Group]:

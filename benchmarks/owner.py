@@ -1,7 +1,7 @@
 """The owner of a component, as the measurements need one: an actor that drives a ClientRepliesActor through a port.
 
 A measurement is an actor like this one, so that it lives where a replica would: in a process of its own under
-`multiprocTCPBase`. It is started with `StartRun`, and whoever sent that is answered with `RunDone`.
+`multiprocUnixBase`. It is started with `StartRun`, and whoever sent that is answered with `RunDone`.
 """
 
 from __future__ import annotations

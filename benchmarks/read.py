@@ -17,6 +17,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
+from client_replies.actors.base import UNIX_BASE
 from client_replies.actors.replies_port import PortEvent, ReplyHad, ReplyNotHad
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
@@ -229,7 +230,7 @@ class DiskReader(Reader):
 def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
     kind, _, base = contestant.partition("-")
-    name = "simpleSystemBase" if base == "simple" else "multiprocTCPBase"
+    name = "simpleSystemBase" if base == "simple" else UNIX_BASE
     if kind == "pending":
         return measure_actor(name, PendingReader, {**params, "main": "pending"})
     return measure_actor(name, DiskReader, {**params, "main": "idle"})
@@ -251,7 +252,7 @@ def _pending(name: str, size: int, samples: int) -> Group:
         params={"size": size, "samples": samples},
         figures=[(figure, "s") for figure in figures],
         contestants=[
-            Contestant("pending-tcp", "ours, multiprocTCPBase"),
+            Contestant("pending-tcp", "ours, multiprocUnixBase"),
             Contestant("pending-simple", "ours, simpleSystemBase"),
         ],
         comparisons=[
@@ -275,7 +276,7 @@ def _disk(name: str, size: int, samples: int) -> Group:
         params={"size": size, "samples": samples},
         figures=[("idle p99", "s"), ("busy p50", "s"), ("busy p99", "s")],
         contestants=[
-            Contestant("disk-tcp", "ours, multiprocTCPBase"),
+            Contestant("disk-tcp", "ours, multiprocUnixBase"),
             Contestant("disk-simple", "ours, simpleSystemBase"),
         ],
         comparisons=[

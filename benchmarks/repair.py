@@ -19,9 +19,9 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
+from client_replies.actors.base import MAC_SIZE, UNIX_BASE
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.replies_port import PortFailed, RepliesPort, SlotsAreDurable
-from client_replies.actors.wire import MAC_SIZE
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.replies import GetStatus, RepliesClosed, RepliesOpened, RepliesStatus, ReplyLost
 from client_replies.messages.reply import verify_reply
@@ -209,7 +209,7 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
     if contestant in ("plain", "signed"):
         return copy_plainly({**params, "signed": contestant == "signed"})
-    return measure_actor("multiprocTCPBase", RepairDriver, params)
+    return measure_actor(UNIX_BASE, RepairDriver, params)
 
 
 def groups(scale: Scale) -> list[Group]:

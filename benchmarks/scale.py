@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from client_replies.actors.base import UNIX_BASE
 from client_replies.actors.replies_port import PortEvent, ReplyHad, ReplyNotHad
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import RepliesOpened
@@ -111,8 +112,8 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Open FEW slots, to know the memory without them; then the contestant's."""
     slots = int(contestant)
     few = {**params, "slots": FEW, "path": params["path"] + "-few", "open_only": True}
-    memory = measure_actor("multiprocTCPBase", ScaleDriver, few)["memory"]
-    result = measure_actor("multiprocTCPBase", ScaleDriver, {**params, "slots": slots})
+    memory = measure_actor(UNIX_BASE, ScaleDriver, few)["memory"]
+    result = measure_actor(UNIX_BASE, ScaleDriver, {**params, "slots": slots})
     if slots > FEW:
         result["bytes a slot"] = (result["memory"] - memory) / (slots - FEW)
     result["open a slot"] = result["open"] / slots

@@ -1,4 +1,4 @@
-"""Actor systems for tests: each has a port of its own on loopback, and none leaves a process behind."""
+"""Actor systems for tests: each is a new one, reached from this host alone, and none leaves a process behind."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.processes import (
     wait_until,
 )
 
-BASES = ("simpleSystemBase", "multiprocTCPBase")
+BASES = ("simpleSystemBase", "multiprocUnixBase")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,8 +47,8 @@ def asys(request: pytest.FixtureRequest) -> Iterator[OwnedSystem]:
 
 @pytest.fixture
 def tcp_system() -> Iterator[OwnedSystem]:
-    """Give a system with a process for each actor."""
-    system = start_system("multiprocTCPBase")
+    """Give a system with a process for each actor. (Its name is older than the base that it now has.)"""
+    system = start_system()
     yield system
     _ended(system)
 

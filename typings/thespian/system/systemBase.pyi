@@ -1,3 +1,12 @@
 from datetime import timedelta
+from typing import Any
 
-MAX_SYSTEM_SHUTDOWN_DELAY: timedelta
+from thespian.actors import ActorAddress, ActorSystem
+
+class systemBase:
+    transport: Any
+    adminAddr: ActorAddress
+    def __init__(self, system: ActorSystem, logDefs: Any = None) -> None: ...
+    def shutdown(self) -> None: ...
+    def _tx_to_admin(self, message: object) -> Any: ...
+    def _run_transport(self, maximumDuration: timedelta | None = None) -> Any: ...

@@ -1,0 +1,3 @@
+from thespian.system.multiprocCommon import multiprocessCommon
+
+class ActorSystemBase(multiprocessCommon): ...
