@@ -822,7 +822,7 @@ def test_what_is_called_durable_up_to_an_op_leaves_no_reply_before_it_behind(ben
     for slot, op in ((0, 1), (1, 2), (2, 3), (1, 4)):
         port.write(slot, reply(slot, op))
         port.committed(op, tell_durable=True)
-    found = []
+    found: list[object] = []
     for number in (1, 2, 3):
         batch = bench.writes()
         found.append((batch.slots, batch.op))
