@@ -65,4 +65,10 @@ SEEDS_OF_PLANTED = {
     "the trailer goes before the replies": 1,
     "a lease is released twice": 1,
     "a repaired reply need not be the expected one": 12,
+    "a wait goes out ahead of the reply that it is about": 1,
+    "a wait ends with whatever is on disk": 1,
+    "what takes the place of a reply is waited for by nobody": 2,
+    "peers are asked before the disk is read after a sync": 2,
+    "peers are asked for what a later reply replaced": 1,
+    "a peer is denied before the disk is read": 103,
 }
