@@ -84,10 +84,10 @@ def test_a_synced_replica_gets_every_reply_from_its_peers_durably(asys: OwnedSys
     for slot in range(8):
         (lease,) = source.lease(book.reply(slot, 20 * KIB))
         source.write_durable({slot: lease}, op=book.op)
-    source.set_peers()
     target, config = replica(asys, tmp_path, 0, repairs_max=3, repair_bytes_max=40 * KIB)
     faulty = target.install(book).faulty
     assert faulty == tuple(range(8))
+    source.set_peers((0, target.replies))
     target.set_peers((1, source.replies))
     target.durable(*faulty)
     target.checkpoint(book)
@@ -106,7 +106,7 @@ def test_one_peer_is_silent_and_the_other_one_repairs(asys: OwnedSystem, tmp_pat
     healthy, _config = replica(asys, tmp_path, 2)
     for each in (driver, healthy):
         each.write_durable({0: book.replies.get(0) or book.reply(0)}, op=book.op)
-    healthy.set_peers()
+    healthy.set_peers((0, driver.replies))
     silent = driver.scripted_peer(1)
     damage(config, 0)
     assert driver.read(0, book.header(0)) is NotRead.CORRUPT
