@@ -123,6 +123,8 @@ class RepairDriver(Actor):
             self._answer(RunDone(failed=f"the repair failed: {event!r}"))
 
     def _repair(self) -> None:
+        for replica in range(1, REPLICAS):
+            self._ports[replica].set_peers(((0, self._replies[0]),))  # a component serves only the peers that it knows
         self._before = begin()
         self._ports[0].set_peers(tuple((replica, self._replies[replica]) for replica in range(1, REPLICAS)))
         self._ports[0].await_durable(tuple(range(self._params["slots"])))

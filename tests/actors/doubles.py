@@ -383,3 +383,19 @@ class Forwarder(Actor):
             self.send(sender, Scripted())
         elif isinstance(message, Message) and self._watcher is not None:
             self.send(self._watcher, Forwarded(message=message))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirrored(Message):
+    """Who asked a mirror."""
+
+    address: ActorAddress
+
+
+class Mirror(Actor):
+    """Tells whoever asks its own address, as others see it."""
+
+    def receiveMessage(self, message: Any, sender: ActorAddress) -> None:
+        """Tell."""
+        if isinstance(message, str):
+            self.send(sender, Mirrored(address=sender))

@@ -88,6 +88,8 @@ from tests.actors.doubles import (
     GetDouble,
     Hold,
     LetGo,
+    Mirror,
+    Mirrored,
     Name,
     Repeat,
     Scripted,
@@ -467,6 +469,11 @@ class Driver:
         """Tell the component where its peers are."""
         self.send(SetPeers(owner=self.owner, version=version, peers=tuple(peers)))
         self.expect(PeersSet, where=lambda answer: answer.version == version)
+
+    def be_peer(self, peer: int) -> None:
+        """Be a peer of the component's oneself: it is told where."""
+        self.send("who am I", self.system.createActor(Mirror))
+        self.set_peers((peer, self.expect(Mirrored).address))
 
     def scripted_peer(self, peer: int) -> ActorAddress:
         """Create a peer that says what it is told to say."""

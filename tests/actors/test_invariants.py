@@ -260,6 +260,7 @@ def test_6_an_obsolete_write_in_flight_is_neither_served_nor_taken_as_proof(asys
     assert driver.install(ahead).faulty == (0,)
     assert driver.read(0, book.header(0)) is NotRead.UNEXPECTED
     assert driver.read(0, ahead.header(0)) is NotRead.CORRUPT
+    driver.be_peer(9)
     headers = {"old": book.header(0), "new": ahead.header(0)}
     reasons = {}
     for request, (name, header) in enumerate(headers.items(), start=1):

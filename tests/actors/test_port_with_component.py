@@ -230,6 +230,7 @@ def test_installed_sessions_are_repaired_until_they_are_durable(owners: Callable
     installed = empty.wait_for(SessionsInstalled)
     assert isinstance(installed, SessionsInstalled)
     assert installed.faulty == tuple(range(SLOTS))
+    full.port.set_peers(((1, empty.replies),))
     empty.port.set_peers(((0, full.replies),))
     empty.port.await_durable(installed.faulty)
     empty.wait_for(SlotsAreDurable)

@@ -84,10 +84,10 @@ def test_a_synced_replica_gets_every_reply_from_its_peers_durably(asys: OwnedSys
     for slot in range(8):
         (lease,) = source.lease(book.reply(slot, 20 * KIB))
         source.write_durable({slot: lease}, op=book.op)
-    source.set_peers()
     target, config = replica(asys, tmp_path, 0, repairs_max=3, repair_bytes_max=40 * KIB)
     faulty = target.install(book).faulty
     assert faulty == tuple(range(8))
+    source.set_peers((0, target.replies))
     target.set_peers((1, source.replies))
     target.durable(*faulty)
     target.checkpoint(book)
@@ -106,7 +106,7 @@ def test_one_peer_is_silent_and_the_other_one_repairs(asys: OwnedSystem, tmp_pat
     healthy, _config = replica(asys, tmp_path, 2)
     for each in (driver, healthy):
         each.write_durable({0: book.replies.get(0) or book.reply(0)}, op=book.op)
-    healthy.set_peers()
+    healthy.set_peers((0, driver.replies))
     silent = driver.scripted_peer(1)
     damage(config, 0)
     assert driver.read(0, book.header(0)) is NotRead.CORRUPT
@@ -227,6 +227,7 @@ def test_each_slot_that_a_peer_asks_for_is_answered_with_its_reply_or_its_reason
     config, book, ahead = config_for(tmp_path / "file"), Book(), Book()
     driver = Driver(asys, scripted=True)
     driver.open(config)
+    driver.be_peer(3)
     driver.commit(book, 0, 1, 2)
     damage(config, 1)
     old = book.header(2)
@@ -259,6 +260,7 @@ def test_an_answer_to_a_peer_stays_within_its_bytes_and_the_reads_for_peers_are_
     config, book = config_for(tmp_path / "file", peer_reads_max=2), Book()
     driver = Driver(asys, scripted=True)
     driver.open(config)
+    driver.be_peer(3)
     driver.commit(book, *range(4))
     driver.send(asked_for(book, 1, 0, 1, bytes_max=400))
     assert driver.expect(RepliesFound).slots == (0,)
@@ -280,6 +282,7 @@ def test_a_read_of_the_replica_does_not_wait_for_a_read_for_a_peer(asys: OwnedSy
     config, book = config_for(tmp_path / "file"), Book()
     driver = Driver(asys, scripted=True)
     driver.open(config)
+    driver.be_peer(3)
     driver.commit(book, 0, 1)
     driver.hold("serve")
     driver.send(asked_for(book, 1, 0))
@@ -295,6 +298,7 @@ def test_a_newer_question_of_a_peer_replaces_the_one_in_progress(asys: OwnedSyst
     config, book = config_for(tmp_path / "file"), Book()
     driver = Driver(asys, scripted=True)
     driver.open(config)
+    driver.be_peer(3)
     driver.commit(book, 0, 1)
     driver.hold("serve")
     driver.send(asked_for(book, 1, 0))
