@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,20 @@ from examples.cluster.cluster_directory import RUNNING_FILE, SOCKET, ClusterUnus
 from examples.cluster.durable_files import NEW
 from examples.cluster.ledger import Result, Transfer
 from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER
-from tests.processes import living_descendants, wait_until
+from tests.processes import living_descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65_534
 START_TIMEOUT_S = 60.0
 SERVE_TIMEOUT_S = 60.0
+
+
+def eventually(condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Come back when the condition holds. It asks processes, so it is not looked at all the time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
+        time.sleep(0.05)
 
 
 class Cluster:
@@ -74,7 +83,7 @@ class Cluster:
                 extra_groups=None if user is None else [],
             )
         process = self.process
-        wait_until(lambda: process.poll() is not None or self.status() is not None, START_TIMEOUT_S, "the start")
+        eventually(lambda: process.poll() is not None or self.status() is not None, START_TIMEOUT_S, "the start")
         if process.poll() is None:
             return True
         self._nothing_is_left()
@@ -108,7 +117,7 @@ class Cluster:
         return self.out.read_text(errors="replace")
 
     def _nothing_is_left(self) -> None:
-        wait_until(lambda: living_descendants() <= self._before, 10.0, "the end of its processes")
+        eventually(lambda: living_descendants() <= self._before, 10.0, "the end of its processes")
         for name in (RUNNING_FILE, SOCKET, f"{RUNNING_FILE}{NEW}"):
             assert not (self.place / name).exists(), name
         if self.place.is_dir():
@@ -157,7 +166,7 @@ class Cluster:
 
     def wait_until_whole(self) -> None:
         """All three are as they should be."""
-        wait_until(self.is_whole, SERVE_TIMEOUT_S, "three whole replicas")
+        eventually(self.is_whole, SERVE_TIMEOUT_S, "three whole replicas")
 
     # Clients.
 

@@ -16,8 +16,7 @@ import pytest
 
 from examples.cluster.cluster_directory import ask
 from examples.cluster.replica import NO_MAJORITY
-from tests.examples.hostile import NOBODY, Cluster
-from tests.processes import wait_until
+from tests.examples.hostile import NOBODY, Cluster, eventually
 
 GARBAGE = b"garbage" * 4000
 
@@ -71,7 +70,7 @@ def set_aside(cluster: Cluster) -> list[str]:
 
 def three_are_down(cluster: Cluster) -> dict[str, str]:
     """Wait until all say why."""
-    wait_until(lambda: len(cluster.reasons()) == 3, 30.0, "three reasons")
+    eventually(lambda: len(cluster.reasons()) == 3, 30.0, "three reasons")
     return cluster.reasons()
 
 
@@ -106,7 +105,7 @@ def test_a_replica_with_a_zeroed_superblock_does_not_end_the_others(cluster: Clu
         data.write(bytes(4 * 4096))
     ask(cluster.place, {"ask": "hurt", "action": "kill", "who": "2"})
     cluster.serves()
-    wait_until(lambda: set_aside(cluster) or "replica-2" in cluster.reasons(), 30.0, "what becomes of replica-2")
+    eventually(lambda: set_aside(cluster) or "replica-2" in cluster.reasons(), 30.0, "what becomes of replica-2")
     cluster.serves()
     cluster.stop()
 
@@ -160,7 +159,7 @@ def test_whatever_one_replica_finds_the_others_serve_and_it_is_repaired_or_says_
             assert [name for name in set_aside(cluster) if name.startswith("replica-2.damaged-")]
             cluster.serves()
         else:
-            wait_until(lambda: set_aside(cluster) or "replica-2" in cluster.reasons(), 30.0, f"a reason, of {number}")
+            eventually(lambda: set_aside(cluster) or "replica-2" in cluster.reasons(), 30.0, f"a reason, of {number}")
         cluster.stop()
         _taken_back(third, template)
 
@@ -182,7 +181,7 @@ def test_damaged_logs_of_a_majority_make_no_empty_service(cluster: Cluster, dama
     for log in kept:
         log.write_bytes(GARBAGE)
     assert cluster.start(), cluster.said()
-    wait_until(lambda: len(cluster.reasons()) == damaged, 30.0, "their reasons")
+    eventually(lambda: len(cluster.reasons()) == damaged, 30.0, "their reasons")
     assert all(NO_MAJORITY in reason for reason in cluster.reasons().values())
     assert "no quorum" in cluster.said()
     assert set_aside(cluster) == []
@@ -199,7 +198,7 @@ def test_a_second_disk_is_not_given_up_while_the_first_has_no_vote_again(cluster
     for index in (1, 2):
         shutil.move(cluster.place / f"replica-{index}", cluster.place.parent / f"replica-{index}")
     assert cluster.start(), cluster.said()
-    wait_until(lambda: len(cluster.reasons()) == 2, 30.0, "their reasons")
+    eventually(lambda: len(cluster.reasons()) == 2, 30.0, "their reasons")
     assert all("there is no log, and there was one" in reason for reason in cluster.reasons().values())
     shutil.rmtree(cluster.place / "replica-1")
     shutil.move(cluster.place.parent / "replica-1", cluster.place / "replica-1")

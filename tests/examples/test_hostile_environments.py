@@ -18,8 +18,7 @@ from examples.cluster.cluster_client import RequestTimeout, Session
 from examples.cluster.cluster_directory import CLUSTER_FILE, RUNNING_FILE, SOCKET
 from examples.cluster.durable_files import NEW
 from examples.cluster.ledger import Result
-from tests.examples.hostile import Cluster, fill, mounted
-from tests.processes import wait_until
+from tests.examples.hostile import Cluster, eventually, fill, mounted
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def test_a_disk_that_fills_up_stops_the_service_until_there_is_space_and_nothing
                 fill(filler)
                 with pytest.raises(RequestTimeout):
                     transfer_for_ever(cluster, session)
-                wait_until(lambda: len(cluster.reasons()) >= 2, 30.0, "two replicas that say why they are down")
+                eventually(lambda: len(cluster.reasons()) >= 2, 30.0, "two replicas that say why they are down")
                 assert all("no space is left" in reason for reason in cluster.reasons().values())
                 filler.unlink()
                 cluster.total += 1
