@@ -64,7 +64,7 @@ def draw_plan(seed: int, **changes: Any) -> ClusterPlan:
         lanes=tuple(chance.pick((1.0, 1.0, 1.0, 4.0, 10.0)) for _ in LANES),
         **_draw_faults(chance),
     )
-    plan = with_later_faults(plan, Chance(seed, "later faults of the cluster"))
+    plan = with_later_faults(plan, Chance(seed, "later faults of the cluster"), rates=4.0)
     return plan.changed(**changes) if changes else plan  # type: ignore[return-value]
 
 
