@@ -537,6 +537,52 @@ def test_after_a_restart_the_log_is_replayed_from_the_checkpoint(down: str) -> N
     world.finish()
 
 
+@pytest.mark.parametrize("down", ["one", "all"])
+@pytest.mark.parametrize("warm", [20, 50, 150])
+def test_after_a_session_table_rotted_the_log_is_replayed_from_the_checkpoint_before(down: str, warm: int) -> None:
+    """Also if that happens to all at once: the log and the snapshot of then are kept, and no vote is lost."""
+    world = cluster(warm=warm, requests=60)
+    seen = max(world.seen_ops)
+    nodes = world.nodes if down == "all" else backups(world)[:1]
+    for node in nodes:
+        node.crash()
+        last = node.replies.op
+        node.replies.rot_table()
+        assert node.replies.op < last
+    for node in nodes:
+        node.start()
+        assert node.replica is not None
+        core = node.replica.core
+        assert (core.checkpoint.op, core.voting, core.sync_op) == (node.replies.op, True, 0)
+    world.run_for(0.5)
+    assert all(node.replica is not None and node.replica.core.executed >= seen - 8 for node in world.nodes)
+    world.finish()
+    assert world.happened["recoveries"] == 0
+
+
+def test_a_session_table_that_rots_after_a_state_sync_is_replaced_by_that_of_the_snapshot() -> None:
+    """The checkpoint before is older than the log: the replica installs its snapshot again, and keeps its vote."""
+    world = cluster(warm=5, requests=120)
+    slow = backups(world)[0]
+    world.partition({slow.index}, {node.index for node in world.nodes if node is not slow})
+    answers = world.answers
+    assert world.run_until(lambda: world.answers >= answers + 90, 10.0)
+    world.cut.clear()
+    assert slow.replica is not None
+    core = slow.replica.core
+    assert world.run_until(lambda: core.sync_op > 0, 5.0)
+    assert world.run_until(lambda: core.sync_op == core.durable.sync_op == 0, 5.0)
+    slow.crash()
+    slow.replies.rot_table()
+    assert slow.replies.op < slow.store.load().base
+    slow.start()
+    assert slow.replica is not None
+    assert (slow.replica.core.voting, slow.replica.core.sync_op) == (True, slow.store.load().snapshots[-1].op)
+    world.finish()
+    assert world.happened["recoveries"] == 0
+    assert slow.replica.is_whole
+
+
 @pytest.mark.parametrize("replicas", [3, 5])
 def test_a_replica_that_lost_its_disk_comes_back_with_a_voice(replicas: int) -> None:
     """Young cluster or old: by the log, or by state sync; it learns, and then votes."""

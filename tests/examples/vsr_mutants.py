@@ -138,7 +138,8 @@ MUTANTS = (
             (
                 VSR + "checkpoint.py",
                 "            core.checkpoint.snapshot = snapshot\n\n",
-                "            core.checkpoint.snapshot = snapshot\n            settle(core, snapshot)\n\n",
+                "            core.checkpoint.snapshot = snapshot\n            core.checkpoint.op = snapshot.op\n"
+                "            settle(core, snapshot)\n\n",
             ),
         ),
         46,

@@ -106,6 +106,8 @@ class Replies:
         self.slots: dict[int, bytes] = {}  # on disk
         self.op = 0
         self.sessions = b""
+        self.before = (0, b"")  # the checkpoint before the last
+        self.table_rotted = False
         self.begin()
 
     def begin(self) -> None:
@@ -117,6 +119,11 @@ class Replies:
         self.lost: set[int] = set()
         self.checkpointing: tuple[int, bytes, set[bytes]] | None = None
         self.installed_faulty: set[int] = set()
+
+    def rot_table(self) -> None:
+        """The last session table rots: from now on the checkpoint before it is the one that there is."""
+        self.op, self.sessions = self.before
+        self.table_rotted = True
 
     def _expectations(self, sessions: bytes) -> dict[int, bytes]:
         if not sessions:
@@ -185,6 +192,8 @@ class Replies:
             self.world.after(delay, node.while_alive(lambda: self._checkpointed(op, sessions)))
 
     def _checkpointed(self, op: int, sessions: bytes) -> None:
+        self.before = (self.op, self.sessions)
+        self.table_rotted = False
         self.op, self.sessions = op, sessions
         self.world.nodes[self.index].feed("checkpoint_done", op)
 
@@ -264,6 +273,12 @@ class Node:
         self.life += 1
         self.replies.begin()
         stored = self.store.load()
+        goes_on = self.replies.op in {0, *(snapshot.op for snapshot in stored.snapshots)}
+        unfinished = stored.state.sync_op > self.replies.op or self.replies.table_rotted
+        require(
+            unfinished or (goes_on and stored.base <= self.replies.op),
+            f"replica {self.index} has replies as of op {self.replies.op}, and a log from {stored.base}",
+        )
         self.replica = Replica(
             self.config,
             ChainMachine(),

@@ -172,11 +172,11 @@ def draw_plan(seed: int, **changes: Any) -> Plan:
     return plan.changed(**changes) if changes else plan
 
 
-def with_later_faults(plan: PlanKind, chance: Chance) -> PlanKind:
+def with_later_faults(plan: PlanKind, chance: Chance, *, rates: float = 1.0) -> PlanKind:
     """The plan with the faults that came later, in a stream of their own: what a seed meant, it still means mostly."""
     spoils = chance.pick((0.0, 0.0, 0.3, 0.6))
-    table_rate = _sometimes(chance, 0.4, 0.05, 0.4)
-    ambush_rate = _sometimes(chance, 0.4, 0.1, 1.0)
+    table_rate = rates * _sometimes(chance, 0.4, 0.05, 0.4)
+    ambush_rate = rates * _sometimes(chance, 0.4, 0.1, 1.0)
     disk = replace(plan.disk, crash_spoils=spoils)
     return replace(plan, disk=disk, table_rate=table_rate, opening_rate=ambush_rate)
 

@@ -20,7 +20,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from client_replies.messages.replies import RepliesOpened, SessionsInstalled
+from client_replies.messages.replies import CheckpointDone, InstallSessions, RepliesOpened, SessionsInstalled
 from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
 from client_replies.messages.storage_io import WriteCheckpoint
 from client_replies.storage.client_sessions import ClientSessions
@@ -88,6 +88,7 @@ class Seen:
     wanted: dict[int, bytes] | None = None  # replies that a state sync waits for, by slot
     view: int = -1
     primary_of: int = -1
+    checkpoints: set[int] | None = None  # their ops since the last state sync, if there was one
 
 
 class ClusterCheckers(Checkers):
@@ -199,6 +200,28 @@ class ClusterCheckers(Checkers):
             store = self.world.store(process.host.index)
             if store is not None and store.state.sync_op:
                 self._sync_wants(process.host.index, message.faulty)
+            if message.damaged is not None:
+                self._goes_on_from(process.host.index, message.op)
+        elif isinstance(message, InstallSessions):
+            self.seen[process.host.index].checkpoints = set()
+        elif isinstance(message, CheckpointDone):
+            checkpoints = self.seen[process.host.index].checkpoints
+            if checkpoints is not None:
+                checkpoints.add(message.op)
+
+    def log_has_checkpoint_before(self, index: int) -> bool:
+        """True if the log must go back to the checkpoint before the last: no state sync came between the two."""
+        checkpoints = self.seen[index].checkpoints
+        return checkpoints is None or len(checkpoints) > 1
+
+    def _goes_on_from(self, index: int, op: int) -> None:
+        """The component opened with the checkpoint before its last: the replica's log must go on from there."""
+        store = self.world.store(index)
+        if store is None or index in self.world.injured or not self.log_has_checkpoint_before(index):
+            return
+        if store.base > op or (op and op not in store.snapshots()):
+            text = f"r{index} opened op {op}, has a log from {store.base} and snapshots of {store.snapshots()}"
+            self.fail("the log goes on from the checkpoint before", text)
 
     def _said(self, index: int, item: object) -> None:
         if isinstance(item, Answer):

@@ -72,7 +72,7 @@ def draw_plan(seed: int, **changes: Any) -> ClusterPlan:
         **_draw_faults(chance),
         **_draw_gateways(chance),
     )
-    plan = with_later_faults(plan, Chance(seed, "later faults of the cluster"))
+    plan = with_later_faults(plan, Chance(seed, "later faults of the cluster"), rates=4.0)
     return plan.changed(**changes) if changes else plan  # type: ignore[return-value]
 
 

@@ -218,8 +218,13 @@ SEAM = (
             checkpoint,
             "_begin",
             "core.checkpoint.snapshot = snapshot\n",
-            "core.checkpoint.snapshot = snapshot; settle(core, snapshot)\n",
+            "core.checkpoint.snapshot = snapshot; core.checkpoint.op = snapshot.op; settle(core, snapshot)\n",
         ),
+    ),
+    _bug(
+        "checkpoint",
+        "the log keeps nothing of the checkpoint before the last",
+        (checkpoint, "settle", "kept = before if core.log.covers(before) else snapshot.op", "kept = snapshot.op"),
     ),
     _bug(
         "state sync",

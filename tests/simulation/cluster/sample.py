@@ -18,6 +18,7 @@ SEEDS_OF_PLANTED = {
     "a write counts as durable when it is begun": 1,
     "the stored reply has the replica's own view in it": 1,
     "the log is trimmed before the component's checkpoint is durable": 13,
+    "the log keeps nothing of the checkpoint before the last": 13,
     "it counts as finished before its replies are durable": 3,
     "nobody waits for what the slots are without": 3,
 }

@@ -235,6 +235,13 @@ class ClusterWorld(World):
         started = not self.supervisor.instance.replicas[index].fresh
         return started and (index in self.injured or len(self.injured) < (self.replicas_count - 1) // 2)
 
+    def may_damage_table(self, index: int) -> bool:
+        """See `World`. Here the replica's own log brings back what the checkpoint before does not know."""
+        store, core = self.store(index), self.core(index)
+        if store is None or core is None or index in self.injured or core.sync_op or store.state.sync_op:
+            return False
+        return self.checkers.log_has_checkpoint_before(index)
+
     def lose_disk(self, index: int, what: str) -> None:
         """The machine comes back without its disk, or without a file."""
         self.injured.add(index)
