@@ -21,4 +21,13 @@ SEEDS_OF_PLANTED = {
     "the log keeps nothing of the checkpoint before the last": 13,
     "it counts as finished before its replies are durable": 3,
     "nobody waits for what the slots are without": 3,
+    "it hears of a view only from replicas that it sends requests to": 1,
+    "a view is followed although it has not begun": 10,
+    "a repeated request is answered with another's reply": 1,
+    "a request is forgotten when a view begins": 1,
+    "a request is forgotten when its replica starts again": 1,
+    "a request that its client repeats elsewhere stays at the first connection": 1,
+    "the reply to an earlier request is taken for that to the latest": 1,
+    "a refusal of an earlier view is believed": 1,
+    "it stays with a gateway that does not answer": 13,
 }

@@ -326,7 +326,7 @@ class ClusterWorld(World):
                 self.system.stop(process)
             elif self.chance.chance(0.8):
                 self.system.at(self.chance.micros(0.0, 3.0), self.kill_gateway, index)
-        # What is asked at once goes where it went before; later requests meet replicas that have given up waiting.
+        # What is asked at once goes where it went before; what is asked later, to replicas that have given up waiting.
         self.system.run(self.system.now + self.chance.micros(0.0, 3.0))
         for client in self.clients:
             client.instance.remaining += STAND_REQUESTS
