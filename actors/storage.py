@@ -52,6 +52,7 @@ from .component import ComponentActor, Handler
 from .environment import Outcome
 
 Batch = WriteSlots | ReadSlots | VerifySlots | WriteCheckpoint
+Others = tuple[tuple[int, bytes], ...]  # slots, each with the packed header of the whole reply that it holds
 
 
 @dataclass(slots=True)
@@ -146,11 +147,11 @@ class StorageActor(ComponentActor):
         self._opening = True
         disk = self.environment.disk()
 
-        def run() -> tuple[DataFile, tuple[int, ...], tuple[tuple[int, bytes], ...]]:
+        def run() -> tuple[DataFile, tuple[int, ...], Others]:
             file = DataFile.open(disk, message.config, message.mode)
             try:
-                faults = find_faults(file, message)
-                return file, tuple(faults), find_others(file, faults.items())
+                faulty, others = find_faulty(file, message)
+                return file, faulty, others
             except BaseException:
                 file.close()
                 raise
@@ -255,10 +256,8 @@ class StorageActor(ComponentActor):
         """Read a group of slots from the disk itself."""
 
         def run(file: DataFile) -> Message:
-            pairs = zip(message.slots, headers_of(message), strict=True)
-            results = tuple(file.verify_slot(slot, header) for slot, header in pairs)
-            others = find_others(file, zip(message.slots, results, strict=True))
-            return SlotsVerified(batch=message.batch, results=results, others=others)
+            results, others = examine(file, zip(message.slots, headers_of(message), strict=True))
+            return SlotsVerified(batch=message.batch, results=tuple(results.values()), others=others)
 
         self._run("verify", message, run, sender)
 
@@ -312,24 +311,34 @@ class StorageActor(ComponentActor):
         return outcome.value
 
 
-def find_faults(file: DataFile, message: OpenStorage) -> dict[int, SlotFault]:
-    """The slots that do not hold, on the disk itself, what the session table in use says, and why."""
+def find_faulty(file: DataFile, message: OpenStorage) -> tuple[tuple[int, ...], Others]:
+    """The slots that do not hold what the session table in use says, and what some of them hold instead."""
     if not file.sessions:
-        return {}
+        return (), ()
     config = message.config
     try:
         expected = Expectations.decode(file.sessions, clients_max=config.clients_max, cluster=config.cluster)
     except SessionsInvalid as error:
         # Its checksum is right: it is what was written, and no damage.
         raise storage_error(FaultKind.TRAILER_INVALID, str(error), "a session table of this version") from error
-    faults = {slot: file.verify_slot(slot, header) for slot, header in expected.headers.items()}
-    return {slot: fault for slot, fault in faults.items() if fault is not None}
+    results, others = examine(file, expected.headers.items())
+    return tuple(slot for slot, fault in results.items() if fault is not None), others
 
 
-def find_others(file: DataFile, results: Iterable[tuple[int, SlotFault | None]]) -> tuple[tuple[int, bytes], ...]:
-    """The slots that hold another whole reply than the expected one, each with its packed header."""
-    found = ((slot, file.reply_in(slot)) for slot, fault in results if fault is SlotFault.OTHER_REPLY)
-    return tuple((slot, header) for slot, header in found if header is not None)
+def examine(file: DataFile, expected: Iterable[tuple[int, bytes]]) -> tuple[dict[int, SlotFault | None], Others]:
+    """What is wrong with each slot on the disk itself, or None; and the other whole replies that some of them hold.
+
+    Slots come with the packed header that they should hold. One that holds it at the second look was misread.
+    """
+    results: dict[int, SlotFault | None] = {}
+    others = []
+    for slot, header in expected:
+        fault = file.verify_slot(slot, header)
+        other = file.reply_in(slot) if fault is SlotFault.OTHER_REPLY else None
+        results[slot] = fault if other != header else None
+        if other is not None and other != header:
+            others.append((slot, other))
+    return results, tuple(others)
 
 
 def headers_of(message: ReadSlots | VerifySlots) -> list[bytes]:
