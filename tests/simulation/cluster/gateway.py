@@ -23,7 +23,8 @@ class GatewayEnvironment(SimEnvironment):
     """A gateway's world. It has no disk of its own, and asks for none."""
 
     def __init__(self, world: ClusterWorld, index: int) -> None:
-        chance = Chance(world.plan.seed, f"gateway {index}")
+        # Each process draws numbers of its own: a gateway that starts again is another gateway to the replicas.
+        chance = Chance(world.plan.seed, f"gateway {index} at {world.system.now}")
         super().__init__(world.system, world.disks[0], chance, ticker=True)
         self.world = world
         self.index = index
