@@ -208,6 +208,10 @@ class Reading:
             return
         if self._serving.get(serving.message.asker) is serving:
             del self._serving[serving.message.asker]
+        # A slot that was faulty when it was looked at may be repaired by now. A denial is true when it leaves.
+        for slot, header in serving.wanted():
+            if serving.missing.get(slot, Missing.BUSY) is not Missing.BUSY:
+                serving.missing[slot] = self._missing_reason(slot, header) or Missing.BUSY
         for answer in serving.answers(self._opened.config.replica):
             self._opened.send(serving.sender, answer)
 
