@@ -20,6 +20,7 @@ import itertools
 import math
 import os
 import pickle
+import resource
 import select
 import socket
 import threading
@@ -157,6 +158,7 @@ class Transport:
         self._listeners = [Listener(self, listening, self._admit_local)]
         if self._hosts is not None:
             self._listeners.append(Listener(self, self._bound, self._admit_host))
+        self._reserved_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.register(self._wake_fd, self, POLLIN)
         _transports.add(self)
@@ -184,8 +186,10 @@ class Transport:
         for listener in self._listeners:
             listener.close()
         self._bound.close()
-        os.close(self._wake_fd)
-        self._wake_fd = -1
+        for fd in (self._wake_fd, self._reserved_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_fd = self._reserved_fd = -1
         _transports.discard(self)
 
     def getAdminAddr(self, capabilities: dict[str, Any]) -> ActorAddress:
@@ -511,6 +515,14 @@ class Transport:
         if now() - self._said_at >= SAY_INTERVAL_S:
             self._said_at = now()
             _log.warning(event, peer=peer, counts=dict(self._events), **details)
+
+    def say_no_descriptors(self, error: OSError) -> None:
+        """This process can open nothing more now. The log may need a descriptor to say so."""
+        if self._reserved_fd >= 0:
+            os.close(self._reserved_fd)
+            self._reserved_fd = -1
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._say("no_descriptors", "any", error=error.strerror, limit=limit, advice="raise the limit (ulimit -n)")
 
     def is_friend(self, connection: socket.socket) -> bool:
         """Whether a process of this user, or of root, is at the other end."""
