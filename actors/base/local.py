@@ -103,7 +103,9 @@ class Listener:
 
     def close(self) -> None:
         """Listen no more."""
-        self._socket.close()
+        if self._socket.fileno() >= 0:
+            self._transport.unregister(self._socket.fileno())
+            self._socket.close()
 
 
 def peer_user(connection: socket.socket) -> int:
@@ -147,7 +149,11 @@ class LocalStream(Stream):
             connection.close()
             return False
         introduction = pickle.dumps(self.transport.myAddress, 5)
-        connection.send(framed([introduction], len(introduction))[0][0])
+        try:
+            connection.send(framed([introduction], len(introduction))[0][0])
+        except OSError:  # it ended just now
+            connection.close()
+            return False
         self.attach(connection)
         return True
 

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import heapq
 import itertools
+import logging
 import math
 import os
 import pickle
@@ -32,7 +33,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from thespian.actors import ActorAddress, ActorExitRequest, WakeupMessage, WatchMessage
+from thespian.actors import (
+    ActorAddress,
+    ActorExitRequest,
+    ActorSystemMessage,
+    DeadEnvelope,
+    WakeupMessage,
+    WatchMessage,
+)
 from thespian.system.addressManager import ActorAddressManager, ActorLocalAddress, CannotPickleAddress
 from thespian.system.messages.convention import CONV_ADDR_IPV4_CAPABILITY
 from thespian.system.messages.multiproc import ChildMayHaveDied
@@ -60,6 +68,7 @@ from .streams import POLLIN, POLLOUT, QUEUED_MAX, READ_SIZE, SPARE_SIZE_MAX, Str
 # So many messages are read while `send` waits for room; the others stay with their senders.
 INBOX_MAX = 100_000
 DRAIN_TIMEOUT_S = 7.0
+LEAVE_TIMEOUT_S = 1.0
 DEAD_MAX = 1024
 SAY_INTERVAL_S = 1.0
 SHORT_S = 0.001
@@ -191,6 +200,22 @@ class Transport:
                 os.close(fd)
         self._wake_fd = self._reserved_fd = -1
         _transports.discard(self)
+
+    def leave(self) -> None:
+        """The actor has exited: what it has not read, or not handled, is a dead letter."""
+        for listener in self._listeners:
+            listener.close()
+        for end in list(self._ends.values()):
+            if isinstance(end, LocalStream):
+                with contextlib.suppress(OSError):
+                    end.socket.shutdown(socket.SHUT_RD)  # who sends from now on is told so by the kernel
+                while end.fd >= 0:
+                    end.read()
+        for envelope in self.inbox:
+            if not isinstance(envelope.message, (ActorSystemMessage, logging.LogRecord)):
+                letter = DeadEnvelope(self.myAddress, envelope.message)
+                self.scheduleTransmit(None, TransmitIntent(self._admin, letter))
+        self.run(TransmitOnly, LEAVE_TIMEOUT_S)
 
     def getAdminAddr(self, capabilities: dict[str, Any]) -> ActorAddress:
         """Where the admin of a system with these capabilities is reached."""

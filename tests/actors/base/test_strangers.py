@@ -23,9 +23,8 @@ from thespian.actors import ActorAddress
 from client_replies.actors.base import hosts, local
 from client_replies.actors.system import OwnedSystem, configure_logging, processes_of, running_system
 
-from tests.processes import is_living, listening, wait_until
-
 from .actors import Echo
+from tests.processes import is_living, listening, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = "127.0.0.2"
