@@ -25,7 +25,7 @@ from .page import rewrite
 from .plots import draw
 from .report import group_text, head_text, summary_rows, text_table
 
-ROWS = ("durable", "read", "commit", "scale", "repair", "needless", "cluster")
+ROWS = ("round_trip", "durable", "read", "commit", "scale", "repair", "needless", "cluster")
 ACCEPTED = ROOT / "benchmarks" / "results" / "accepted.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PAGE_PLOTS = ROOT / "docs" / "plots"

@@ -38,7 +38,6 @@ from thespian.system.transport import ReceiveEnvelope
 from client_replies.actors.logs import get_logger
 
 from .addresses import LOOPBACK, HostAddress
-from .local import tell_no_descriptors
 from .streams import POLLOUT, QUEUED_BYTES_MAX, QUEUED_MAX, Parts, Stream, framed, now
 
 if TYPE_CHECKING:
@@ -309,7 +308,7 @@ class HostPeer:
         try:
             connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         except OSError as error:
-            tell_no_descriptors(error)
+            self.transport.say_no_descriptors(error)
             return  # `_check` tries again
         connection.setblocking(False)
         connection.bind((self._hosts.own_address, 0))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import pickle
-import resource
 import socket
 import struct
 from collections.abc import Callable
@@ -47,12 +46,6 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = get_logger("base")
 
 
-def tell_no_descriptors(error: OSError) -> None:
-    """Say that this process cannot open another connection now."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    _log.error("no_descriptors", error=error.strerror, limit=limit, advice="raise the limit (ulimit -n)")
-
-
 class Listener:
     """Accepts connections, and closes those that do not say who they are."""
 
@@ -80,7 +73,7 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    tell_no_descriptors(error)
+                    self._transport.say_no_descriptors(error)
                     self._transport.unregister(self._socket.fileno())
                     self._transport.call_later(ACCEPT_PAUSE_S, self.accept_again)
                 return
@@ -110,7 +103,9 @@ class Listener:
 
     def close(self) -> None:
         """Listen no more."""
-        self._socket.close()
+        if self._socket.fileno() >= 0:
+            self._transport.unregister(self._socket.fileno())
+            self._socket.close()
 
 
 def peer_user(connection: socket.socket) -> int:
@@ -137,7 +132,7 @@ class LocalStream(Stream):
         try:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:
-            tell_no_descriptors(error)
+            self.transport.say_no_descriptors(error)
             self.transport.call_later(RETRY_S * 20, self._connect_again)
             return True
         connection.setblocking(False)
@@ -154,7 +149,11 @@ class LocalStream(Stream):
             connection.close()
             return False
         introduction = pickle.dumps(self.transport.myAddress, 5)
-        connection.send(framed([introduction], len(introduction))[0][0])
+        try:
+            connection.send(framed([introduction], len(introduction))[0][0])
+        except OSError:  # it ended just now
+            connection.close()
+            return False
         self.attach(connection)
         return True
 

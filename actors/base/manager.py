@@ -74,6 +74,11 @@ class ShortManager(OwnedManager):
         self._own_classes: set[type] = set()  # of messages that are none of Thespian's
         self._short_sent = self._short_received = 0
 
+    def run(self) -> None:
+        """See `OwnedManager`: and leave no message behind in silence."""
+        super().run()
+        self.transport.leave()
+
     def actor_send(self, target: ActorAddress, message: object) -> None:
         """Send a message of the actor."""
         if self.transport.send_now(target, message, self.actor_send_fail):

@@ -17,9 +17,11 @@ import contextlib
 import errno
 import heapq
 import itertools
+import logging
 import math
 import os
 import pickle
+import resource
 import select
 import socket
 import threading
@@ -31,7 +33,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from thespian.actors import ActorAddress, ActorExitRequest, WakeupMessage, WatchMessage
+from thespian.actors import (
+    ActorAddress,
+    ActorExitRequest,
+    ActorSystemMessage,
+    DeadEnvelope,
+    WakeupMessage,
+    WatchMessage,
+)
 from thespian.system.addressManager import ActorAddressManager, ActorLocalAddress, CannotPickleAddress
 from thespian.system.messages.convention import CONV_ADDR_IPV4_CAPABILITY
 from thespian.system.messages.multiproc import ChildMayHaveDied
@@ -59,6 +68,7 @@ from .streams import POLLIN, POLLOUT, QUEUED_MAX, READ_SIZE, SPARE_SIZE_MAX, Str
 # So many messages are read while `send` waits for room; the others stay with their senders.
 INBOX_MAX = 100_000
 DRAIN_TIMEOUT_S = 7.0
+LEAVE_TIMEOUT_S = 1.0
 DEAD_MAX = 1024
 SAY_INTERVAL_S = 1.0
 SHORT_S = 0.001
@@ -157,6 +167,7 @@ class Transport:
         self._listeners = [Listener(self, listening, self._admit_local)]
         if self._hosts is not None:
             self._listeners.append(Listener(self, self._bound, self._admit_host))
+        self._reserved_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.register(self._wake_fd, self, POLLIN)
         _transports.add(self)
@@ -184,9 +195,27 @@ class Transport:
         for listener in self._listeners:
             listener.close()
         self._bound.close()
-        os.close(self._wake_fd)
-        self._wake_fd = -1
+        for fd in (self._wake_fd, self._reserved_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._wake_fd = self._reserved_fd = -1
         _transports.discard(self)
+
+    def leave(self) -> None:
+        """The actor has exited: what it has not read, or not handled, is a dead letter."""
+        for listener in self._listeners:
+            listener.close()
+        for end in list(self._ends.values()):
+            if isinstance(end, LocalStream):
+                with contextlib.suppress(OSError):
+                    end.socket.shutdown(socket.SHUT_RD)  # who sends from now on is told so by the kernel
+                while end.fd >= 0:
+                    end.read()
+        for envelope in self.inbox:
+            if not isinstance(envelope.message, (ActorSystemMessage, logging.LogRecord)):
+                letter = DeadEnvelope(self.myAddress, envelope.message)
+                self.scheduleTransmit(None, TransmitIntent(self._admin, letter))
+        self.run(TransmitOnly, LEAVE_TIMEOUT_S)
 
     def getAdminAddr(self, capabilities: dict[str, Any]) -> ActorAddress:
         """Where the admin of a system with these capabilities is reached."""
@@ -511,6 +540,14 @@ class Transport:
         if now() - self._said_at >= SAY_INTERVAL_S:
             self._said_at = now()
             _log.warning(event, peer=peer, counts=dict(self._events), **details)
+
+    def say_no_descriptors(self, error: OSError) -> None:
+        """This process can open nothing more now. The log may need a descriptor to say so."""
+        if self._reserved_fd >= 0:
+            os.close(self._reserved_fd)
+            self._reserved_fd = -1
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._say("no_descriptors", "any", error=error.strerror, limit=limit, advice="raise the limit (ulimit -n)")
 
     def is_friend(self, connection: socket.socket) -> bool:
         """Whether a process of this user, or of root, is at the other end."""

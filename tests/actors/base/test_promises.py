@@ -148,6 +148,17 @@ def test_what_is_sent_to_the_dead_is_a_dead_letter(system: OwnedSystem, parent: 
     system.tell(letters, ActorExitRequest())
 
 
+def test_what_an_exiting_actor_has_not_read_is_a_dead_letter(system: OwnedSystem) -> None:
+    """Messages behind the request to exit, that the kernel took while the actor was busy, are not lost."""
+    letters, echo = system.createActor(Letters), system.createActor(Echo)
+    assert asked(system, letters, "handle") == "handling"
+    system.tell(echo, ("sleep", 0.5))
+    for message in (ActorExitRequest(), *range(20)):
+        system.tell(echo, message)
+    wait_until(lambda: asked(system, letters, "letters") == list(range(20)), TIMEOUT_S)
+    system.tell(letters, ActorExitRequest())
+
+
 def test_wakeups_come_in_the_order_of_their_times(system: OwnedSystem) -> None:
     """Not in that in which they were set; none is missed or early; equal ones come in the order of their setting."""
     sleeper = system.createActor(Sleeper)
