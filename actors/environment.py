@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -31,6 +32,7 @@ from client_replies.storage.shared_memory import PoolMemory
 Done = Callable[["Outcome"], None]
 
 WATCHING_SYSTEMS = frozenset({"multiprocUnixBase", "multiprocTCPBase"})
+SWITCH_INTERVAL = 0.0005  # seconds that one thread of an actor's process may keep the interpreter from another
 SYSTEM_NAME = "Thespian ActorSystem Name"
 
 
@@ -182,6 +184,9 @@ class ThreadExecutor(Executor):
     """One thread a lane. Threads hand over by an eventfd and never send: Thespian's transport is not theirs."""
 
     def __init__(self) -> None:
+        # A thread that comes back from the disk would wait up to 5 ms for the interpreter while the actor is busy. The
+        # setting is the process's, which is this actor's own.
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._finished: deque[tuple[Done, Outcome]] = deque()
         self._lanes: dict[str, tuple[threading.Thread, SimpleQueue[tuple[Callable[[], Any], Done] | None]]] = {}

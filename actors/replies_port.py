@@ -27,11 +27,12 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from thespian.actors import ActorAddress
 
 from client_replies.messages.config import OpenMode, RepliesConfig
-from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, invariant
+from client_replies.messages.faults import Fault, FaultKind, InvariantBroken
 from client_replies.messages.leases import Lease, LeasesGranted, LeasesRefused, LeasesReleased, MemoryName
 from client_replies.messages.message import Message
 from client_replies.messages.replies import (
@@ -65,8 +66,7 @@ from client_replies.messages.replies import (
     WritesAccepted,
     WritesRefused,
 )
-from client_replies.messages.reply import verify_reply_header
-from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, packed_op, packed_size
+from client_replies.messages.reply_header import HEADER_SIZE, packed_cluster, packed_cluster_op_size, packed_size
 from client_replies.storage.errors import StorageError
 from client_replies.storage.shared_memory import PoolMemory
 
@@ -257,6 +257,8 @@ class RepliesPort:
         self._write_interval = write_interval
         self._write_at = 0.0  # when operations that nobody waits for may go out
         self._config: RepliesConfig | None = None
+        self._cluster = b""  # as it is packed
+        self._inline_size_max = 0
         self._opened: RepliesOpened | None = None
         self._memory: PoolMemory | None = None
         self._stock: LeaseStock | None = None
@@ -316,6 +318,8 @@ class RepliesPort:
         if self._config is not None:
             raise PortMisused("a port is opened once: make another RepliesPort")
         self._config = config
+        self._cluster = config.cluster.to_bytes(16, "little")
+        self._inline_size_max = config.inline_size_max
         self._fly(OpenReplies(owner=self.owner, config=config, mode=mode), timeout=OPEN_TIMEOUT)
 
     def set_peers(self, peers: tuple[tuple[int, ActorAddress], ...]) -> None:
@@ -327,19 +331,21 @@ class RepliesPort:
     def write(self, slot: int, reply: bytes) -> None:
         """The slot's session has this reply (header and body) from now on. Goes out with the next `committed`.
 
-        Raises `PortMisused` for what cannot be a reply of this slot. A body that is not the one that its header was
-        sealed with is found by the component, and fails the port.
+        Raises `PortMisused` for what cannot be a reply of this slot: by its size and its cluster, and no more. The
+        checksums are the component's to verify, in a process of its own; a reply that is not whole fails the port.
         """
         config = self._require_room()
         if not 0 <= slot < config.clients_max:
             raise PortMisused(f"slot {slot} of {config.clients_max}")
-        try:
-            header = verify_reply_header(reply, cluster=config.cluster, size_max=config.message_size_max)
-        except HeaderInvalid as error:
-            raise PortMisused(str(error)) from error
-        if not HEADER_SIZE < packed_size(header) == len(reply):
-            raise PortMisused(f"a reply of {len(reply)} bytes whose header says {packed_size(header)}")
-        self._queue(slot, packed_op(header), reply)
+        if not HEADER_SIZE < len(reply) <= config.message_size_max:
+            expected = f"more than {HEADER_SIZE} and at most {config.message_size_max}"
+            raise PortMisused(f"a reply of {len(reply)} bytes, expected {expected}")
+        cluster, op, size = packed_cluster_op_size(reply)
+        if size != len(reply):
+            raise PortMisused(f"a reply of {len(reply)} bytes whose header says {size}")
+        if cluster != self._cluster:
+            raise PortMisused(f"a reply of cluster {packed_cluster(reply):x}, expected {config.cluster:x}")
+        self._queue(slot, op, reply)
 
     def remove(self, slot: int, op: int) -> None:
         """The slot holds no reply any more, as of `op`. Goes out with the next `committed`."""
@@ -649,7 +655,7 @@ class RepliesPort:
         else:
             item.op = op
             self._replace(item, payload)
-        if self._is_large(item.payload):
+        if payload is not None and len(payload) > self._inline_size_max and self._is_large(item.payload):
             self._await_buffer(item)
         if self._unplaced:
             self._place()
@@ -677,12 +683,14 @@ class RepliesPort:
             return
         # With half of the pool lent or free, what comes back is enough: more would be given back at once.
         more = self._lent + self._stock.free < self._stock.free_max
+        now = self._now()
         for item in batch:
-            if isinstance(item.payload, bytes) and len(item.payload) >= LEASE_SIZE_MIN:
-                lease = self._stock.take(self._now(), more=more)
+            payload = item.payload
+            if isinstance(payload, bytes) and len(payload) >= LEASE_SIZE_MIN:
+                lease = self._stock.take(now, more=more)
                 if lease is None:
                     return
-                item.payload = self._copy(item.payload, lease)
+                item.payload = self._copy(payload, lease)
 
     def _place(self) -> None:
         """Copy large replies to buffers, the oldest first.
@@ -720,9 +728,9 @@ class RepliesPort:
         return None
 
     def _copy(self, reply: bytes, lease: Lease) -> Lease:
-        invariant(self._memory is not None, "the pool's memory is mapped while the port is open")
-        if self._memory is not None:
-            self._memory.buffer(lease)[: len(reply)] = reply
+        if self._memory is None:
+            raise InvariantBroken("the pool's memory is mapped while the port is open")
+        self._memory.buffer(lease)[: len(reply)] = reply
         return lease
 
     def _copied(self, lease: Lease) -> bytes:
@@ -737,8 +745,7 @@ class RepliesPort:
         item.payload = None  # no buffer is looked for any more
 
     def _is_large(self, payload: Payload | None) -> bool:
-        config = self._config
-        return config is not None and isinstance(payload, bytes) and len(payload) > config.inline_size_max
+        return isinstance(payload, bytes) and len(payload) > self._inline_size_max
 
     def _pump(self) -> None:
         """Send the next numbered message, if there is one and its time has come."""
@@ -784,13 +791,11 @@ class RepliesPort:
 
     def _next_batch(self, stage: _Operations) -> tuple[_Item, ...]:
         batch: list[_Item] = []
-        for item in stage.items.values():
-            limit = self._batch_max if item.is_removal else min(self._batch_max, self.credit)
-            if len(batch) >= limit or item.first_op > self._committed:
-                break
-            if batch and batch[0].is_removal != item.is_removal:
-                break
-            if self._is_large(item.payload):
+        removes = next(iter(stage.items.values())).is_removal
+        limit = self._batch_max if removes else min(self._batch_max, self.credit)
+        for item in islice(stage.items.values(), limit):
+            payload = item.payload
+            if item.first_op > self._committed or (payload is None) != removes or self._is_large(payload):
                 break
             batch.append(item)
         return tuple(batch)

@@ -151,24 +151,27 @@ class Slots:
         overtaken, because what they find on disk no longer counts (3); those of this same reply are answered (4).
         A reply that the disk holds already, as when a log is replayed, is not written again.
         """
-        if self.expected[slot] == header and not self._is_doubted(slot):
+        doubted = self._is_doubted(slot)
+        if self.expected[slot] == header and not doubted:
             return []  # durable, or on its way already
         held = self.stored[slot] == header and slot not in self.writing
-        self._clear(slot)
+        if doubted:
+            self._clear(slot)
         self.expected[slot] = header
         if held:
             self._drop_queued(slot)
             self.stored[slot] = header
         else:
             self._queue(slot, header, payload, now)
-        return self._overtake(slot, header)
+        return self._overtake(slot, header) if self.reads else []
 
     def _queue(self, slot: int, header: bytes, payload: Payload, now: float) -> None:
         """Queue the write, in the place of one that waits: numbered and due as that one was.
 
         So whoever waits for the older reply waits for this one, and a busy slot's reply is never put off for ever.
         """
-        self.repairs.pop(slot, None)
+        if self.repairs:
+            self.repairs.pop(slot, None)
         waiting = self.queued.get(slot)
         if waiting is not None:
             waiting.header, waiting.payload = header, payload
@@ -280,11 +283,12 @@ class Slots:
 
     def done(self, slot: int) -> Write:
         """The write in flight is durable. Clears nothing else (invariant 2): the slot may expect another reply now."""
-        invariant(slot in self.writing, f"slot {slot} was not being written")
-        write = self.writing.pop(slot)
+        write = self.writing.pop(slot, None)
+        if write is None:
+            raise InvariantBroken(f"slot {slot} was not being written")
         if slot not in self.faulty:
             self.stored[slot] = write.header
-        if not write.is_repair:
+        if write.accepted != REPAIR:
             del self._pending[write.accepted]
         return write
 

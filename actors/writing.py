@@ -27,6 +27,7 @@ from client_replies.messages.reply_header import (
     HeaderSizeWrong,
     packed_op,
     packed_size,
+    whole_header,
 )
 from client_replies.messages.storage_io import WRITE_LANES, SlotsWritten, WriteSlots
 
@@ -100,8 +101,12 @@ class Writing:
         if len(message.slots) > self.credit:
             found, expected = f"{len(message.slots)} replies", f"at most {self.credit}, the credit"
             raise Refused(self.credit, Fault(kind=FaultKind.BUSY, found=found, expected=expected))
-        headers = []
         given = self._leases_given(message)
+        headers = self._whole(message, given)
+        if headers is not None:
+            return headers
+        # The same checks one by one, to say what is wrong, and with which.
+        headers = []
         for index, (slot, payload) in enumerate(zip(message.slots, message.payloads, strict=True)):
             fault = self._verify_slot(slot)
             header = b""
@@ -116,6 +121,30 @@ class Writing:
                 fault = self._verify_order(slot, header)
             if fault is not None:
                 raise Refused(index, fault)
+            headers.append(header)
+        return headers
+
+    def _whole(self, message: WriteReplies, given: set[Lease]) -> list[bytes] | None:
+        """The packed header of each reply of the batch; None if anything is wrong with any of them."""
+        config, memory, expected = self._opened.config, self._opened.memory, self._opened.slots.expected
+        cluster, size_max = config.cluster.to_bytes(16, "little"), config.message_size_max
+        leases = [payload for payload in message.payloads if not isinstance(payload, bytes)]
+        if max(message.slots, default=0) >= config.clients_max or not all(map(memory.valid, leases)):
+            return None
+        if len(set(leases)) != len(leases) or not given.isdisjoint(leases):
+            return None
+        headers = []
+        for slot, payload in zip(message.slots, message.payloads, strict=True):
+            data = payload if isinstance(payload, bytes) else memory.buffer(payload)
+            found = whole_header(data, cluster, size_max)
+            if found is None:
+                return None
+            header, op, size = found
+            if isinstance(payload, bytes) and not size == len(payload) <= config.inline_size_max:
+                return None
+            held = expected[slot]
+            if held is not None and packed_op(held) >= op and held != header:
+                return None
             headers.append(header)
         return headers
 
@@ -184,8 +213,9 @@ class Writing:
         """Take the verified batch over. Returns the pending reads that it answers, each with the payload."""
         opened, now = self._opened, self._opened.now()
         answered: list[tuple[Read, Payload]] = []
+        accept = opened.slots.accept
         for slot, header, payload in zip(message.slots, headers, message.payloads, strict=True):
-            for read in opened.slots.accept(slot, header, payload, now):
+            for read in accept(slot, header, payload, now):
                 answered.append((read, payload))
         self._reached(message.op)
         self._check_waits(message.slots)  # what the disk held already
@@ -266,8 +296,10 @@ class Writing:
         repaired = []
         for slot in message.slots:
             write = opened.slots.done(slot)
+            if not answer.repair:
+                continue
             opened.release(write)
-            if write.is_repair and opened.slots.is_durable(slot) and opened.slots.expected[slot] == write.header:
+            if opened.slots.is_durable(slot) and opened.slots.expected[slot] == write.header:
                 repaired.append(write)
         self._check_waits(message.slots)
         return repaired

@@ -23,9 +23,9 @@ from .reply_header import (
     HeaderSizeWrong,
     ReplyHeader,
     checksum128,
-    is_sealed_header,
     packed_cluster,
     packed_size,
+    sealed_size,
     verify_body_checksum,
     verify_header_checksum,
 )
@@ -179,7 +179,7 @@ def verify_reply_header(data: Buffer, *, cluster: int, size_max: int) -> bytes:
     when it was sealed. Raises a `HeaderInvalid`.
     """
     header = bytes(data[:HEADER_SIZE])
-    if not is_sealed_header(header, cluster, min(size_max, len(data))):
+    if not sealed_size(header, cluster.to_bytes(16, "little"), min(size_max, len(data))):
         # The same checks one by one, to say which of them failed.
         verify_header_checksum(header)
         size = packed_size(header)

@@ -43,7 +43,8 @@ _OP = struct.Struct("<Q")
 _OP_OFFSET = 104
 _CLUSTER_AT = slice(2 * CHECKSUM_SIZE, 2 * CHECKSUM_SIZE + 16)
 _REQUEST = struct.Struct("<48x16s16s16xQ8xQ12xI")
-_SEAL = struct.Struct("<16s16x16s88xI116x")  # checksum, cluster, size
+_SEAL = struct.Struct("<16s16s16s56xQ24xI116x")  # checksum, checksum_body, cluster, op, size
+_PLACE = struct.Struct("<32x16s56xQ24xI")  # cluster, op, size
 
 Buffer = bytes | bytearray | memoryview
 
@@ -301,19 +302,43 @@ def verify_header_checksum(data: Buffer) -> None:
         raise HeaderChecksumWrong(data[:CHECKSUM_SIZE].hex(), f"{found.hex()}, the checksum of bytes 16 to 255")
 
 
-def is_sealed_header(header: bytes, cluster: int, size_max: int) -> bool:
-    """Whether these bytes are a header with a good checksum, of this cluster, of a reply of at most `size_max` bytes.
+def sealed_size(header: bytes, cluster: bytes, size_max: int) -> int:
+    """The size of the reply (header and body, bytes) whose packed header this is; 0 if it is not as it was sealed.
 
-    One look at all that is asked of a header on the path of every reply.
+    That is: its checksum is right, it is of this cluster (16 bytes, as in the header), and the size is at most
+    `size_max`. One look at all that is asked of a header on the path of every reply.
     """
     if len(header) != HEADER_SIZE:
-        return False
-    checksum, found, size = _SEAL.unpack(header)
-    return bool(
-        xxhash.xxh3_128_digest(header[CHECKSUM_SIZE:])[::-1] == checksum
-        and HEADER_SIZE <= size <= size_max
-        and found == cluster.to_bytes(16, "little")
-    )
+        return 0
+    checksum, _, found, _, size = _SEAL.unpack(header)
+    if (
+        xxhash.xxh3_128_digest(header[CHECKSUM_SIZE:])[::-1] != checksum
+        or found != cluster
+        or not HEADER_SIZE <= size <= size_max
+    ):
+        return 0
+    return int(size)
+
+
+def whole_header(data: Buffer, cluster: bytes, size_max: int) -> tuple[bytes, int, int] | None:
+    """The packed header, the op and the size of the reply with a body at the start of `data`; None if it is not whole.
+
+    Whole means: both checksums are right, it is of this cluster (16 bytes, as in the header), and has at most
+    `size_max` bytes. What is wrong with another is for `verify_reply` to say.
+    """
+    header = bytes(data[:HEADER_SIZE])
+    if len(header) != HEADER_SIZE:
+        return None
+    checksum, checksum_body, found, op, size = _SEAL.unpack(header)
+    if (
+        xxhash.xxh3_128_digest(header[CHECKSUM_SIZE:])[::-1] != checksum
+        or found != cluster
+        or not HEADER_SIZE < size <= size_max
+        or size > len(data)
+        or xxhash.xxh3_128_digest(data[HEADER_SIZE:size])[::-1] != checksum_body
+    ):
+        return None
+    return header, op, size
 
 
 def verify_body_checksum(header: Buffer, body: Buffer) -> None:
@@ -333,6 +358,12 @@ def packed_op(header: Buffer) -> int:
     """The op field of a packed header, unverified."""
     op: int = _OP.unpack_from(header, _OP_OFFSET)[0]
     return op
+
+
+def packed_cluster_op_size(header: Buffer) -> tuple[bytes, int, int]:
+    """The cluster (16 bytes, as it is packed), the op and the size of a packed header, unverified."""
+    cluster, op, size = _PLACE.unpack_from(header)
+    return cluster, op, size
 
 
 def packed_cluster(header: Buffer) -> int:

@@ -39,6 +39,7 @@ from client_replies.messages.reply_header import (
     checksum128,
     packed_cluster,
     packed_size,
+    sealed_size,
     verify_body_checksum,
     verify_header_checksum,
 )
@@ -72,6 +73,7 @@ class DataFile:
         self._device = device
         self._superblock = superblock  # as it is on disk
         self._trailer = superblock.trailer if damage is None else superblock.previous  # the one in use
+        self._cluster = superblock.cluster.to_bytes(16, "little")
         self._refusal: Fault | None = None
         # The operating system reports a failed write-back to one sync only, so syncs take turns: one that comes after a
         # failure must find the refusal set, or it would call durable what is lost.
@@ -163,15 +165,16 @@ class DataFile:
     def _gathered(self, slots: Sequence[int], replies: Sequence[Buffer]) -> list[tuple[int, list[Buffer]]]:
         """What is written where: one write per run of slots that lie side by side, each filled by its reply."""
         writes: list[tuple[int, list[Buffer]]] = []
+        parts: list[Buffer] = []
         end = -1
         for slot, reply in sorted(zip(slots, replies, strict=True), key=_slot_of):
             size = self._reply_size(reply)
             offset = self.layout.slot_offset(slot)
-            if offset != end or len(writes[-1][1]) >= PARTS_MAX - 1:
-                writes.append((offset, []))
-            parts = writes[-1][1]
+            if offset != end or len(parts) >= PARTS_MAX - 1:
+                parts = []
+                writes.append((offset, parts))
             parts.append(reply if len(reply) == size else memoryview(reply)[:size])
-            padding = sectors_size(size) - size
+            padding = -size % SECTOR_SIZE
             if padding:
                 parts.append(_ZEROS[:padding])
             end = offset + size + padding
@@ -180,11 +183,13 @@ class DataFile:
     def _reply_size(self, reply: Buffer) -> int:
         """Bytes of the reply at the start of the buffer, whose header is verified. Raises `StorageError`."""
         size_max = self.layout.message_size_max
-        try:
-            header = verify_reply_header(reply, cluster=self._superblock.cluster, size_max=size_max)
-        except HeaderInvalid as error:
-            raise StorageError(_reply_fault(error, reply, size_max)) from error
-        return packed_size(header)
+        size = sealed_size(bytes(reply[:HEADER_SIZE]), self._cluster, min(size_max, len(reply)))
+        if not size:
+            try:
+                verify_reply_header(reply, cluster=self._superblock.cluster, size_max=size_max)
+            except HeaderInvalid as error:
+                raise StorageError(_reply_fault(error, reply, size_max)) from error
+        return size
 
     @overload
     def read_slot(self, slot: int, header: bytes, into: None = None, *, direct: bool = False) -> bytes | SlotFault: ...

@@ -220,14 +220,15 @@ def _read_fully(descriptor: int, offset: int, into: memoryview) -> None:
 
 def _write_fully(descriptor: int, offset: int, parts: Sequence[Buffer]) -> None:
     """One call as a rule; a short write (a signal, a limit) is continued where it stopped."""
-    waiting = list(parts)
-    while waiting:
-        count = os.pwritev(descriptor, waiting[:PARTS_MAX], offset)
+    waiting, first = list(parts), 0
+    while first < len(waiting):
+        count = os.pwritev(descriptor, waiting[first : first + PARTS_MAX], offset)
         offset += count
-        while waiting and count >= len(waiting[0]):
-            count -= len(waiting.pop(0))
+        while first < len(waiting) and count >= len(waiting[first]):
+            count -= len(waiting[first])
+            first += 1
         if count:
-            waiting[0] = memoryview(waiting[0])[count:]
+            waiting[first] = memoryview(waiting[first])[count:]
 
 
 class FileDisk(Disk):

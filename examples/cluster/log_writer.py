@@ -1,7 +1,7 @@
 """The writes of a replica to its log store, beside its mailbox: one transaction at a time, of all that waits.
 
-Guarantees: in order, each reported once, in a handler of the actor, when it is durable. Limits: no going on after
-an error; `failed` is told, and the replica ends. Owns: the store.
+Guarantees: in order, each reported once, in a handler of the actor, when it is durable; those of one transaction
+together. Limits: it does not go on after an error; `failed` is told, and the replica ends. Owns: the store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LogWriter:
         self,
         store: LogStore,
         executor: Executor,
-        written: Callable[[int], None],
+        written: Callable[[tuple[int, ...]], None],
         failed: Callable[[str], None],
     ) -> None:
         self._store = store
@@ -51,8 +51,7 @@ class LogWriter:
         if outcome.error is not None:
             self._failed(str(outcome.error))
             return
-        for effect in batch:
-            self._written(effect.number)
+        self._written(tuple(effect.number for effect in batch))
 
     def close(self) -> None:
         """Let another owner open the store."""

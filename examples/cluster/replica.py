@@ -401,9 +401,10 @@ class ReplicaActor(ComponentActor):
         self._port.receive(message)
         self._advance()
 
-    def _written(self, number: int) -> None:
+    def _written(self, numbers: tuple[int, ...]) -> None:
         with self._on_refusal("evidence"):
-            self._input("log_written", number)
+            for number in numbers:
+                self._input("log_written", number)
             self._advance()
 
     def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
@@ -521,20 +522,22 @@ class ReplicaActor(ComponentActor):
             self._ready = self._port.ready
             self._input("replies_are_ready", self._ready)
         now = self.environment.monotonic()
-        # The disk and the other replicas have work to do while this one executes.
-        self._log.flush()
-        self._network.flush(now)
-        self._input("execute")
+        if vsr.core.executed < vsr.core.commit:
+            # The other replicas and the disk have work to do while this one executes.
+            self._network.flush(now)
+            self._log.flush()
+            self._input("execute")
         if self._finish_stage not in ("closing", "closed"):
             self._meet_peers(vsr)
         self._advance_finish()
         self._journal.flush()
         self._events.view(vsr.core.view, vsr.core.is_primary, syncing=vsr.core.sync_op > 0)
         self._events.flush(vsr.core.executed)
-        self._log.flush()
-        self._network.flush(now, answer_all=answer_all)
+        # Clients first: they wait for nothing else. The log's thread last: it takes the interpreter from this one.
         knows = vsr.core.status is Status.NORMAL
         self._gateways.flush(now, view=vsr.core.view, primary=vsr.core.primary if knows else PRIMARY_UNKNOWN)
+        self._network.flush(now, answer_all=answer_all)
+        self._log.flush()
 
     # What goes out.
 
