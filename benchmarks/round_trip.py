@@ -123,7 +123,7 @@ def _bare(size: int, seconds: float) -> list[float]:
         _throw_back(there)
         os._exit(0)
     there.close()
-    taken = []
+    taken: list[float] = []
     until = time.perf_counter() + seconds
     poll = select.poll()
     poll.register(here, select.POLLIN)

@@ -112,7 +112,10 @@ class OwnedProcesses:
 
 
 def _enter(target: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """Go first in every process of a system."""
+    """Go first in every process of a system. A handler of the script's means something to the script alone."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     if target is startChild:

@@ -292,6 +292,19 @@ def test_a_parent_is_told_of_every_child_that_dies_in_the_same_moment(tcp_system
         tcp_system.tell(parent, ActorExitRequest())
 
 
+def test_a_handler_of_the_script_for_a_signal_is_not_inherited_by_its_processes() -> None:
+    """What a script does on SIGTERM, which may be to raise, would run in the middle of the logger's work."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with running_system() as system:
+            pids = processes_of(system)
+            for pid in pids:
+                os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not any(map(is_living, pids)))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_system_outlives_the_thread_that_started_it() -> None:
     """The kernel ties a child to the thread that forked it; a keeper thread stays for that."""
     started: list[OwnedSystem] = []
