@@ -57,6 +57,8 @@ def _one_at_a_time(parent: Path) -> Iterator[None]:
     """Keep other runs from looking: a new directory is without its lock for a moment."""
     try:
         gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DirectoryUnusable(f"--directory {parent}: found no directory, expected one that exists") from error
     except OSError as error:
         raise DirectoryUnusable(f"--directory {parent}: found {error.strerror}, expected to read it") from error
     try:

@@ -221,6 +221,7 @@ def test_a_read_does_not_wait_until_the_disk_was_verified(asys: OwnedSystem, tmp
     wait = driver.await_durable(1)
     assert driver.read(1, book.header(1)) == book.replies[1]
     headers = book.header(1) + book.header(2)
+    driver.be_peer(1)
     driver.send(GetReplies(asker=1, incarnation=1, request=1, bytes_max=10**6, slots=(1, 2), headers=headers))
     assert driver.expect(RepliesFound).replies == (book.replies[1],)
     assert driver.expect(RepliesMissing).slots == (2,)
