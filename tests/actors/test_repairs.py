@@ -169,7 +169,7 @@ def test_answers_to_an_earlier_opening_are_dropped(asys: OwnedSystem, tmp_path: 
     driver.close()
     again = Driver(asys, replies=driver.replies)
     assert again.open(config).faulty == (0,)
-    again.set_peers((1, peer))
+    again.be_peer(1)
     again.send(found(old, 1, {0: book.replies[0]}))
     again.send(missing(old, 1, Missing.SUPERSEDED))
     status = again.until(lambda status: status.counters.get("repair_not_ours", 0) == 2)
