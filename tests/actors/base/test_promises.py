@@ -268,6 +268,16 @@ def test_no_tcp_port_is_listened_at(system: OwnedSystem, parent: ActorAddress) -
     assert listening([os.getpid(), *processes_of(system)]) == []
 
 
+def test_what_a_script_does_in_turn_reaches_the_admin_in_turn(system: OwnedSystem) -> None:
+    """A capability is there for the actor that is created next, though that goes over another connection."""
+    for number in range(30):
+        name = f"capability {number}"
+        system.updateCapability(name, True)
+        address = system.createActor(Initialised, targetActorRequirements=name)
+        assert asked(system, address, "capability") == name
+        system.tell(address, ActorExitRequest())
+
+
 def test_a_script_can_join_the_system_of_another_by_its_port() -> None:
     """As with every base of Thespian: `ActorSystem(name)` joins the system that is there, or starts one."""
     with running_system() as probe:
