@@ -178,7 +178,13 @@ class HostStream(Stream):
             self.write_signed([_COUNT.pack(self.count)], _COUNT.size)
 
     def take(self, frame: memoryview) -> None:
-        """See `Stream`."""
+        """See `Stream`. What a member of another version says must not end this process."""
+        try:
+            self._take(frame)
+        except (ValueError, TypeError, LookupError, AttributeError, ImportError, struct.error, pickle.PickleError):
+            self.transport.refuse(self, "not_understood")
+
+    def _take(self, frame: memoryview) -> None:
         if not self._session:
             self._take_nonce(bytes(frame))
             return

@@ -84,10 +84,10 @@ class Listener:
                 continue
             if not self._unknown:
                 self._transport.call_later(UNKNOWN_TIMEOUT_S, self._close_silent)
+            # It is read in the next turn: what its process sent over an older connection comes first.
             self._unknown[stream] = now()
-            stream.read()
             if len(self._unknown) > UNKNOWN_MAX:
-                self._transport.refuse(next(iter(self._unknown)), "too_many_unknown")
+                self._close_unless_known(next(iter(self._unknown)), "too_many_unknown")
 
     def known(self, stream: Stream) -> None:
         """The stream has said who it is, or has ended."""
@@ -95,11 +95,15 @@ class Listener:
 
     def _close_silent(self) -> None:
         for stream, accepted_at in list(self._unknown.items()):
-            stream.read()  # what came while a handler ran
-            if stream in self._unknown and now() - accepted_at >= UNKNOWN_TIMEOUT_S:
-                self._transport.refuse(stream, "silent")
+            if now() - accepted_at >= UNKNOWN_TIMEOUT_S:
+                self._close_unless_known(stream, "silent")
         if self._unknown:
             self._transport.call_later(UNKNOWN_TIMEOUT_S / 4, self._close_silent)
+
+    def _close_unless_known(self, stream: Stream, reason: str) -> None:
+        stream.read()  # what came while a handler ran
+        if stream in self._unknown:
+            self._transport.refuse(stream, reason)
 
     def close(self) -> None:
         """Listen no more."""

@@ -7,7 +7,7 @@ It listens on one named address and on no other. Bad clients are bounded, counte
 replicas are noticed and passed by (`forwarding`); each event is counted, and logged by name at a bounded rate.
 
 Gives up: it stores nothing and repeats nothing. If it dies, clients connect again, here or elsewhere, and ask again.
-It needs an actor system that can watch a descriptor (`multiprocTCPBase`).
+It needs an actor system that can watch a descriptor (the one that `start_system` gives).
 
 Owns: its front door and its table of who waits for what.
 """
@@ -181,7 +181,7 @@ class GatewayActor(ComponentActor):
         if self._ticker is None:
             self.start_ticks(TICK)
         if self._ticker is None:
-            raise DoorClosed("this actor system cannot watch a socket: use multiprocTCPBase")
+            raise DoorClosed("this actor system cannot watch a socket: use multiprocUnixBase")
         self._door = FrontDoor(
             self.make_sockets(message),
             cluster=message.cluster,

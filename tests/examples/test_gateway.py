@@ -577,7 +577,7 @@ def test_a_system_that_cannot_watch_sockets_is_refused() -> None:
         start = StartGateway(cluster=CLUSTER, host="127.0.0.1", port=0, replicas=((0, replica),))
         answer = system.ask(gateway, start, 10)
         assert isinstance(answer, GatewayFailed)
-        assert "multiprocTCPBase" in answer.reason
+        assert "multiprocUnixBase" in answer.reason
 
 
 def test_a_gateway_that_is_started_twice_answers_twice(tcp_system: OwnedSystem) -> None:

@@ -207,7 +207,13 @@ class Initialised(ActorTypeDispatcher):
     def __init__(self, capabilities: dict[str, Any], requirements: Any = None) -> None:
         super().__init__()
         self.made_with = capabilities.get("Thespian ActorSystem Name"), requirements
+        self.capability = requirements if isinstance(requirements, str) and requirements in capabilities else None
 
-    def receiveMsg_str(self, _message: str, sender: ActorAddress) -> None:
+    @staticmethod
+    def actorSystemCapabilityCheck(capabilities: dict[str, Any], requirements: Any) -> bool:
+        """Only where there is the capability that is required by its name."""
+        return not isinstance(requirements, str) or requirements in capabilities
+
+    def receiveMsg_str(self, message: str, sender: ActorAddress) -> None:
         """Tell."""
-        self.send(sender, self.made_with)
+        self.send(sender, self.capability if message == "capability" else self.made_with)
