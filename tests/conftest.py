@@ -31,6 +31,13 @@ def nothing_is_left() -> Iterator[None]:
     assert unclaimed_shared_memory() <= shared_memory_before
 
 
+@pytest.fixture(autouse=True)
+def orphans_are_reaped() -> Iterator[None]:
+    """Wait for the adopted processes that have ended: hundreds of them would make every look at /proc a long one."""
+    yield
+    reap_orphans()
+
+
 def _ended(system: OwnedSystem) -> None:
     pids = processes_of(system)
     stop_system(system)
