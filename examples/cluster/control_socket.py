@@ -112,7 +112,9 @@ def _replicas(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _shown(value: object) -> str:
-    return "nothing" if value is None else ascii(value)[:80] if isinstance(value, str) else shown(value)
+    if isinstance(value, str):
+        return ascii(value if len(value) <= WORD_SIZE_MAX else f"{value[:WORD_SIZE_MAX]}...")
+    return "nothing" if value is None else shown(value)
 
 
 _ACTIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

@@ -138,7 +138,7 @@ PROTOCOL = (
     _bug(
         "clients",
         "a request is not judged by the pipeline",
-        (clients, "on_request", f"el{_IN_PIPELINE}", "elif False:"),
+        (clients, "_on_request", f"el{_IN_PIPELINE}", "elif False:"),
         (clients, "_judge", _IN_PIPELINE, "if False:"),
     ),
     _bug(
@@ -256,7 +256,7 @@ GATEWAY = (
     _bug(
         "gateway",
         "a view is followed although it has not begun",
-        (clients, "on_request", "core.primary if core.status is Status.NORMAL else None", "core.primary"),
+        (clients, "_on_request", "core.primary if core.status is Status.NORMAL else None", "core.primary"),
         (ReplicaActor, "_advance", "vsr.core.primary if knows else PRIMARY_UNKNOWN", "vsr.core.primary"),
     ),
     _bug(
