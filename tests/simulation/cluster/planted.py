@@ -207,8 +207,8 @@ SEAM = (
         (
             Replies,
             "carry_out",
-            "if not port.failed:\n            port.committed(effect.op)",
-            "if not port.failed:\n            port.committed(effect.op + 8)",
+            "RepliesCommitted):\n        port.committed(effect.op)",
+            "RepliesCommitted):\n        port.committed(effect.op + 8)",
         ),
     ),
     _bug(
