@@ -117,12 +117,6 @@ def run_start(parsed: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _say(text: str) -> None:
-    """Say how the cluster is; that nobody can hear it, or that the disk of the output is full, is no reason to end."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, flush=True)
-
-
 # status
 
 
