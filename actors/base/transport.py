@@ -127,12 +127,11 @@ class Transport:
     """See the module. Names in camelCase are Thespian's."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.run_time = ExpirationTimer(None)
         self.inbox: deque[ReceiveEnvelope] = deque()
         self.buffer = bytearray(READ_SIZE)
         self.view = memoryview(self.buffer)
         self._spare: bytearray | None = None
-        self._may_run = threading.Lock()
+        self._running: dict[str, int] = {}
         self._posted: deque[tuple[HostAddress, list[Any], int, TransmitIntent]] = deque()  # by other threads
         self._poll = select.poll()
         self._ends: dict[int, Any] = {}
@@ -254,10 +253,6 @@ class Transport:
 
     def connectEndpoint(self, endpoint: Endpoint) -> None:
         """Nothing: the child connects."""
-
-    def protectedFileNumList(self) -> list[int]:
-        """Descriptors that the process needs."""
-        return list(self._ends)
 
     def childResetFileNumList(self) -> list[int]:
         """Descriptors that a child is to close: it has done so."""
@@ -396,7 +391,8 @@ class Transport:
 
     def _begin_run(self) -> bool:
         """Become the thread that runs the loop, if there is none."""
-        if not self._may_run.acquire(blocking=False):
+        # One step, which an interrupt (Ctrl-C raises anywhere) cannot cut in two; the thread itself may come again.
+        if self._running.setdefault("thread", get_ident()) != get_ident():
             return False
         self._runner = get_ident()
         return True
@@ -407,7 +403,7 @@ class Transport:
             while self._posted:
                 self._send(*self._posted.popleft())
             self._runner = None
-            self._may_run.release()
+            self._running.clear()
             if not self._posted or not self._begin_run():
                 return
 
