@@ -201,6 +201,20 @@ def test_stopping_a_system_of_one_process_ends_its_actors(tmp_path: Path) -> Non
             assert isinstance(opened, RepliesOpened)
 
 
+def test_the_component_runs_on_thespians_own_base_whose_ports_are_on_loopback(tmp_path: Path) -> None:
+    """There to compare with; it ends with its starter as ours does."""
+    before = set(listening([os.getpid()]))
+    config = RepliesConfig(path=str(tmp_path / "file"), cluster=1, replica=0)
+    with running_system("multiprocTCPBase") as system:
+        opened = system.ask(system.createActor(ClientRepliesActor), OpenReplies(owner=1, config=config), 20)
+        assert isinstance(opened, RepliesOpened)
+        pids = processes_of(system)
+        found = set(listening([os.getpid(), *pids])) - before
+        assert {address for address, _ in found} == {"127.0.0.1"}
+        assert len(found) >= 4
+    assert not any(map(is_living, pids))
+
+
 def test_stopping_twice_is_stopping_once(asys: OwnedSystem) -> None:
     """The second time there is nothing to do."""
     stop_system(asys)
