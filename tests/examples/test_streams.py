@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from examples.cluster.cluster_client import ClusterClient
-from examples.cluster.cluster_directory import RUNNING_FILE, ask, read_running
+from examples.cluster.cluster_directory import ClusterUnusable, ask, read_running
 from examples.cluster.exit_status import ExitStatus
 from examples.cluster.ledger import Outcome, Result
 from examples.cluster.protocol import OPERATION_BALANCE
@@ -124,9 +124,17 @@ def run(case: Case, place: Path) -> tuple[int, bytes, bytes]:
     return done.returncode, done.stdout or b"", done.stderr
 
 
+def is_up(place: Path) -> bool:
+    """Say whether the cluster says where it is."""
+    try:
+        return bool(read_running(place))
+    except ClusterUnusable:
+        return False
+
+
 def wait_for(place: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait until the cluster is up."""
-    wait_until(lambda: (place / RUNNING_FILE).exists() or process.poll() is not None, TIMEOUT_S, "the start")
+    wait_until(lambda: is_up(place) or process.poll() is not None, TIMEOUT_S, "the start")
     assert process.poll() is None
     ask(place, {"ask": "status"})
 
