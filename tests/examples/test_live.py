@@ -156,7 +156,7 @@ def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_
         (("hurt", "partition", "all"), "partition: found all replicas, expected some of them, such as 0"),
         (("hurt", "corrupt-slot", "9", "0"), "expected a number below 3, primary, backups or all"),
         (("hurt", "corrupt-slot", "all", "5"), "slot 5 of replica-0 holds no reply"),
-        (("hurt", "corrupt-slot", "all", "64"), "slot 64: expected one from 0 to 63"),
+        (("hurt", "corrupt-slot", "all", "64"), "slot: found 64, expected a whole number from 0 to 63"),
         (("start",), "this cluster is up already"),
     ):
         done = terminal.other(*words)

@@ -40,12 +40,12 @@ MUTANTS = (
     Mutant(
         "a backup acknowledges before the entry is durable",
         ((VSR + "normal.py", "op=core.log.durable, voting", "op=core.log.op, voting"),),
-        5,
+        143,
     ),
     Mutant(
         "a view change takes the longest log instead of the latest view's",
         ((VSR + "view_change.py", "(log.log_view, log.op, log.replica)", "(log.op, log.log_view, log.replica)"),),
-        6,
+        14,
     ),
     Mutant(
         "the view of the log is forgotten",
