@@ -142,7 +142,7 @@ MUTANTS = (
                 "            settle(core, snapshot)\n\n",
             ),
         ),
-        46,
+        143,
     ),
 )
 
