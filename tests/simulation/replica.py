@@ -312,6 +312,7 @@ class ReplicaActor(Actor):
             self.checkpoint_op = event.op
             self.checkpoint_sessions = self._checkpoints.pop(event.op)
         elif isinstance(event, SessionsInstalled):
+            self._read_installed()
             if self.port is not None and self.port.is_open and event.faulty:
                 self.sync_wait = self.port.await_durable(event.faulty)
             else:
@@ -500,6 +501,12 @@ class ReplicaActor(Actor):
             sender, client, _request = asked
             self.world.marks.hit("duplicate_answered_from_component")
             self.send(sender, Answer(client, event.reply))
+
+    def _read_installed(self) -> None:
+        """After some state syncs: the replies are asked for at once, while obsolete ones may still be on their way."""
+        if self.port is not None and self.port.is_open and self.applied % 2:
+            for slot, header in self.sessions.expectations().items():
+                self.port.read(slot, header)
 
     def _answer_not_read(self, event: ReplyNotHad) -> None:
         asked = self._reads.pop(event.read, None)
