@@ -1,6 +1,7 @@
 """Actor systems for tests: each is a new one, reached from this host alone, and none leaves a process behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,12 @@ from tests.processes import (
 )
 
 BASES = ("simpleSystemBase", "multiprocUnixBase")
+
+
+def pytest_configure() -> None:
+    """A shell starts its background jobs with SIGINT ignored, and so would be what the tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
