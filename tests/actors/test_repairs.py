@@ -324,3 +324,27 @@ def test_a_component_that_is_not_open_tells_peers_nothing(asys: OwnedSystem, tmp
     driver.send(asked_for(book, 2, 0))
     assert not driver.has(RepliesFound, RepliesMissing)
     assert len(book.header(0)) == HEADER_SIZE
+
+
+def test_a_denial_that_was_true_when_it_was_looked_up_is_not_sent_when_it_is_not(
+    asys: OwnedSystem, tmp_path: Path
+) -> None:
+    """The answer waits for another slot's read; meanwhile the damaged one is repaired, and is denied no more."""
+    book, config = Book(), config_for(tmp_path / "file")
+    driver = Driver(asys, scripted=True)
+    driver.open(config)
+    driver.commit(book, 0, 1)
+    damage(config, 0)
+    assert driver.read(0, book.header(0)) is NotRead.CORRUPT
+    driver.be_peer(1)
+    asked = driver.expect(GetReplies)
+    driver.hold("serve")
+    headers = book.header(0) + book.header(1)
+    driver.send(GetReplies(asker=1, incarnation=1, request=1, bytes_max=10**6, slots=(0, 1), headers=headers))
+    driver.held("serve")
+    driver.send(found(asked, 1, {0: book.replies[0]}))
+    assert driver.expect(RepliesRepaired).slots == (0,)
+    driver.let_go("serve")
+    assert driver.expect(RepliesFound).replies == (book.replies[1],)
+    assert driver.expect(RepliesMissing).reasons == (Missing.BUSY,)
+    driver.close()
