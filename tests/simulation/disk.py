@@ -87,6 +87,7 @@ class SimFile(MemoryFile):
         self.dirty: set[int] = set()
         self.unreadable: set[int] = set()
         self.damaged: set[int] = set()
+        self.covered: set[int] = set()  # damaged on the medium, and written over in the page cache only
         self.misread = False  # a read came from elsewhere once: a good slot may have been called faulty
         self.misread_as: dict[int, bytes] = {}  # where the last read came from elsewhere: the header that it gave
 
@@ -129,6 +130,8 @@ class SimFile(MemoryFile):
                 marks.hit("crash_lost_a_write")
         self.unsynced.clear()
         self.dirty.clear()
+        self.damaged |= self.covered  # what was written over it may be lost
+        self.covered.clear()
         self.data[:] = self.stable
 
 
@@ -203,6 +206,7 @@ class SimDevice(MemoryDevice):
         file.dirty.update(sectors)
         file.misread_as.pop(offset, None)
         if file.damaged or file.unreadable:
+            file.covered.update(file.damaged.intersection(sectors))
             file.damaged.difference_update(sectors)
             file.unreadable.difference_update(sectors)
 
@@ -215,6 +219,7 @@ class SimDevice(MemoryDevice):
         if not failed:
             for offset, content in file.unsynced:
                 file.stable[offset : offset + len(content)] = content
+            file.covered.clear()
         file.unsynced.clear()
         file.dirty.clear()
         if failed:

@@ -40,11 +40,11 @@ from client_replies.messages.replies import (
     WriteReplies,
     WritesAccepted,
 )
-from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
+from client_replies.messages.reply_header import HEADER_SIZE, packed_op
 from client_replies.storage.client_sessions import Expectations
 from client_replies.storage.layout import sectors_size
 
-from .disk import SimFile
+from .disk import SimFile, sectors_of
 from .history import CLUSTER
 from .system import Process
 
@@ -371,10 +371,11 @@ class Promises:
         held = self._held(file, slot)
         if held == op or (held > op and not exactly):
             return
-        start, result = self._world.layout.slot_offset(slot), self._world.history.results.get(op)
-        size = packed_size(result.reply) if result is not None and result.reply is not None else HEADER_SIZE
+        # The whole slot: what was damaged may be a newer and longer reply than that of `op`.
+        start, size = self._world.layout.slot_offset(slot), self._world.layout.message_size_max
         seen = file.misread_as.get(start)
         misread = seen is not None and packed_op(seen) >= op
-        if not misread and not file.is_damaged(start, sectors_size(size)):
+        covered = not file.covered.isdisjoint(sectors_of(start, size))
+        if not misread and not covered and not file.is_damaged(start, size):
             text = f"r{index} slot {slot}, {what}: op {op} is to be on disk, and it holds op {held}"
             self._fail("what is said to be on disk is there", text)

@@ -89,6 +89,7 @@ class Seen:
     view: int = -1
     primary_of: int = -1
     checkpoints: set[int] | None = None  # their ops since the last state sync, if there was one
+    installed: int = 0  # the op of that sync
 
 
 class ClusterCheckers(Checkers):
@@ -204,10 +205,11 @@ class ClusterCheckers(Checkers):
                 self._goes_on_from(process.host.index, message.op)
         elif isinstance(message, InstallSessions):
             self.seen[process.host.index].checkpoints = set()
+            self.seen[process.host.index].installed = message.op
         elif isinstance(message, CheckpointDone):
-            checkpoints = self.seen[process.host.index].checkpoints
-            if checkpoints is not None:
-                checkpoints.add(message.op)
+            seen = self.seen[process.host.index]
+            if seen.checkpoints is not None and message.op >= seen.installed:  # else it began before the sync
+                seen.checkpoints.add(message.op)
 
     def log_has_checkpoint_before(self, index: int) -> bool:
         """True if the log must go back to the checkpoint before the last: no state sync came between the two."""
