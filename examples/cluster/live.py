@@ -282,10 +282,10 @@ def _start(directory: Path, replicas: int | None, port: int, say: Any) -> None:
         with running_system() as system:
             live = Live(held, shape, system, port)
             live.members.say = say
-            live.start()
             with on_refusal(held.path):
-                control = ControlSocket(held.path)
+                control = ControlSocket(held.path)  # before anybody is told where the cluster is
             try:
+                live.start()
                 _announce(live, held.path, shape, say)
                 _keep_up(live, control, say)
             finally:
