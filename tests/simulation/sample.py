@@ -64,11 +64,11 @@ SEEDS_OF_PLANTED = {
     "after damage the next table overwrites the good one": 11,
     "the trailer goes before the replies": 2,
     "a lease is released twice": 2,
-    "a repaired reply need not be the expected one": 12,
+    "a repaired reply need not be the expected one": 5,
     "a wait goes out ahead of the reply that it is about": 1,
     "a wait ends with whatever is on disk": 1,
     "what takes the place of a reply is waited for by nobody": 2,
     "peers are asked before the disk is read after a sync": 2,
     "peers are asked for what a later reply replaced": 1,
-    "a peer is denied before the disk is read": 103,
+    "a peer is denied before the disk is read": 1088,
 }
