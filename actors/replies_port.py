@@ -655,7 +655,7 @@ class RepliesPort:
         else:
             item.op = op
             self._replace(item, payload)
-        if payload is not None and len(payload) > self._inline_size_max and self._is_large(item.payload):
+        if self._is_large(item.payload):
             self._await_buffer(item)
         if self._unplaced:
             self._place()

@@ -43,7 +43,7 @@ _OP = struct.Struct("<Q")
 _OP_OFFSET = 104
 _CLUSTER_AT = slice(2 * CHECKSUM_SIZE, 2 * CHECKSUM_SIZE + 16)
 _REQUEST = struct.Struct("<48x16s16s16xQ8xQ12xI")
-_SEAL = struct.Struct("<16s16s16s56xQ24xI116x")  # checksum, checksum_body, cluster, op, size
+_SEAL = struct.Struct("<16s16x16s88xI116x")  # checksum, cluster, size
 _PLACE = struct.Struct("<32x16s56xQ24xI")  # cluster, op, size
 
 Buffer = bytes | bytearray | memoryview
@@ -310,7 +310,7 @@ def sealed_size(header: bytes, cluster: bytes, size_max: int) -> int:
     """
     if len(header) != HEADER_SIZE:
         return 0
-    checksum, _, found, _, size = _SEAL.unpack(header)
+    checksum, found, size = _SEAL.unpack(header)
     if (
         xxhash.xxh3_128_digest(header[CHECKSUM_SIZE:])[::-1] != checksum
         or found != cluster
@@ -327,18 +327,12 @@ def whole_header(data: Buffer, cluster: bytes, size_max: int) -> tuple[bytes, in
     `size_max` bytes. What is wrong with another is for `verify_reply` to say.
     """
     header = bytes(data[:HEADER_SIZE])
-    if len(header) != HEADER_SIZE:
+    size = sealed_size(header, cluster, min(size_max, len(data)))
+    if size <= HEADER_SIZE:
         return None
-    checksum, checksum_body, found, op, size = _SEAL.unpack(header)
-    if (
-        xxhash.xxh3_128_digest(header[CHECKSUM_SIZE:])[::-1] != checksum
-        or found != cluster
-        or not HEADER_SIZE < size <= size_max
-        or size > len(data)
-        or xxhash.xxh3_128_digest(data[HEADER_SIZE:size])[::-1] != checksum_body
-    ):
+    if xxhash.xxh3_128_digest(data[HEADER_SIZE:size])[::-1] != header[CHECKSUM_SIZE : 2 * CHECKSUM_SIZE]:
         return None
-    return header, op, size
+    return header, packed_op(header), size
 
 
 def verify_body_checksum(header: Buffer, body: Buffer) -> None:
