@@ -1,10 +1,12 @@
-"""`python -m benchmarks`: all rows, or those that are named, as tables, JSON, plots and the page of the docs.
+"""`python -m benchmarks`: all rows, or those that are named, as tables, JSON and the page of the docs.
 
-    python -m benchmarks --quick --rows durable --groups '4 KiB' --messages     while making something fast
-    python -m benchmarks --compare benchmarks/results/accepted.json             has anything become worse?
-    python -m benchmarks --accept                                               this run is the one that the docs show
+    python -m benchmarks --quick --rows durable --groups '4 KiB'      while making something fast
+    python -m benchmarks --compare benchmarks/results/accepted.json   has anything become worse?
+    python -m benchmarks --accept                                     this run is the one that the docs show
+    python -m benchmarks --from run.json --rows cluster --accept      the same, with this row measured once more
 
-Exit status 1 if a measurement failed or, with --compare, a ratio became worse or none is in both.
+Exit status 1 if a measurement failed, the run was not accepted or, with --compare, a ratio became worse or none is in
+both.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .chart import draw
 from .compare import MARGIN, compare, compared_rows
 from .contest import FULL, QUICK, ROOT, TINY, Scale, run_apart, run_group
-from .machine import describe, settle
+from .machine import QUIET_MAX, describe, settled
 from .measure import DIRECTORY
-from .page import rewrite
-from .plots import draw
-from .report import group_text, head_text, summary_rows, text_table
+from .page import rewrite, unexplained
+from .report import group_text, head_text, target_rows, text_table
+from .targets import TARGETS
 
-ROWS = ("round_trip", "durable", "read", "commit", "scale", "repair", "needless", "cluster")
+ROWS = tuple(dict.fromkeys(target.row for target in TARGETS))
 ACCEPTED = ROOT / "benchmarks" / "results" / "accepted.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
-PAGE_PLOTS = ROOT / "docs" / "plots"
+CHART = ROOT / "docs" / "benchmarks.svg"
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -36,20 +39,22 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="under two minutes: to see that all works, not to quote")
+    parser.add_argument(
+        "--quick", action="store_true", help="each contestant once, for a moment: to see that all works"
+    )
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
+    parser.add_argument("--rows", help=f"some of {','.join(ROWS)} (all; with --from, none)")
     parser.add_argument("--groups", default="", help="only groups whose name begins with one of these")
     parser.add_argument("--rounds", type=int, help="how often each contestant runs")
     parser.add_argument("--seconds", type=float, help="how long each run lasts")
-    parser.add_argument("--messages", action="store_true", help="also print what was sent by whom")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw a plot for each row")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="compare with the results in this file")
     parser.add_argument("--margin", type=float, default=MARGIN, help=f"by how much a ratio may be worse ({MARGIN})")
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="take these results, measure nothing")
     parser.add_argument(
-        "--accept", action="store_true", help="keep the results as the accepted ones, rewrite the docs and their plots"
+        "--from", type=Path, metavar="FILE", dest="source", help="take these results; measure only --rows"
+    )
+    parser.add_argument(
+        "--accept", action="store_true", help="keep the results as the accepted ones, rewrite the docs and their chart"
     )
     return parser.parse_args(given)
 
@@ -62,27 +67,41 @@ def scale_of(chosen: argparse.Namespace) -> Scale:
 
 def run_rows(chosen: argparse.Namespace) -> dict[str, Any]:
     """Run what was asked for, printing each group as it ends."""
-    scale = scale_of(chosen)
-    rows = chosen.rows.split(",")
+    result: dict[str, Any] = json.loads(chosen.source.read_text()) if chosen.source else {"groups": []}
+    rows = chosen.rows.split(",") if chosen.rows else () if chosen.source else ROWS
     unknown = [row for row in rows if row not in ROWS]
     if unknown:
         raise SystemExit(f"there is no row {unknown[0]!r}: some of {', '.join(ROWS)}")
+    if not rows:
+        return result
+    scale = scale_of(chosen)
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    if scale.is_full:
-        _say("waiting for the machine to be quiet")
-        settle()
-        _say("")
-    machine = describe(DIRECTORY)
-    result: dict[str, Any] = {"machine": machine, "scale": scale.name, "rounds": scale.rounds, "groups": []}
-    print(head_text(result))
+    result |= {"machine": describe(DIRECTORY), "scale": scale.name, "rounds": scale.rounds}
     for row in rows:
         for group in importlib.import_module(f"benchmarks.{row}").groups(scale):
             if group.name.startswith(tuple(chosen.groups.split(","))):
-                found = run_group(group, scale, run_apart, _say)
+                found = run_group(group, scale, run_apart, _say, settled if scale.is_full else lambda: 0.0)
                 _say("")
-                result["groups"].append(found)
-                print(group_text(found, with_messages=chosen.messages), flush=True)
+                _put(result["groups"], found)
+                write_json(result, chosen.json)  # what was measured is kept, whatever happens next
+                print(group_text(found), flush=True)
     return result
+
+
+def _put(groups: list[dict[str, Any]], found: dict[str, Any]) -> None:
+    """Add a group, or put it in the place of an older run of the same."""
+    for number, group in enumerate(groups):
+        if (group["row"], group["name"]) == (found["row"], found["name"]):
+            groups[number] = found
+            return
+    groups.append(found)
+
+
+def write_json(result: dict[str, Any], path: Path | None) -> None:
+    """Write everything that was measured."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _say(text: str) -> None:
@@ -91,17 +110,35 @@ def _say(text: str) -> None:
         sys.stderr.flush()
 
 
-def keep(result: dict[str, Any], chosen: argparse.Namespace) -> None:
-    """Write what was asked for."""
-    if chosen.json:
-        chosen.json.write_text(json.dumps(result, indent=1) + "\n")
-    if chosen.plots:
-        draw(result, chosen.plots)
-    if chosen.accept:
-        ACCEPTED.parent.mkdir(parents=True, exist_ok=True)
-        ACCEPTED.write_text(json.dumps(result, indent=1) + "\n")
-        plots = {path.stem: str(path.relative_to(PAGE.parent)) for path in draw(result, PAGE_PLOTS)}
-        PAGE.write_text(rewrite(PAGE.read_text(), result, plots))
+def refusals(result: dict[str, Any]) -> list[str]:
+    """Why the docs must not show this run; nothing if they may."""
+    found = [] if result["scale"] == FULL.name else [f"it is a {result['scale']} run: leave out --quick"]
+    for group in result["groups"]:
+        for number, busy in enumerate(group["others"], 1):
+            if busy > QUIET_MAX:
+                found.append(
+                    f"before round {number} of {group['row']}, {group['name']}, something else used {busy:.0%} of the "
+                    f"machine, expected at most {QUIET_MAX:.0%}: end it, and measure --rows {group['row']} again"
+                )
+    measured = {target["what"] for group in result["groups"] for target in group["targets"] if target["ratio"]}
+    missing = [target for target in TARGETS if target.what not in measured]
+    return found + [f"{target.what} was not measured: measure --rows {target.row} again" for target in missing]
+
+
+def accept(result: dict[str, Any]) -> bool:
+    """Keep the results and make the page of them, unless that is refused; says why, or what the page lacks."""
+    found = refusals(result)
+    for reason in found:
+        print(f"not accepted: {reason}", file=sys.stderr)
+    if found:
+        return False
+    write_json(result, ACCEPTED)
+    CHART.write_text(draw(result))
+    page = rewrite(PAGE.read_text(), result)
+    PAGE.write_text(page)
+    for what in unexplained(page, result):
+        print(f"{PAGE.name} must still say what bounds: {what}", file=sys.stderr)
+    return True
 
 
 def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
@@ -113,8 +150,8 @@ def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
     print(f"\ncompared with {chosen.compare}, margin {chosen.margin:.0%}:")
     print(text_table(compared_rows(compared), ""))
     for title, keys in (("not measured now", compared.only_accepted), ("not in that run", compared.only_found)):
-        for key in keys:
-            print(f"{title}: {', '.join(key)}")
+        for what in keys:
+            print(f"{title}: {what}")
     if not compared.differences:
         print("nothing was compared: no ratio is in both")
         return 1
@@ -125,15 +162,17 @@ def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
 def main(given: Sequence[str]) -> int:
     """Run the command."""
     chosen = arguments(given)
-    result = json.loads(chosen.source.read_text()) if chosen.source else run_rows(chosen)
-    print(text_table(summary_rows(result["groups"]), ""))
+    result = run_rows(chosen)
+    write_json(result, chosen.json)
+    print(head_text(result))
+    print(text_table(target_rows(result["groups"]), ""))
     # Before the results may take the place of those that they are compared with.
     regressions = show_comparison(result, chosen) if chosen.compare else 0
-    keep(result, chosen)
+    refused = chosen.accept and not accept(result)
     failed = [c for group in result["groups"] for c in group["contestants"] if c.get("failed")]
     for contestant in failed:
         print(f"\n{contestant['title']} failed:\n{contestant['failed']}", file=sys.stderr)
-    return 1 if failed or regressions else 0
+    return 1 if failed or regressions or refused else 0
 
 
 if __name__ == "__main__":

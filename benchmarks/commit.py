@@ -1,4 +1,4 @@
-"""Row 3: what the component costs the commit path: requests a second of a replica with it and without it.
+"""What the component costs the commit path: requests per second of a replica with it and without it.
 
 Four gateways stand for 64 sessions, each of which sends its next request when it has the answer to the last; what came
 together is answered together. The replica asks its session table, executes (it counts), seals the reply, commits it to
@@ -16,23 +16,22 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.base import UNIX_BASE
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
 from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply_header import HEADER_SIZE
 from client_replies.storage.client_sessions import ClientSessions, NewRequest
 
-from .contest import Comparison, Contestant, Group, Scale
+from .contest import Contestant, Group, Scale, group_of
 from .durable import measure_actor
 from .files import registered
 from .meter import Meter
 from .owner import Owner, StartRun, replies_config
+from .targets import COMMIT_4_KIB, COMMIT_512
 from .workload import seal
 
 SESSIONS = 64
 GATEWAYS = 4
-TARGET = 0.9
 CHECKSUM = bytes(16)
 
 
@@ -162,21 +161,17 @@ class Replica(Owner):
 
 def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
-    return measure_actor(UNIX_BASE, Replica, {**params, "component": contestant == "with"})
+    return measure_actor(Replica, {**params, "component": contestant == "with"})
 
 
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
-    return [_group("replies of 512 bytes", 512), _group("replies of 4 KiB", 4096)]
-
-
-def _group(name: str, size: int) -> Group:
-    return Group(
-        row="commit",
-        name=name,
-        unit="requests/s",
-        params={"size": size},
-        figures=(("p50", "s"), ("p99", "s")),
-        contestants=[Contestant("without", "without the component"), Contestant("with", "with the component")],
-        comparisons=[Comparison("with it to without it", "with", ("without",), TARGET)],
-    )
+    contestants = [
+        Contestant("without", "a replica without the component", on_base=True),
+        Contestant("with", "the same with it", on_base=True),
+    ]
+    figures = (("p50", "s"), ("p99", "s"))
+    return [
+        group_of(place, "requests/s", contestants, {"size": size}, figures)
+        for place, size in ((COMMIT_512, 512), (COMMIT_4_KIB, 4096))
+    ]

@@ -13,25 +13,21 @@ from typing import Any
 
 MARGIN = 0.2
 
-Key = tuple[str, str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One ratio in both runs."""
 
-    key: Key
+    what: str
     accepted: float
     found: float
     is_regression: bool
 
     def line(self) -> list[str]:
         """A row of the table."""
-        row, group, title = self.key
         change = (self.found / self.accepted - 1) * 100 if self.accepted else 0.0
         return [
-            row,
-            f"{group}: {title}",
+            self.what,
             f"{self.accepted:.2f}",
             f"{self.found:.2f}",
             f"{change:+.0f}%",
@@ -44,8 +40,8 @@ class Compared:
     """Two runs side by side."""
 
     differences: list[Difference]
-    only_accepted: list[Key]
-    only_found: list[Key]
+    only_accepted: list[str]
+    only_found: list[str]
 
     @property
     def regressions(self) -> list[Difference]:
@@ -53,13 +49,13 @@ class Compared:
         return [difference for difference in self.differences if difference.is_regression]
 
 
-def ratios_of(result: Mapping[str, Any]) -> dict[Key, Mapping[str, Any]]:
+def ratios_of(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Every ratio that a run measured."""
     return {
-        (group["row"], group["name"], comparison["title"]): comparison
+        target["what"]: target
         for group in result["groups"]
-        for comparison in group["comparisons"]
-        if comparison["ratio"] is not None
+        for target in group["targets"]
+        if target["ratio"] is not None
     }
 
 
@@ -89,4 +85,4 @@ def compare(accepted: Mapping[str, Any], found: Mapping[str, Any], margin: float
 
 def compared_rows(compared: Compared) -> list[list[str]]:
     """A table of the differences."""
-    return [["row", "ratio", "accepted", "now", "change", ""], *(found.line() for found in compared.differences)]
+    return [["what", "accepted", "now", "change", ""], *(found.line() for found in compared.differences)]

@@ -1,8 +1,9 @@
 """Contests: which contestants do the same work, in turn, and what is compared with what.
 
 A row of the benchmarks is a list of groups; a group's contestants run one after the other, round by round (A B C, A B
-C, ...), each in an interpreter of its own, and its comparisons divide what they gave, round by round. A contestant
-that fails is reported as such, with its last lines, and the others go on.
+C, ...), each in an interpreter of its own, and its targets divide what they gave, round by round. In the first round
+those that live in an actor system run once more, on Thespian's own base. A contestant that fails is reported as such,
+with its last lines, and the others go on.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from client_replies.actors.base.tcp_base import TCP_BASE
+
 from .measure import DIRECTORY
-from .statistics import Spread, ratios
+from .statistics import Spread, median
+from .targets import Target, targets_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120.0
+ON_TCP = "@tcp"
 FAILURE_LINES = 8
 
 
@@ -41,7 +46,7 @@ class Scale:
         return self.name == "full"
 
 
-FULL = Scale("full", rounds=5, seconds=2.0)
+FULL = Scale("full", rounds=4, seconds=2.0)
 QUICK = Scale("quick", rounds=1, seconds=0.3)
 TINY = Scale("tiny", rounds=1, seconds=0.05)
 
@@ -53,23 +58,9 @@ class Contestant:
     name: str
     title: str
     params: Mapping[str, Any] = field(default_factory=dict)
-    measure: str = ""  # the name of the measurement, if several contestants share it
     missing: str = ""  # why it cannot run here
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A ratio: a figure of one contestant to the best of those of others, and what it should be.
-
-    `of` and `to` name a contestant, or a contestant and one of its figures as "contestant:figure". Without `to` it is
-    the figure itself that has a target.
-    """
-
-    title: str
-    of: str
-    to: tuple[str, ...]
-    target: float | None = None
-    at_least: bool = True  # else the ratio should be at most the target, and the best is the smallest
+    on_base: bool = False  # it lives in an actor system, so it also runs once on Thespian's own base
+    rounds_max: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +71,30 @@ class Group:
     name: str
     unit: str
     contestants: Sequence[Contestant]
-    comparisons: Sequence[Comparison]
+    targets: Sequence[Target]
     params: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[tuple[str, str]] = ()  # further figures to show: name and unit
-    rounds_max: int = 100
+
+    @property
+    def turns(self) -> list[Contestant]:
+        """All contestants in the order of a round: those that live in an actor system, also on Thespian's own base."""
+        return [turn for found in self.contestants for turn in ((found, _on_tcp(found)) if found.on_base else (found,))]
+
+
+def group_of(
+    place: tuple[str, str],
+    unit: str,
+    contestants: Sequence[Contestant],
+    params: Mapping[str, Any] | None = None,
+    figures: Sequence[tuple[str, str]] = (),
+) -> Group:
+    """Make a group with the targets that `targets` has for it."""
+    return Group(*place, unit, contestants, targets_of(*place), params or {}, figures)
+
+
+def _on_tcp(contestant: Contestant) -> Contestant:
+    params = {**contestant.params, "base": TCP_BASE}
+    return Contestant(contestant.name + ON_TCP, f"{contestant.title}, on {TCP_BASE}", params, rounds_max=1)
 
 
 Run = Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
@@ -115,20 +126,25 @@ def run_apart(row: str, contestant: str, params: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def run_group(group: Group, scale: Scale, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
-    """Let the contestants run in turn, and compare them: plain data for JSON."""
-    rounds = min(scale.rounds, group.rounds_max)
-    samples: dict[str, list[dict[str, Any]]] = {contestant.name: [] for contestant in group.contestants}
-    failures = {contestant.name: contestant.missing for contestant in group.contestants if contestant.missing}
-    for number in range(rounds):
-        for contestant in group.contestants:
-            if contestant.name in failures:
+def run_group(
+    group: Group, scale: Scale, run: Run, say: Callable[[str], None], others: Callable[[], float] = lambda: 0.0
+) -> dict[str, Any]:
+    """Let the contestants run in turn, and compare them: plain data for JSON.
+
+    `others` says what share of the machine somebody else uses; it is asked before each round.
+    """
+    samples: dict[str, list[dict[str, Any]]] = {contestant.name: [] for contestant in group.turns}
+    failures = {contestant.name: contestant.missing for contestant in group.turns if contestant.missing}
+    busy = []
+    for number in range(scale.rounds):
+        busy.append(others())
+        for contestant in group.turns:
+            if contestant.name in failures or number >= contestant.rounds_max:
                 continue
-            say(f"{group.row}, {group.name}, round {number + 1} of {rounds}: {contestant.title}")
+            say(f"{group.row}, {group.name}, round {number + 1} of {scale.rounds}: {contestant.title}")
             params = {"seconds": scale.seconds, **group.params, **contestant.params}
             try:
-                sample = run(group.row, contestant.measure or contestant.name, params)
-                samples[contestant.name].append(sample)
+                samples[contestant.name].append(run(group.row, contestant.name.removesuffix(ON_TCP), params))
             except MeasurementFailed as failure:
                 failures[contestant.name] = str(failure)
     return {
@@ -136,11 +152,12 @@ def run_group(group: Group, scale: Scale, run: Run, say: Callable[[str], None]) 
         "name": group.name,
         "unit": group.unit,
         "figures": [list(figure) for figure in group.figures],
+        "others": busy,
         "contestants": [
             _contestant_result(contestant, samples[contestant.name], failures.get(contestant.name, ""))
-            for contestant in group.contestants
+            for contestant in group.turns
         ],
-        "comparisons": [_compared(comparison, samples, rounds) for comparison in group.comparisons],
+        "targets": [_compared(target, samples, scale.rounds) for target in group.targets],
     }
 
 
@@ -155,10 +172,7 @@ def _contestant_result(contestant: Contestant, samples: Sequence[dict[str, Any]]
             for name in figures
             if name != "seconds"
         },
-        # Of the last round: how busy each process was, and what it sent to whom.
-        "seconds": samples[-1].get("seconds", 0.0) if samples else 0.0,
-        "busy": samples[-1].get("busy", {}) if samples else {},
-        "sent": samples[-1].get("sent", {}) if samples else {},
+        "busy": samples[-1].get("busy", {}) if samples else {},  # of the last round: each process
     }
 
 
@@ -167,33 +181,37 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": spread.median, "low": spread.low, "high": spread.high, "values": list(values)}
 
 
-def _figure(name: str, samples: Mapping[str, Sequence[dict[str, Any]]]) -> list[float]:
-    contestant, _, figure = name.partition(":")
-    return [float(sample[figure or "value"]) for sample in samples.get(contestant, ())]
-
-
-def _compared(comparison: Comparison, samples: Mapping[str, Sequence[dict[str, Any]]], rounds: int) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "title": comparison.title,
-        "of": comparison.of,
-        "to": list(comparison.to),
-        "target": comparison.target,
-        "at_least": comparison.at_least,
-        "ratio": None,
-        "met": None,
+def _compared(target: Target, samples: Mapping[str, Sequence[dict[str, Any]]], rounds: int) -> dict[str, Any]:
+    on_tcp = {name: samples.get(name + ON_TCP, found) for name, found in samples.items()}
+    found = _ratios(target, samples)
+    if len(found) < rounds:
+        found = []  # somebody failed
+    middle = median(found) if found else 0.0
+    return {
+        "what": target.what,
+        "target": target.target,
+        "at_least": target.at_least,
+        "before": target.before,
+        "unit": target.unit,
+        "ratio": _spread(found) if found else None,
+        "on_tcp": next(iter(_ratios(target, on_tcp)), None),
+        "met": (middle >= target.target if target.at_least else middle <= target.target) if found else None,
     }
-    own = _figure(comparison.of, samples)
-    others = [[1.0] * rounds] if not comparison.to else []
-    others += [values for name in comparison.to if len(values := _figure(name, samples)) == rounds]
-    if len(own) != rounds or not others or not all(map(all, others)):
-        return result
-    best = max if comparison.at_least else min
-    found = _spread(ratios(own, [best(values) for values in zip(*others, strict=True)]))
-    result["ratio"] = found
-    if comparison.target is not None:
-        middle = found["median"]
-        result["met"] = middle >= comparison.target if comparison.at_least else middle <= comparison.target
-    return result
+
+
+def _ratios(target: Target, samples: Mapping[str, Sequence[dict[str, Any]]]) -> list[float]:
+    """Round by round, as far as all that are compared have come."""
+
+    def values(name: str) -> list[float]:
+        contestant, _, figure = name.partition(":")
+        return [float(sample[figure or "value"]) for sample in samples.get(contestant, ())]
+
+    own = values(target.of)
+    if not target.to:
+        return own
+    best = max if target.at_least else min
+    others = [best(found) for found in zip(*map(values, target.to), strict=False)]
+    return [value / other for value, other in zip(own, others, strict=False) if other]
 
 
 def on_path(program: str) -> str:

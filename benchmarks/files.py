@@ -6,7 +6,6 @@ checkpoint says so. The same arguments make the same session table; two files ma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container
 
 from client_replies.messages.config import OpenMode, RepliesConfig
@@ -58,8 +57,3 @@ def make_file(config: RepliesConfig, replies: Replies, left_out: Container[int] 
     file.write_checkpoint(1, replies.op, sessions.encode())
     file.close()
     return headers
-
-
-def forget_cached(descriptor: int) -> None:
-    """Ask the kernel to read the file from the disk the next time."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

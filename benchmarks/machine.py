@@ -1,18 +1,18 @@
-"""Which machine a run was made on: a figure without its machine says nothing."""
+"""Which machine a run was made on, and whether anybody else was using it."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sqlite3
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SETTLE_MAX = 180.0  # seconds
-SETTLED_LOAD = 0.25  # of each core
+LOOK_SECONDS = 1.0
+SETTLE_MAX = 20.0  # seconds
+QUIET_MAX = 0.1  # of all cores
 
 
 def describe(directory: Path) -> dict[str, Any]:
@@ -28,23 +28,39 @@ def describe(directory: Path) -> dict[str, Any]:
         "file_system": kind,
         "disk": device,
         "libraries": {"sqlite": sqlite3.sqlite_version, **_versions("thespian", "lmdb", "xxhash", "pysyncobj")},
-        "load_before": os.getloadavg()[0],
     }
 
 
-def settle() -> None:
-    """Wait until what ran before is out of the load average, or it is plain that something else is running."""
+def busy_share(seconds: float = LOOK_SECONDS) -> float:
+    """What share of all cores was not idle for so long, while this process slept: who else is at work now.
+
+    The load average would remember jobs that have ended.
+    """
+    idle, total = _cpu_times()
+    time.sleep(seconds)
+    idle_after, total_after = _cpu_times()
+    return 1 - (idle_after - idle) / max(1, total_after - total)
+
+
+def settled() -> float:
+    """Wait, not for ever, until nobody else uses the machine; what share somebody uses then."""
     until = time.monotonic() + SETTLE_MAX
-    while os.getloadavg()[0] > SETTLED_LOAD * len(os.sched_getaffinity(0)) and time.monotonic() < until:
-        time.sleep(1.0)
+    while (busy := busy_share()) > QUIET_MAX and time.monotonic() < until:
+        pass
+    return busy
+
+
+def _cpu_times() -> tuple[int, int]:
+    with open("/proc/stat", encoding="ascii") as lines:
+        times = [int(field) for field in lines.readline().split()[1:9]]
+    return times[3], sum(times)
 
 
 def one_line(machine: dict[str, Any]) -> str:
     """The machine in words."""
     return (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_GiB']} GiB of memory, "
-        f"{machine['kernel']}, {machine['python']}, {machine['file_system']} on {machine['disk']}, {machine['date']}, "
-        f"load {machine['load_before']:.1f} before the run"
+        f"{machine['file_system']} on {machine['disk']}, {machine['kernel']}, {machine['python']}, {machine['date']}"
     )
 
 
@@ -75,7 +91,3 @@ def _mount_of(directory: Path) -> tuple[str, str]:
             if directory.resolve().is_relative_to(point) and len(point) >= len(best[0]):
                 best = (point, device, kind)
     return best[1], best[2]
-
-
-if __name__ == "__main__":
-    sys.stdout.write(one_line(describe(Path.cwd())) + "\n")

@@ -1,6 +1,6 @@
 """One contestant of one row, once, in this process and those that it starts: `python -m benchmarks.measure`.
 
-    python -m benchmarks.measure durable ours-tcp '{"size": 4096, "window": 64, "seconds": 5}'
+    python -m benchmarks.measure durable ours '{"size": 4096, "window": 64, "seconds": 5}'
 
 Prints one line of JSON. The files are made in a new directory under `build/benchmarks`, or where `directory` in the
 parameters says, and are gone afterwards.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
-DEFAULTS: dict[str, Any] = {"size": 4096, "window": 64, "seconds": 2.0, "samples": 100}
+DEFAULTS: dict[str, Any] = {"size": 4096, "window": 64, "seconds": 2.0}
 
 
 def measure(row: str, contestant: str, params: dict[str, Any]) -> dict[str, Any]:

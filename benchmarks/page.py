@@ -1,9 +1,9 @@
-"""The page of the docs: what stands between its markers is rewritten from a run's results.
+"""The page of the docs: what stands between its markers is made from a run's results.
 
-    <!-- results: durable --> ... <!-- end -->
+    <!-- results: lines --> ... <!-- end -->
 
-A marker names a row, or `machine`, or `targets`. What stands outside the markers is left as it is; a row without
-results in this run keeps what it had.
+There are four such sections: `lines`, `machine`, `targets` and `figures`. The rest of the page is written by hand, also
+what bounds each target that is not met: it names the target as the table does.
 """
 
 from __future__ import annotations
@@ -12,31 +12,35 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .report import comparison_rows, contestant_rows, head_text, markdown_table, summary_rows
+from .figures import ten_lines
+from .report import contestant_rows, head_text, markdown_table, target_rows
 
+SECTIONS = ("lines", "machine", "targets", "figures")
+BOUNDS = "## What bounds"
 _SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def rewrite(page: str, result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
-    """The page with the sections of this run. `plots` says where each row's plot is, as the page would name it."""
-
-    def section(match: re.Match[str]) -> str:
-        content = section_text(match[2], result, plots)
-        return f"{match[1]}\n{content}\n\n{match[3]}" if content else match[0]
-
-    return _SECTION.sub(section, page)
+def rewrite(page: str, result: Mapping[str, Any]) -> str:
+    """The page with the sections of this run."""
+    return _SECTION.sub(lambda found: f"{found[1]}\n{section_text(found[2], result)}\n\n{found[3]}", page)
 
 
-def section_text(name: str, result: Mapping[str, Any], plots: Mapping[str, str]) -> str:
+def section_text(name: str, result: Mapping[str, Any]) -> str:
     """What stands in a section."""
+    if name == "lines":
+        return "\n".join(f"{number}. {line}" for number, line in enumerate(ten_lines(result), 1))
     if name == "machine":
         return head_text(result).strip().replace("\n", "; ") + "."
     if name == "targets":
-        return markdown_table(summary_rows(result["groups"]))
-    parts = [f"![{name}]({plots[name]})"] if name in plots else []
-    for group in result["groups"]:
-        if group["row"] == name:
-            parts += [f"**{group['name']}**", markdown_table(contestant_rows(group))]
-            if group["comparisons"]:
-                parts.append(markdown_table(comparison_rows(group)))
-    return "\n\n".join(parts)
+        return markdown_table(target_rows(result["groups"]))
+    return "\n\n".join(
+        f"**{group['row'].replace('_', ' ')}: {group['name']}**\n\n{markdown_table(contestant_rows(group))}"
+        for group in result["groups"]
+    )
+
+
+def unexplained(page: str, result: Mapping[str, Any]) -> list[str]:
+    """Targets that are not met, and of which the page does not say what bounds them."""
+    bounds = " ".join(page.partition(BOUNDS)[2].partition("\n## ")[0].split())
+    missed = [target["what"] for group in result["groups"] for target in group["targets"] if target["met"] is False]
+    return [what for what in missed if what not in bounds]

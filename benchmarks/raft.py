@@ -23,7 +23,6 @@ from .statistics import percentile
 REPLICAS = 3
 READY_TIMEOUT = 30.0
 WARM_SECONDS = 0.3
-BATCH_PERIOD = 0.005
 
 
 class Counter(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
@@ -82,15 +81,7 @@ class Sessions:
 def _serve(index: int, addresses: list[str], params: Mapping[str, Any], results: Connection) -> None:
     others = [address for address in addresses if address != addresses[index]]
     journal = os.path.join(params["files"], f"journal-{index}")
-    # As it comes, PySyncObj waits up to a tenth of a second for company before it sends; both are quicker than that.
-    pace = {"appendEntriesPeriod": BATCH_PERIOD, "autoTickPeriod": BATCH_PERIOD} if params["batches"] else {}
-    conf = SyncObjConf(
-        journalFile=journal,
-        flushJournal=True,
-        connectionRetryTime=0.05,
-        appendEntriesUseBatch=params["batches"],
-        **pace,
-    )
+    conf = SyncObjConf(journalFile=journal, flushJournal=True, connectionRetryTime=0.05, appendEntriesUseBatch=False)
     logging.disable(logging.CRITICAL)
     counter = Counter(addresses[index], others, conf)
     while not counter.isReady() or counter._getLeader() is None:

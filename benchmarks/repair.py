@@ -1,4 +1,4 @@
-"""Row 5: repair of a replica that has none of its replies, from two peers that have all.
+"""Repair of a replica that has none of its replies, from two peers that have all.
 
 Three components live in one actor system, as three replicas on one machine. The first opens a file whose session table
 is whole and whose slots were never written; the clock runs from naming its peers until all its slots are durable.
@@ -19,7 +19,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
-from client_replies.actors.base import MAC_SIZE, UNIX_BASE
+from client_replies.actors.base import MAC_SIZE
 from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.actors.replies_port import PortFailed, RepliesPort, SlotsAreDurable
 from client_replies.messages.config import OpenMode, RepliesConfig
@@ -29,14 +29,14 @@ from client_replies.storage.layout import Layout
 from client_replies.storage.shared_memory import PoolMemory
 
 from .accounting import Snapshot, account, begin
-from .contest import Comparison, Contestant, Group, Scale
+from .contest import Contestant, Group, Scale, group_of
 from .durable import measure_actor
 from .files import make_file
 from .owner import TICK, RunDone, StartRun, replies_config
+from .targets import REPAIR
 from .workload import CLUSTER, Replies
 
 REPLICAS = 3
-TARGET = 0.6
 KEY = bytes(32)  # of the signed copy
 
 
@@ -211,27 +211,15 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
     if contestant in ("plain", "signed"):
         return copy_plainly({**params, "signed": contestant == "signed"})
-    return measure_actor(UNIX_BASE, RepairDriver, params)
+    return measure_actor(RepairDriver, params)
 
 
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
     slots = 2048 if scale.is_full else 64 if scale.name == "tiny" else 1024
-    return [
-        Group(
-            row="repair",
-            name=f"{slots:,} replies of 64 KiB",
-            unit="MB/s",
-            params={"size": 65536, "slots": slots},
-            figures=(("duration", "s"),),
-            contestants=[
-                Contestant("ours", "repair from two peers"),
-                Contestant("plain", "plain sockets and files"),
-                Contestant("signed", "the same, signed and verified"),
-            ],
-            comparisons=[
-                Comparison("repair to plain copy", "ours", ("plain",), TARGET),
-                Comparison("repair to signed copy", "ours", ("signed",)),
-            ],
-        )
+    contestants = [
+        Contestant("ours", "repair from two peers", on_base=True),
+        Contestant("plain", "plain sockets and files"),
+        Contestant("signed", "the same, signed and verified"),
     ]
+    return [group_of(REPAIR, "MB/s", contestants, {"size": 65536, "slots": slots}, (("duration", "s"),))]

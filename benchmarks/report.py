@@ -1,11 +1,16 @@
-"""What the benchmarks print: a table a group, its ratios beside their targets, and who was busy with what."""
+"""What the benchmarks print: a table per group with who was busy, and the table of targets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from client_replies.actors.base.tcp_base import TCP_BASE
+
 from .machine import one_line
+from .targets import TARGETS
+
+ORDER = {target.what: number for number, target in enumerate(TARGETS)}
 
 
 def number(value: float, unit: str = "") -> str:
@@ -23,26 +28,23 @@ def _digits(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def verdict(comparison: Mapping[str, Any]) -> str:
+def verdict(found: Mapping[str, Any]) -> str:
     """Whether the target was met, in a word."""
-    if comparison["ratio"] is None:
-        return "not measured"
-    if comparison["target"] is None:
-        return ""
-    return "met" if comparison["met"] else "NOT MET"
+    return "not measured" if found["ratio"] is None else "met" if found["met"] else "NOT MET"
 
 
-def target(comparison: Mapping[str, Any]) -> str:
+def target(found: Mapping[str, Any]) -> str:
     """The target in words."""
-    if comparison["target"] is None:
-        return ""
-    return f"{'at least' if comparison['at_least'] else 'at most'} {comparison['target']:g}"
+    return f"{'at least' if found['at_least'] else 'at most'} {found['target']:g} {found['unit']}".rstrip()
 
 
-def ratio(comparison: Mapping[str, Any]) -> str:
+def ratio(found: Mapping[str, Any]) -> str:
     """The ratio and its spread."""
-    found = comparison["ratio"]
-    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if found else "-"
+    spread = found["ratio"]
+    if not spread:
+        return "-"
+    middle, low, high = (_digits(spread[name]) for name in ("median", "low", "high"))
+    return f"{middle} ({low} to {high})"
 
 
 def contestant_rows(group: Mapping[str, Any]) -> list[list[str]]:
@@ -76,26 +78,6 @@ def busy(contestant: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {share * 100:.0f}%" for name, share in shares.items())
 
 
-def comparison_rows(group: Mapping[str, Any]) -> list[list[str]]:
-    """A line for each ratio of a group."""
-    return [
-        ["", "ratio", "target", ""],
-        *([c["title"], ratio(c), target(c), verdict(c)] for c in group["comparisons"]),
-    ]
-
-
-def sent_rows(contestant: Mapping[str, Any]) -> list[list[str]]:
-    """A line for each class of message that a contestant's processes sent: how many a second, and how many bytes."""
-    rows = [["from", "message, and to whom", "a second", "bytes each", "MB/s"]]
-    for process, kinds in contestant["sent"].items():
-        for kind, (messages, size) in sorted(kinds.items(), key=lambda item: -item[1][1]):
-            seconds = contestant["seconds"] or 1.0
-            rows.append(
-                [process, kind, number(messages / seconds), number(size / messages), number(size / seconds / 1e6)]
-            )
-    return rows
-
-
 def text_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
     """Columns side by side for a terminal: the first to the left, figures to the right, the rest as it comes."""
     columns = max(len(row) for row in rows)
@@ -119,33 +101,23 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def group_text(group: Mapping[str, Any], *, with_messages: bool = False) -> str:
+def group_text(group: Mapping[str, Any]) -> str:
     """A group for a terminal."""
-    parts = [f"{group['row']}: {group['name']}", text_table(contestant_rows(group))]
-    if group["comparisons"]:
-        parts.append(text_table(comparison_rows(group)))
-    if with_messages:
-        for contestant in group["contestants"]:
-            if contestant["sent"]:
-                parts.append(f"  sent: {contestant['title']}\n" + text_table(sent_rows(contestant), "    "))
-    return "\n".join(parts) + "\n"
+    return f"{group['row']}: {group['name']}\n{text_table(contestant_rows(group))}\n"
 
 
-def summary_rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Every ratio that has a target, in one table."""
-    rows = [["row", "ratio", "measured", "target", ""]]
-    for group in groups:
-        for comparison in group["comparisons"]:
-            if comparison["target"] is not None:
-                title = f"{group['name']}: {comparison['title']}"
-                rows.append([group["row"], title, ratio(comparison), target(comparison), verdict(comparison)])
+def target_rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Every target, in one table, in the order of `TARGETS`."""
+    found = {target["what"]: target for group in groups for target in group["targets"]}
+    rows = [["what", "before", f"on {TCP_BASE}", "measured", "target", ""]]
+    for one in sorted(found.values(), key=lambda one: ORDER.get(one["what"], len(ORDER))):
+        on_tcp = _digits(one["on_tcp"]) if one["on_tcp"] is not None else "-"
+        rows.append([one["what"], one["before"] or "-", on_tcp, ratio(one), target(one), verdict(one)])
     return rows
 
 
 def head_text(result: Mapping[str, Any]) -> str:
-    """Which machine, and how much was measured."""
-    machine = result["machine"]
-    lines = [one_line(machine), f"{result['scale']} run, {result['rounds']} rounds"]
-    if machine["load_before"] > machine["cores"] / 2:
-        lines.append("the machine was busy with something else when this began: do not quote these figures")
-    return "\n".join(lines) + "\n"
+    """Which machine, how much was measured, and what else used the machine."""
+    others = max((busy for group in result["groups"] for busy in group["others"]), default=0.0)
+    run = f"{result['scale']} run, {result['rounds']} rounds"
+    return f"{one_line(result['machine'])}\n{run}; before a round others used at most {others:.0%} of the machine\n"

@@ -1,4 +1,4 @@
-"""Row 0: what a message costs: round trips of two actors on our base, on plain Thespian, and of two bare processes.
+"""What a message costs: round trips of two actors on our base, on plain Thespian, and of two bare processes.
 
 The bare processes do what cannot be done without: a socket pair, poll and pickle. The driver sends one message and
 waits for it to come back, over and over, and gives the median; a burst is a hundred messages at once, of which the last
@@ -14,18 +14,19 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from thespian.actors import Actor, ActorAddress, ActorSystem
+from thespian.actors import Actor, ActorAddress
 
 from client_replies.actors.base import UNIX_BASE
 from client_replies.actors.base.tcp_base import TCP_BASE
 from client_replies.actors.system import running_system
 
-from .contest import Comparison, Contestant, Group, Scale
+from .contest import Contestant, Group, Scale, group_of
 from .statistics import percentile
+from .targets import ROUND_TRIP
 
-SIZES = {"empty": 0, "4 KiB": 4096, "64 KiB": 65536, "1 MiB": 1 << 20}
 BURST = 100
 WARM = 100
 ROUNDS_MIN = 20
@@ -34,20 +35,13 @@ _HEADER = struct.Struct("<I")
 
 
 class Ball:
-    """What goes to and fro. Its text is cheap: Thespian forms it often."""
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-
-    def __str__(self) -> str:
-        return "Ball"
+    """What goes to and fro."""
 
 
 class Start:
-    """Begin, with payloads of this size, or with bursts, for so long."""
+    """Begin, with bursts of so many balls, for so long."""
 
-    def __init__(self, size: int, burst: int, seconds: float) -> None:
-        self.size = size
+    def __init__(self, burst: int, seconds: float) -> None:
         self.burst = burst
         self.seconds = seconds
 
@@ -84,38 +78,40 @@ class Driver(Actor):
             self.throw()
         elif isinstance(msg, Ball):
             self.taken.append(now - self.thrown_at)
-            if now < self.until or len(self.taken) < WARM + ROUNDS_MIN:
+            if now < self.until or len(self.taken) < warm(self.start.burst) + ROUNDS_MIN:
                 self.throw()
             else:
                 self.send(self.asker, self.taken)
 
     def throw(self) -> None:
         """Throw."""
-        ball = Ball(bytes(self.start.size))
+        ball = Ball()
         self.thrown_at = time.perf_counter()
         for _ in range(self.start.burst):
             self.send(self.wall, ball)
 
 
+def warm(burst: int) -> int:
+    """How many round trips come before those that count."""
+    return WARM // burst
+
+
 def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
-    size, burst, seconds = params["size"], params["burst"], params["seconds"]
     if contestant == "bare":
-        taken = _bare(size, seconds)
+        taken = _bare(params["seconds"])
     else:
-        with running_system(TCP_BASE if contestant == "tcp" else UNIX_BASE) as system:
-            taken = _ask(system, Start(size, burst, seconds))
-    taken = taken[WARM:]
+        base = TCP_BASE if contestant == "tcp" else params.get("base", UNIX_BASE)
+        with running_system(base) as system:
+            start = Start(params["burst"], params["seconds"])
+            taken = system.ask(system.createActor(Driver), start, start.seconds + TIMEOUT)
+    burst = params["burst"]
+    taken = taken[warm(burst) :]
     p50 = percentile(taken, 50)
-    return {"value": p50 if burst == 1 else (burst + 1) / p50, "p99": percentile(taken, 99)}
+    return {"value": 1 / p50 if burst == 1 else (burst + 1) / p50, "p50": p50, "p99": percentile(taken, 99)}
 
 
-def _ask(system: ActorSystem, start: Start) -> list[float]:
-    taken: list[float] = system.ask(system.createActor(Driver), start, start.seconds + TIMEOUT)
-    return taken
-
-
-def _bare(size: int, seconds: float) -> list[float]:
+def _bare(seconds: float) -> list[float]:
     """Two processes, and nothing but what cannot be done without."""
     here, there = socket.socketpair()
     if os.fork() == 0:
@@ -127,12 +123,11 @@ def _bare(size: int, seconds: float) -> list[float]:
     until = time.perf_counter() + seconds
     poll = select.poll()
     poll.register(here, select.POLLIN)
-    buffer = bytearray(size + 1024)
     while time.perf_counter() < until or len(taken) < WARM + ROUNDS_MIN:
-        ball = Ball(bytes(size))
+        ball = Ball()
         begun = time.perf_counter()
         _send(here, ball)
-        _receive(here, poll, buffer)
+        _receive(here, poll)
         taken.append(time.perf_counter() - begun)
     here.close()
     os.wait()
@@ -142,8 +137,7 @@ def _bare(size: int, seconds: float) -> list[float]:
 def _throw_back(there: socket.socket) -> None:
     poll = select.poll()
     poll.register(there, select.POLLIN)
-    buffer = bytearray((1 << 20) + 1024)
-    while (ball := _receive(there, poll, buffer)) is not None:
+    while (ball := _receive(there, poll)) is not None:
         _send(there, ball)
 
 
@@ -152,47 +146,24 @@ def _send(connection: socket.socket, ball: Ball) -> None:
     connection.sendall(_HEADER.pack(len(data)) + data)
 
 
-def _receive(connection: socket.socket, poll: select.poll, buffer: bytearray) -> Ball | None:
+def _receive(connection: socket.socket, poll: select.poll) -> Ball | None:
     poll.poll()
-    count = connection.recv_into(buffer)
-    if not count:
-        return None
-    view, wanted = memoryview(buffer), _HEADER.size + _HEADER.unpack_from(buffer)[0]
-    while count < wanted:
+    data = connection.recv(4096)
+    while data and len(data) < _HEADER.size + _HEADER.unpack_from(data)[0]:
         poll.poll()
-        count += connection.recv_into(view[count:])
-    ball: Ball = pickle.loads(view[_HEADER.size : count])
-    return ball
+        data += connection.recv(4096)
+    return pickle.loads(data[_HEADER.size :]) if data else None
 
 
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
-    found = [_group(name, size, 1) for name, size in SIZES.items()]
-    return [*found, _group(f"burst of {BURST}", 0, BURST)]
-
-
-def _group(name: str, size: int, burst: int) -> Group:
-    is_burst = burst > 1
-    contestants = [
-        Contestant("ours", f"two actors, {UNIX_BASE}"),
-        Contestant("tcp", f"two actors, plain {TCP_BASE}"),
-        *([] if is_burst else [Contestant("bare", "two bare processes")]),
+    ours = Contestant("ours", "two actors", on_base=True)
+    tcp = Contestant("tcp", f"two actors, plain {TCP_BASE}")
+    bare = Contestant("bare", "two bare processes: socket pair, poll, pickle")
+    figures = (("p50", "s"), ("p99", "s"))
+    return [
+        group_of(ROUND_TRIP, "round trips/s", [ours, tcp, bare], {"burst": 1}, figures),
+        group_of(
+            ("round_trip", f"burst of {BURST}"), "messages/s", [replace(ours, on_base=False), tcp], {"burst": BURST}
+        ),
     ]
-    target = 11.0 if size == 0 and not is_burst else None
-    if is_burst:
-        comparisons = [Comparison(f"to plain {TCP_BASE}", "ours", ("tcp",), target)]
-    else:
-        # Times: the ratio is theirs to ours, so that more is better.
-        comparisons = [
-            Comparison(f"plain {TCP_BASE} to ours", "tcp", ("ours",), target),
-            Comparison("two bare processes to ours", "bare", ("ours",), 0.5 if size == 0 else None),
-        ]
-    return Group(
-        row="round_trip",
-        name=name,
-        unit="messages/s" if is_burst else "s",
-        params={"size": size, "burst": burst},
-        figures=[("p99", "s")],
-        contestants=contestants,
-        comparisons=comparisons,
-    )

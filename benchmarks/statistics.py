@@ -1,8 +1,4 @@
-"""Medians, percentiles and ratios: the little arithmetic that the tables rest on.
-
-A ratio is taken pair by pair, of two contestants in the same round, so that what slows the machine for a while slows
-both; its median is what a target is compared with.
-"""
+"""Medians and percentiles: the little arithmetic that the tables rest on."""
 
 from __future__ import annotations
 
@@ -26,13 +22,6 @@ def percentile(values: Sequence[float], percent: float) -> float:
     ordered = sorted(values)
     rank = -(-len(ordered) * percent // 100)
     return ordered[max(0, min(len(ordered), int(rank)) - 1)]
-
-
-def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Pair by pair, the first divided by the second."""
-    if len(values) != len(others):
-        raise ValueError(f"{len(values)} rounds of one contestant, {len(others)} of the other")
-    return [value / other for value, other in zip(values, others, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

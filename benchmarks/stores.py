@@ -28,9 +28,6 @@ class Store(Protocol):
     def put(self, slots: Sequence[int], replies: Sequence[bytes]) -> None:
         """Replace the slots' replies, in one durable transaction."""
 
-    def get(self, slot: int) -> bytes:
-        """The slot's reply."""
-
     def close(self) -> None:
         """Release the files."""
 
@@ -52,11 +49,6 @@ class SqliteStore:
         self._connection.executemany("REPLACE INTO replies VALUES (?, ?)", zip(slots, replies, strict=True))
         self._connection.execute("COMMIT")
 
-    def get(self, slot: int) -> bytes:
-        """See `Store`."""
-        reply: bytes = self._connection.execute("SELECT reply FROM replies WHERE slot = ?", (slot,)).fetchone()[0]
-        return reply
-
     def close(self) -> None:
         """See `Store`."""
         self._connection.close()
@@ -73,12 +65,6 @@ class LmdbStore:
         with self._environment.begin(write=True) as transaction:
             for slot, reply in zip(slots, replies, strict=True):
                 transaction.put(_KEY.pack(slot), reply)
-
-    def get(self, slot: int) -> bytes:
-        """See `Store`."""
-        with self._environment.begin() as transaction:
-            reply: bytes = transaction.get(_KEY.pack(slot))
-            return reply
 
     def close(self) -> None:
         """See `Store`."""

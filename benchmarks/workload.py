@@ -1,6 +1,6 @@
-"""The work that every contestant does: replies of so many bytes, each with a body of its own, of 128 sessions in turn.
+"""The work that every contestant does: replies of so many bytes, each with a body of its own, of sessions in turn.
 
-Guarantees: no two bodies are the same, sessions take turns (so a window of 64 never holds two replies of one), and a
+Guarantees: no two bodies are the same, sessions take turns (so a window never holds two replies of one), and a
 reply is built the way a replica builds it: its header sealed over its body. Replies of one run are the same in every
 contestant; 4 KiB means 4,096 bytes of header and body together.
 """
@@ -19,7 +19,6 @@ WINDOW = 64
 CLUSTER = 7
 OPERATION = 2
 TIMESTAMP = 1
-SIZES = {"4 KiB": 4096, "64 KiB": 65536, "1 MiB": 1048576}
 
 
 class Replies:
@@ -62,6 +61,11 @@ def seal(slot: int, op: int, request: int, body: bytes | bytearray) -> bytes:
         timestamp=TIMESTAMP,
         body=body,
     )
+
+
+def sessions_for(window: int) -> int:
+    """How many sessions take turns, at least twice as many as may wait for durability."""
+    return max(SESSIONS, 2 * window)
 
 
 def slot_size(size: int) -> int:
