@@ -49,7 +49,7 @@ format: $(READY) ## let ruff rewrite the files
 bench: $(READY) ## measure against the disk's own limit and against peers
 	@$(RUN) -m benchmarks --json build/benchmarks.json --compare benchmarks/results/accepted.json $(ARGS)
 
-bench-quick: $(READY) ## the same in under two minutes: to see that all works, not to quote
+bench-quick: $(READY) ## each contestant once, for a moment: to see that all works
 	@$(RUN) -m benchmarks --quick $(ARGS)
 
 simulate: $(READY) ## run the deterministic simulation (SEEDS=100)

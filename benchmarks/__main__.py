@@ -24,7 +24,7 @@ from .compare import MARGIN, compare, compared_rows
 from .contest import FULL, QUICK, ROOT, TINY, Scale, run_apart, run_group
 from .machine import QUIET_MAX, describe, settled
 from .measure import DIRECTORY
-from .page import rewrite, unexplained
+from .page import BOUNDS, bounds_to_mend, rewrite
 from .report import group_text, head_text, target_rows, text_table
 from .targets import TARGETS
 
@@ -75,6 +75,10 @@ def run_rows(chosen: argparse.Namespace) -> dict[str, Any]:
     if not rows:
         return result
     scale = scale_of(chosen)
+    if chosen.accept and scale.is_full and (busy := settled()) > QUIET_MAX:
+        raise SystemExit(
+            f"not accepted: something else uses {busy:.0%} of the machine, expected at most {QUIET_MAX:.0%}: end it"
+        )
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     result |= {"machine": describe(DIRECTORY), "scale": scale.name, "rounds": scale.rounds}
     for row in rows:
@@ -136,8 +140,8 @@ def accept(result: dict[str, Any]) -> bool:
     CHART.write_text(draw(result))
     page = rewrite(PAGE.read_text(), result)
     PAGE.write_text(page)
-    for what in unexplained(page, result):
-        print(f"{PAGE.name} must still say what bounds: {what}", file=sys.stderr)
+    for reason in bounds_to_mend(page, result):
+        print(f"{PAGE.name}, {BOUNDS!r}, {reason}", file=sys.stderr)
     return True
 
 

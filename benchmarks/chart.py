@@ -36,7 +36,7 @@ PANELS: tuple[tuple[str, Place, str, str, tuple[Bar, ...]], ...] = (
     ("Cluster, one session (less is better)", targets.CLUSTER_1, "p50", "s", CLUSTERS),
     ("Cluster, 32 sessions, requests per second", targets.CLUSTER_32, "value", "", CLUSTERS),
 )
-WIDTH, PANEL_WIDTH, LABEL_WIDTH, BAR_WIDTH = 760, 370, 112, 178
+WIDTH, PANEL_WIDTH, LABEL_WIDTH, BAR_WIDTH = 760, 370, 118, 172
 MARGIN, HEAD, STEP, BAR = 16, 24, 20, 13
 STYLE = """
   .card { fill: #ffffff; stroke: #d0d7de; } text { font: 12px system-ui, sans-serif; fill: #1f2328; }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LOOK_SECONDS = 1.0
-SETTLE_MAX = 20.0  # seconds
+SETTLE_MAX = 60.0  # seconds
 QUIET_MAX = 0.1  # of all cores
 
 

@@ -39,8 +39,13 @@ def section_text(name: str, result: Mapping[str, Any]) -> str:
     )
 
 
-def unexplained(page: str, result: Mapping[str, Any]) -> list[str]:
-    """Targets that are not met, and of which the page does not say what bounds them."""
+def bounds_to_mend(page: str, result: Mapping[str, Any]) -> list[str]:
+    """What the hand-written part must still say of the targets that this run missed, or say no longer."""
     bounds = " ".join(page.partition(BOUNDS)[2].partition("\n## ")[0].split())
-    missed = [target["what"] for group in result["groups"] for target in group["targets"] if target["met"] is False]
-    return [what for what in missed if what not in bounds]
+    found = []
+    for target in (target for group in result["groups"] for target in group["targets"]):
+        if target["met"] is False and target["what"] not in bounds:
+            found.append(f"does not say what bounds: {target['what']}")
+        if target["met"] and target["what"] in bounds:
+            found.append(f"says what bounds a target that is met: {target['what']}")
+    return found

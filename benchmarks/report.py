@@ -50,7 +50,8 @@ def ratio(found: Mapping[str, Any]) -> str:
 def contestant_rows(group: Mapping[str, Any]) -> list[list[str]]:
     """A line for each contestant of a group: the median, the spread, further figures and how busy it was."""
     further = [tuple(figure) for figure in group["figures"]]
-    rows = [["", group["unit"], "from", "to", *(name for name, _ in further), "busy"]]
+    is_rate = group["unit"].endswith("s/s")  # of things that can be counted
+    rows = [["", group["unit"], "from", "to", *(name for name, _ in further), *["CPU each"] * is_rate, "busy"]]
     for contestant in group["contestants"]:
         figures = contestant["figures"]
         if contestant.get("failed"):
@@ -66,6 +67,7 @@ def contestant_rows(group: Mapping[str, Any]) -> list[list[str]]:
                 contestant["title"],
                 *(number(value[name], unit) for name in ("median", "low", "high")),
                 *(number(figures[name]["median"], unit) if name in figures else "" for name, unit in further),
+                *[cpu_each(contestant)] * is_rate,
                 busy(contestant),
             ]
         )
@@ -104,6 +106,12 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 def group_text(group: Mapping[str, Any]) -> str:
     """A group for a terminal."""
     return f"{group['row']}: {group['name']}\n{text_table(contestant_rows(group))}\n"
+
+
+def cpu_each(contestant: Mapping[str, Any]) -> str:
+    """CPU time of all its processes for one of what it counts, in the last round."""
+    used = sum(contestant["busy"].values())
+    return number(used / contestant["figures"]["value"]["values"][-1], "s") if used else ""
 
 
 def target_rows(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
