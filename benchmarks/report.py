@@ -25,7 +25,7 @@ def number(value: float, unit: str = "") -> str:
 def _digits(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
 
 
 def verdict(found: Mapping[str, Any]) -> str:

@@ -154,6 +154,7 @@ def test_figures_are_shown_with_the_digits_that_mean_something() -> None:
     assert number(0.0123, "s") == "12.3 ms"
     assert number(2.5, "s") == "2.50 s"
     assert number(12345.6) == "12,346"
+    assert number(0.0456) == "0.046"
 
 
 def test_an_account_is_the_difference_of_two_snapshots() -> None:
