@@ -24,14 +24,14 @@ from .compare import MARGIN, compare, compared_rows
 from .contest import FULL, QUICK, ROOT, TINY, Scale, run_apart, run_group
 from .machine import QUIET_MAX, describe, settled
 from .measure import DIRECTORY
-from .page import BOUNDS, bounds_to_mend, rewrite
+from .page import BOUNDS, CHART_NAME, bounds_to_mend, rewrite
 from .report import group_text, head_text, target_rows, text_table
 from .targets import TARGETS
 
 ROWS = tuple(dict.fromkeys(target.row for target in TARGETS))
 ACCEPTED = ROOT / "benchmarks" / "results" / "accepted.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
-CHART = ROOT / "docs" / "benchmarks.svg"
+CHART = PAGE.parent / CHART_NAME
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:

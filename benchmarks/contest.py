@@ -27,7 +27,7 @@ from .statistics import Spread, median
 from .targets import Target, targets_of
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120.0
+TIMEOUT = 180.0
 ON_TCP = "@tcp"
 FAILURE_LINES = 8
 

@@ -30,7 +30,7 @@ from .targets import DURABLE_1_MIB, DURABLE_64, DURABLE_64_KIB, DURABLE_256, ONE
 from .window import WindowDriver
 from .workload import SESSIONS, Replies, sessions_for, slot_size
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 
 
 class OursDriver(Owner):

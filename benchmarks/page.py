@@ -16,6 +16,7 @@ from .figures import ten_lines
 from .report import contestant_rows, head_text, markdown_table, target_rows
 
 SECTIONS = ("lines", "machine", "targets", "figures")
+CHART_NAME = "benchmarks.svg"  # beside the page
 BOUNDS = "## What bounds"
 _SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -28,7 +29,8 @@ def rewrite(page: str, result: Mapping[str, Any]) -> str:
 def section_text(name: str, result: Mapping[str, Any]) -> str:
     """What stands in a section."""
     if name == "lines":
-        return "\n".join(f"{number}. {line}" for number, line in enumerate(ten_lines(result), 1))
+        lines = "\n".join(f"{number}. {line}" for number, line in enumerate(ten_lines(result), 1))
+        return f"![client-replies compared with others]({CHART_NAME})\n\n{lines}"
     if name == "machine":
         return head_text(result).strip().replace("\n", "; ") + "."
     if name == "targets":
