@@ -24,6 +24,8 @@ from client_replies.storage.layout import Layout
 from tests.storage.samples import CLUSTER, fault_kind, in_child, make_disk, make_reply, small_config
 
 SESSIONS = bytes(range(256)) * 2
+# Of a superblock copy; zeros to the end of the sector follow.
+FIELDS_SIZE = 168
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -180,11 +182,15 @@ class TestOpening:
         opened(FileDisk(), config).close()
 
     def test_any_byte_of_one_superblock_copy_may_rot(self, config: RepliesConfig) -> None:
-        """The other three agree; opening makes the copies equal again, and changes nothing else."""
+        """The other three agree; opening makes the copies equal again, and changes nothing else.
+
+        The fields are damaged in every copy, the zeros after them (under the same checksum) in one copy each.
+        """
         disk, file = memory_copy(make_file(config))
         good = bytes(file.data)
+        assert not any(good[FIELDS_SIZE:SECTOR_SIZE])
         for copy in range(4):
-            for offset in range(SECTOR_SIZE):
+            for offset in (*range(FIELDS_SIZE), *range(FIELDS_SIZE + copy, SECTOR_SIZE, 4)):
                 file.data[copy * SECTOR_SIZE + offset] ^= 0xFF
                 data_file = opened(disk, config)
                 assert (data_file.sequence, data_file.sessions) == (2, SESSIONS + b"\2")
