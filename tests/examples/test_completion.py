@@ -26,6 +26,8 @@ _python_argcomplete_global python "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
 
+TIMEOUT_S = 120.0
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
@@ -43,7 +45,12 @@ def completed(line: str) -> set[str]:
     asked = {"_ARGCOMPLETE": "3", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
     environment = {**os.environ, **asked, "_ARGCOMPLETE_SHELL": "bash", "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
     answer = subprocess.run(
-        ["bash", "-c", ANSWER, sys.executable], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30.0
+        ["bash", "-c", ANSWER, sys.executable],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
     assert answer.returncode == 0
     return set(answer.stdout.split(SEPARATOR)) - {""}
@@ -89,7 +96,7 @@ def test_bash_completes_python_dash_m_as_the_readme_says(place: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30.0,
+        timeout=TIMEOUT_S,
     )
     assert answer.stdout.split() == ["primary"], answer.stderr
 
