@@ -34,8 +34,10 @@ cluster: $(READY) ## run three replicas over a file of transfers, damage and kil
 soak: $(READY) ## ten minutes of random harm to a cluster at work, and judge the result (ARGS="--seed 2")
 	@timeout --kill-after=10 600 $(RUN) -m examples.cluster soak $(ARGS)
 
+# The whole suite runs in several processes, two per core (see tests/conftest.py); each test file stays in one of them.
+# A chosen part runs in one, which starts at once, and in which --pdb and -s work; `ARGS="-n 4 tests/storage"` is heeded.
 test: $(READY) ## run the whole test suite (ARGS="-k name" to choose)
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest --dist loadfile --no-loadscope-reorder $(or $(ARGS),-n auto)
 
 check: $(READY) ## format, lint and strict types, without changing anything
 	@$(RUN) -m ruff format --check --quiet . || { $(RUN) -m ruff format --diff --quiet . ; exit 1; }

@@ -1,4 +1,8 @@
-"""Actor systems for tests: each is a new one, reached from this host alone, and none leaves a process behind."""
+"""Actor systems for tests: each is a new one, reached from this host alone, and none leaves a process behind.
+
+Test files run beside each other, in several processes: what a test counts is its own process's, or is waited for. A
+file stays in one process, in its order, so its tests can share what has a name: ports, addresses, an actor system.
+"""
 
 import os
 import signal
@@ -20,6 +24,35 @@ from tests.processes import (
 BASES = ("simpleSystemBase", "multiprocUnixBase")
 
 
+# Those that take longest begin first, so that at the end no process waits for one of them.
+LONG_FILES = (
+    "tests/examples/test_run.py",
+    "tests/examples/test_hostile_environments.py",
+    "tests/simulation/test_scenarios.py",
+    "tests/simulation/cluster/test_cluster_simulation.py",
+    "tests/simulation/test_simulation.py",
+    "tests/examples/test_soak.py",
+    "tests/examples/test_live.py",
+    "tests/examples/test_vsr_simulation.py",
+    "tests/actors/test_strangers.py",
+    "tests/actors/base/test_strangers.py",
+    "tests/actors/test_system.py",
+)
+PROCESSES_MAX = 8
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core: most tests wait for actors most of the time."""
+    return min(PROCESSES_MAX, 2 * len(os.sched_getaffinity(0)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; within a file the order stays."""
+    places = {file: place for place, file in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
 def pytest_configure() -> None:
     """A shell starts its background jobs with SIGINT ignored, and so would be what the tests start and interrupt."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -35,7 +68,8 @@ def nothing_is_left() -> Iterator[None]:
     # A process that was killed as the last act of a test needs a moment to go.
     wait_until(lambda: not living_descendants(), 5.0, f"the end of {sorted(living_descendants())}")
     reap_orphans()
-    assert unclaimed_shared_memory() <= shared_memory_before
+    # Others on this host, such as the tests in a process beside this one, make and remove theirs meanwhile.
+    wait_until(lambda: unclaimed_shared_memory() <= shared_memory_before, what="the end of the shared memory")
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from examples.cluster.__main__ import SHIPPED
+from examples.cluster.__main__ import SHIPPED, main
 from examples.cluster.run_directory import PREFIX
 from tests.processes import living_descendants, unclaimed_shared_memory, wait_until
 
@@ -29,7 +28,8 @@ def nothing_is_left_behind(free_of_new_processes: None, tmp_path: Path) -> Itera
     """After every test: no process, no shared memory without a process, no directory of a run that has ended."""
     before = unclaimed_shared_memory()
     yield
-    assert unclaimed_shared_memory() <= before
+    # Others on this host make and remove theirs meanwhile.
+    wait_until(lambda: unclaimed_shared_memory() <= before, what="the end of the shared memory")
 
 
 @pytest.fixture
@@ -156,11 +156,11 @@ def test_a_planted_fault_turns_the_verdict_red(place: Path, transfers: Path, pla
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(
-    place: Path, transfers: Path, arguments: tuple[str, ...], said: str
+    place: Path, transfers: Path, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 2, what was found and what was expected, before anything is started."""
-    status, out, err = finish(place, transfers, *arguments)
-    assert status == 2
+    assert main(["run", "--directory", str(place), "--transfers", str(transfers), *arguments]) == 2
+    out, err = capsys.readouterr()
     assert said in err
     assert "Traceback" not in err
     assert out == ""
@@ -262,40 +262,6 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_removes_its_files(
         status, out, err = finish(place, transfers, "--damage", "1")
         assert status == 0, out + err
         assert list(place.iterdir()) == []
-
-
-def soak(place: Path, *arguments: str) -> tuple[int, str]:
-    """A short soak: exit status and output."""
-    with (place.parent / "out").open("w") as out:
-        command = [sys.executable, "-m", "examples.cluster", "soak", "--directory", str(place), *arguments]
-        status = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, timeout=RUN_TIMEOUT_S).returncode
-    return status, (place.parent / "out").read_text()
-
-
-def test_a_short_soak_of_random_harm_holds(place: Path) -> None:
-    """Killed processes, lost disks, corrupted slots, partitions, a minority at a time; `make soak` is the long one."""
-    status, out = soak(place, "--minutes", "0.75", "--rate", "12", "--seed", "5")
-    assert status == 0, out
-    reason = "0 primaries killed with replies committed but unsent"
-    assert re.search(f"verdict: (10 of 11 checks passed, 1|9 of 11 checks passed, 2) not tried: .*{reason}", out), out
-    faults = Counter(line.split(": ")[1].split(",")[0] for line in out.splitlines() if line.startswith("fault "))
-    assert len(faults) >= 3, out
-    assert list(place.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("plant", "broken"),
-    [
-        ("execute-twice", "BROKEN  each transfer executed once on every replica"),
-        ("wrong-reply", "BROKEN  every repeated request answered with identical bytes"),
-    ],
-)
-def test_a_planted_fault_turns_the_soak_red(place: Path, plant: str, broken: str) -> None:
-    """The verdict finds it amid the harm, from what the members wrote down."""
-    status, out = soak(place, "--minutes", "0.3", "--rate", "20", "--plant", plant)
-    assert status == 1, out
-    assert broken in out
-    assert list(place.iterdir()) == []
 
 
 def test_runs_beside_each_other_do_not_meet(place: Path, transfers: Path) -> None:
