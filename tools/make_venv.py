@@ -35,8 +35,12 @@ def runs(python: Path) -> bool:
 
 
 def install(python: Path, wanted: list[str], log: Path) -> None:
-    """Install what is wanted, quietly: the log is shown only when it did not work."""
-    command: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *wanted]
+    """Install what is wanted, quietly: the log is shown only when it did not work.
+
+    Nothing is compiled: most modules of what is installed are never imported, and Python compiles those that are.
+    """
+    options = ("--disable-pip-version-check", "--no-input", "--no-compile")
+    command: list[str | Path] = [python, "-m", "pip", "install", *options, *wanted]
     with log.open("w") as output:
         result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
     if result.returncode:
