@@ -56,6 +56,6 @@ def test_a_short_soak_of_random_harm_holds(place: Path) -> None:
 )
 def test_a_planted_fault_turns_the_soak_red(place: Path, plant: str, broken: str) -> None:
     """The verdict finds it amid the harm, from what the members wrote down."""
-    status, out = soak(place, "--minutes", "0.3", "--rate", "20", "--plant", plant)
+    status, out = soak(place, "--minutes", "0.5", "--rate", "20", "--plant", plant)
     assert status == 1, out
     assert broken in out
