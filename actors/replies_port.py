@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
-from typing import TypeGuard
+from typing import NoReturn, TypeGuard
 
 from thespian.actors import ActorAddress
 
@@ -319,7 +319,8 @@ class RepliesPort:
         Raises `PortMisused` for what cannot be a reply of this slot: by its size and its cluster, and no more. The
         checksums are the component's to verify, in a process of its own; a reply that is not whole fails the port.
         """
-        self._require_room()
+        if not self.ready:
+            self._refuse()
         size = len(reply)
         if not (0 <= slot < self._clients_max and HEADER_SIZE < size <= self._message_size_max):
             raise self._misfit(slot, reply)
@@ -330,7 +331,8 @@ class RepliesPort:
 
     def remove(self, slot: int, op: int) -> None:
         """The slot holds no reply any more, as of `op`. Goes out with the next `committed`."""
-        self._require_room()
+        if not self.ready:
+            self._refuse()
         self._queue(slot, op, None)
 
     def committed(self, op: int, *, tell_durable: bool = False) -> None:
@@ -437,8 +439,10 @@ class RepliesPort:
         if not self.failed and not self._closed:
             if not (self._events and isinstance(self._events[-1], WritesAreDurable)):
                 self._pump()
-            self._send_held()
-            self._pump_reads()
+            if self._held:
+                self._send_held()
+            if self._reads_waiting:
+                self._pump_reads()
         return True
 
     def tick(self) -> None:
@@ -536,7 +540,8 @@ class RepliesPort:
         while self._undurable and self._undurable[0].number <= number:
             batch = self._undurable.popleft()
             self._durable_op = max(self._durable_op, batch.op)
-            self._take_back(batch.leases)
+            if batch.leases:
+                self._take_back(batch.leases)
         if told < min(self._durable_op, self._durable_asked):
             self._events.append(WritesAreDurable(op=self._durable_op))
 
@@ -774,8 +779,9 @@ class RepliesPort:
         """The slots of the next batch: all of writes, or all of removals."""
         removes = next(iter(stage.payloads.values())) is None
         count, limit = 0, self._batch_max if removes else min(self._batch_max, self.credit)
+        committed, buffers_short = self._committed, bool(self._unplaced)
         for payload, (_, first_op) in islice(zip(stage.payloads.values(), stage.places.values(), strict=True), limit):
-            if first_op > self._committed or (payload is None) != removes or self._is_large(payload):
+            if first_op > committed or (payload is None) != removes or (buffers_short and self._is_large(payload)):
                 break
             count += 1
         return list(islice(stage.payloads, count))
@@ -798,7 +804,7 @@ class RepliesPort:
         leases: tuple[Lease, ...] = ()
         if writes or not slots:
             self._lend_small(writes, now)
-            leases = tuple(payload for payload in writes if isinstance(payload, int))
+            leases = tuple([payload for payload in writes if isinstance(payload, int)])
             self._lent += len(leases)
             message = WriteReplies(
                 owner=self.owner,
@@ -821,7 +827,7 @@ class RepliesPort:
         return self._durable_op < self._durable_asked or self._lent > 0
 
     def _take_back(self, leases: tuple[Lease, ...]) -> None:
-        if leases and self._stock is not None:
+        if self._stock is not None:
             self._lent -= len(leases)
             self._stock.give(leases, self._now())
             self._place()
@@ -936,10 +942,9 @@ class RepliesPort:
             raise PortMisused(f"the port {'has closed' if self._closed else 'is closing'} and takes nothing more")
         raise PortMisused(f"the port is not open: {'open it' if self._config is None else 'wait for RepliesOpened'}")
 
-    def _require_room(self) -> None:
-        if not self.ready:
-            self._require_open()
-            raise PortMisused(f"{self.pending} operations wait, of at most {self._pending_max}: wait until `ready`")
+    def _refuse(self) -> NoReturn:
+        self._require_open()
+        raise PortMisused(f"{self.pending} operations wait, of at most {self._pending_max}: wait until `ready`")
 
     def _misfit(self, slot: int, reply: bytes) -> PortMisused:
         """What is wrong with what cannot be a reply of the slot."""
