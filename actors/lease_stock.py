@@ -60,12 +60,13 @@ class LeaseStock:
         """Leases at hand."""
         return len(self._free)
 
-    def take(self, now: float, *, more: bool = True) -> Lease | None:
-        """A lease whose buffer is the caller's to fill, or None. With `more`, others are asked for if few are left."""
-        lease = self._free.pop() if self._free else None
+    def take(self, count: int, now: float, *, more: bool = True) -> list[Lease]:
+        """Up to `count` leases, with buffers to fill. With `more`, others are acquired if few are left."""
+        at = max(0, len(self._free) - count)
+        leases, self._free = self._free[at:], self._free[:at]
         if more and len(self._free) < max(1, self._ahead // 2):
             self._acquire(now)
-        return lease
+        return leases
 
     def put_back(self, lease: Lease) -> None:
         """A lease that was taken and not used."""

@@ -23,11 +23,13 @@ Owns: the owner's half of every exchange, the leases it acquired ahead, and the 
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
+from typing import NoReturn, TypeGuard
 
 from thespian.actors import ActorAddress
 
@@ -170,31 +172,20 @@ PortEvent = (
 )
 
 
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A slot's last operation that waits: a write with its bytes or its lease, or a removal with neither.
-
-    Its place in the queue is that of the slot's first operation that waits: `serial` numbers the places, and
-    `first_op` is that operation's op. Everything up to it is known once the item is accepted.
-    """
-
-    slot: int
-    op: int
-    payload: Payload | None
-    serial: int
-    first_op: int
-
-    @property
-    def is_removal(self) -> bool:
-        return self.payload is None
+_Place = tuple[int, int]  # the serial, which numbers all places, and the op of the first operation in it
 
 
 @dataclass(slots=True)
 class _Operations:
-    """The operations that wait between two barriers, in the order of their places, one a slot; the op of the last."""
+    """The operations that wait between two barriers: of each slot only the last, in two columns by slot.
 
-    items: dict[int, _Item]
-    op: int = 0
+    Its place in the queue, which is that of the key, is that of the slot's first operation that waits. Everything up
+    to that one's op is known once what has the place is accepted.
+    """
+
+    payloads: dict[int, Payload | None] = field(default_factory=dict)  # a write's bytes or its lease; None removes
+    places: dict[int, _Place] = field(default_factory=dict)
+    op: int = 0  # of the last operation
 
 
 @dataclass(slots=True)
@@ -223,7 +214,6 @@ class _Sent:
 
     message: Message
     resend_at: float
-    items: tuple[_Item, ...] = ()
     serial: int = 0  # of the first operation that it carries, or of the installation that it is
 
 
@@ -244,6 +234,8 @@ class RepliesPort:
         write_interval: float = WRITE_INTERVAL,
     ) -> None:
         self.owner = owner
+        self.is_open = False  # from `RepliesOpened` until `close` or the end; otherwise it takes nothing: `PortMisused`
+        self.pending = 0  # operations that wait in the port
         self.credit = 0
         self.accepted = 0  # the op up to which the component has heard of everything
         self.failed = False
@@ -258,7 +250,7 @@ class RepliesPort:
         self._write_at = 0.0  # when operations that nobody waits for may go out
         self._config: RepliesConfig | None = None
         self._cluster = b""  # as it is packed
-        self._inline_size_max = 0
+        self._clients_max = self._message_size_max = self._inline_size_max = 0
         self._opened: RepliesOpened | None = None
         self._memory: PoolMemory | None = None
         self._stock: LeaseStock | None = None
@@ -269,11 +261,13 @@ class RepliesPort:
         self._checkpoint: _Sent | None = None  # started, not done
         self._peers: _Sent | None = None
         self._peers_version = 0
-        self._stages: deque[_Operations | _Barrier] = deque([_Operations({})])
-        self._pending = 0
+        self._stages: deque[_Operations | _Barrier] = deque()
+        self._operations = self._begin_stage()  # the last stage
         self._serial = 0  # of the last place in the queue
         self._held: deque[tuple[int, _Sent]] = deque()  # to be sent when all operations up to a serial are accepted
-        self._unplaced: deque[_Item] = deque()  # large replies without a buffer, in the order of their places
+        # Large replies without a buffer, in the order of their places: serial, slot and stage. If the slot has another
+        # place now, or a small reply or none in it, it waits for none any more.
+        self._unplaced: list[tuple[int, int, _Operations]] = []
         self._placed = 0  # the last place that got one
         self._last_op = 0  # of the last operation that was queued
         self._committed = 0
@@ -294,24 +288,14 @@ class RepliesPort:
     # What the owner asks for.
 
     @property
-    def is_open(self) -> bool:
-        """True from `RepliesOpened` until `close`, unless the port fails. Otherwise it takes nothing: `PortMisused`."""
-        return self._opened is not None and not self.failed and not self._closing
-
-    @property
     def ready(self) -> bool:
         """True while writes are welcome. False is backpressure (or the end): execute nothing more for now."""
-        return self.is_open and self._pending < self._pending_max
-
-    @property
-    def pending(self) -> int:
-        """Operations that wait in the port."""
-        return self._pending
+        return self.is_open and self.pending < self._pending_max
 
     @property
     def idle(self) -> bool:
         """True when nothing waits and every numbered message was answered."""
-        return self._pending == 0 and self._flight is None and self._checkpoint is None and len(self._stages) == 1
+        return self.pending == 0 and self._flight is None and self._checkpoint is None and len(self._stages) == 1
 
     def open(self, config: RepliesConfig, mode: OpenMode) -> None:
         """Ask for the file to be opened; `RepliesOpened` or `PortFailed` follows."""
@@ -319,6 +303,7 @@ class RepliesPort:
             raise PortMisused("a port is opened once: make another RepliesPort")
         self._config = config
         self._cluster = config.cluster.to_bytes(16, "little")
+        self._clients_max, self._message_size_max = config.clients_max, config.message_size_max
         self._inline_size_max = config.inline_size_max
         self._fly(OpenReplies(owner=self.owner, config=config, mode=mode), timeout=OPEN_TIMEOUT)
 
@@ -334,22 +319,20 @@ class RepliesPort:
         Raises `PortMisused` for what cannot be a reply of this slot: by its size and its cluster, and no more. The
         checksums are the component's to verify, in a process of its own; a reply that is not whole fails the port.
         """
-        config = self._require_room()
-        if not 0 <= slot < config.clients_max:
-            raise PortMisused(f"slot {slot} of {config.clients_max}")
-        if not HEADER_SIZE < len(reply) <= config.message_size_max:
-            expected = f"more than {HEADER_SIZE} and at most {config.message_size_max}"
-            raise PortMisused(f"a reply of {len(reply)} bytes, expected {expected}")
-        cluster, op, size = packed_cluster_op_size(reply)
-        if size != len(reply):
-            raise PortMisused(f"a reply of {len(reply)} bytes whose header says {size}")
-        if cluster != self._cluster:
-            raise PortMisused(f"a reply of cluster {packed_cluster(reply):x}, expected {config.cluster:x}")
+        if not self.ready:
+            self._refuse()
+        size = len(reply)
+        if not (0 <= slot < self._clients_max and HEADER_SIZE < size <= self._message_size_max):
+            raise self._misfit(slot, reply)
+        cluster, op, size_said = packed_cluster_op_size(reply)
+        if size_said != size or cluster != self._cluster:
+            raise self._misfit(slot, reply)
         self._queue(slot, op, reply)
 
     def remove(self, slot: int, op: int) -> None:
         """The slot holds no reply any more, as of `op`. Goes out with the next `committed`."""
-        self._require_room()
+        if not self.ready:
+            self._refuse()
         self._queue(slot, op, None)
 
     def committed(self, op: int, *, tell_durable: bool = False) -> None:
@@ -360,7 +343,8 @@ class RepliesPort:
         when it hears of it is to go into one batch with what waits already.
         """
         self._require_open()
-        self._committed = max(self._committed, op)
+        if op > self._committed:
+            self._committed = op
         if tell_durable:
             self._durable_asked = self._committed
         self._pump()
@@ -368,7 +352,8 @@ class RepliesPort:
     def checkpoint(self, op: int, sessions: bytes) -> None:
         """Store the encoded session table as of `op`, after all that was written before; `CheckpointDone` follows."""
         self._require_open()
-        self._stages.extend((_Barrier(Checkpoint, op, sessions, after=self._last_op), _Operations({})))
+        self._stages.append(_Barrier(Checkpoint, op, sessions, after=self._last_op))
+        self._operations = self._begin_stage()
         self._pump()
 
     def install(self, op: int, sessions: bytes) -> None:
@@ -379,13 +364,15 @@ class RepliesPort:
         self._require_open()
         for stage in self._stages:
             if isinstance(stage, _Operations):
-                for item in stage.items.values():
-                    self._forget(item)
+                for payload in stage.payloads.values():
+                    self._put_back(payload)
+        self._unplaced.clear()
         self._serial += 1
-        self._stages = deque((_Barrier(InstallSessions, op, sessions, serial=self._serial), _Operations({})))
+        self._stages = deque([_Barrier(InstallSessions, op, sessions, serial=self._serial)])
+        self._operations = self._begin_stage()
         # What waits for something that is forgotten is from now on about what is installed.
         self._held = deque((self._serial, sent) for _serial, sent in self._held)
-        self._pending = len(self._flight.items) if self._flight is not None else 0
+        self.pending = len(self._slots_in_flight())
         self._committed = op
         self._pump()
         self._send_held()
@@ -426,6 +413,7 @@ class RepliesPort:
             return
         self._require_open()
         self._closing = True
+        self.is_open = False
         # What was written and not called committed yet, too: nothing could call it so any more.
         self._committed = max(self._committed, self._last_op)
         self._stages.append(_Barrier(CloseReplies))
@@ -444,15 +432,17 @@ class RepliesPort:
         receiver = self._receivers.get(type(message))
         if receiver is None:
             return False
-        if getattr(message, "owner", self.owner) != self.owner or getattr(message, "holder", self.owner) != self.owner:
+        if _owner_of(message) != self.owner:
             return True  # for an earlier incarnation of this owner
         if not self.failed and not self._closed:
             receiver(message)
         if not self.failed and not self._closed:
             if not (self._events and isinstance(self._events[-1], WritesAreDurable)):
                 self._pump()
-            self._send_held()
-            self._pump_reads()
+            if self._held:
+                self._send_held()
+            if self._reads_waiting:
+                self._pump_reads()
         return True
 
     def tick(self) -> None:
@@ -472,7 +462,7 @@ class RepliesPort:
             # What waits may wait for buffers that were lent: the news that they are free again may have been lost.
             asks_again = self._wants_durable and self._undurable and now >= self._durable_resend
             if untold or asks_again:
-                self._send_writes(())
+                self._send_batch([], [])
 
     def _unanswered(self) -> list[_Sent]:
         single = [sent for sent in (self._flight, self._checkpoint, self._peers) if sent is not None]
@@ -514,6 +504,7 @@ class RepliesPort:
             return
         self._flight = None
         self._opened = message
+        self.is_open = True
         self.credit = message.credit
         self._committed = self._told = self._durable_op = self.accepted = message.op
         # Half of the pool at most, so that an owner that holds leases ahead never starves itself of the other half.
@@ -535,11 +526,10 @@ class RepliesPort:
 
     def _on_accepted(self, message: WritesAccepted) -> None:
         flight = self._answered(message.number, WriteReplies, RemoveReplies)
-        if flight is not None:
+        if flight is not None and isinstance(flight.message, WriteReplies | RemoveReplies):
             self.credit = message.credit
-            self._pending -= len(flight.items)
-            if isinstance(flight.message, WriteReplies | RemoveReplies):
-                self.accepted = max(self.accepted, flight.message.op)
+            self.pending -= len(flight.message.slots)
+            self.accepted = max(self.accepted, flight.message.op)
             self._durable_through(message.durable_through)
 
     def _on_durable(self, message: RepliesDurable) -> None:
@@ -550,7 +540,8 @@ class RepliesPort:
         while self._undurable and self._undurable[0].number <= number:
             batch = self._undurable.popleft()
             self._durable_op = max(self._durable_op, batch.op)
-            self._take_back(batch.leases)
+            if batch.leases:
+                self._take_back(batch.leases)
         if told < min(self._durable_op, self._durable_asked):
             self._events.append(WritesAreDurable(op=self._durable_op))
 
@@ -643,54 +634,35 @@ class RepliesPort:
         Queued behind the others instead, a busy slot's reply might never go out, nor what waits for it end; and what
         was sent before it would be called durable up to an op that it is not.
         """
-        operations = self._stages[-1]
-        if not isinstance(operations, _Operations):
-            raise InvariantBroken("the last stage takes operations")
+        operations = self._operations
         operations.op = self._last_op = op
-        item = operations.items.get(slot)
-        if item is None:
+        payloads = operations.payloads
+        if slot not in payloads:
             self._serial += 1
-            self._pending += 1
-            operations.items[slot] = item = _Item(slot, op, payload, self._serial, op)
-        else:
-            item.op = op
-            self._replace(item, payload)
-        if self._is_large(item.payload):
-            self._await_buffer(item)
+            self.pending += 1
+            operations.places[slot] = (self._serial, op)
+        elif isinstance(held := payloads[slot], int):
+            # A newer large reply takes the buffer of the older one.
+            if payload is not None and len(payload) > self._inline_size_max:
+                payloads[slot] = self._copy(payload, held)
+                return
+            self._put_back(held)
+        payloads[slot] = payload
+        if payload is not None and len(payload) > self._inline_size_max:
+            self._await_buffer(slot, operations)
         if self._unplaced:
             self._place()
 
-    def _replace(self, item: _Item, payload: bytes | None) -> None:
-        """Let a newer payload take the place of the item's, and its buffer if it has one and needs one."""
-        held = item.payload
-        item.payload = payload
-        if held is None or isinstance(held, bytes):
-            return
-        if payload is not None and self._is_large(payload):
-            item.payload = self._copy(payload, held)
-        elif self._stock is not None:
-            self._stock.put_back(held)
+    def _begin_stage(self) -> _Operations:
+        operations = _Operations()
+        self._stages.append(operations)
+        return operations
 
-    def _await_buffer(self, item: _Item) -> None:
-        if not self._unplaced or self._unplaced[-1].serial < item.serial:
-            self._unplaced.append(item)
-        elif not any(other is item for other in self._unplaced):
-            insort(self._unplaced, item, key=lambda other: other.serial)
-
-    def _place_small(self, batch: tuple[_Item, ...]) -> None:
-        """Copy replies that may go without to buffers, as far as there are any that no large reply waits for."""
-        if self._stock is None or self._unplaced:
-            return
-        # With half of the pool lent or free, what comes back is enough: more would be given back at once.
-        more = self._lent + self._stock.free < self._stock.free_max
-        now = self._now()
-        for item in batch:
-            payload = item.payload
-            if isinstance(payload, bytes) and len(payload) >= LEASE_SIZE_MIN:
-                lease = self._stock.take(now, more=more)
-                if lease is None:
-                    return
-                item.payload = self._copy(payload, lease)
+    def _await_buffer(self, slot: int, stage: _Operations) -> None:
+        serial = stage.places[slot][0]
+        at = bisect_left(self._unplaced, serial, key=itemgetter(0))
+        if at == len(self._unplaced) or self._unplaced[at][0] != serial:
+            self._unplaced.insert(at, (serial, slot, stage))
 
     def _place(self) -> None:
         """Copy large replies to buffers, the oldest first.
@@ -698,34 +670,50 @@ class RepliesPort:
         Were a newer one served before it, the oldest could wait for a buffer that only those behind it hold.
         """
         while self._unplaced and self._stock is not None:
-            item = self._unplaced[0]
-            if isinstance(item.payload, bytes) and self._is_large(item.payload):
-                lease = self._stock.take(self._now())
-                if lease is None:
-                    lease = self._take_from_behind(item)
-                if lease is None:
+            serial, slot, stage = self._unplaced[0]
+            payload = stage.payloads.get(slot)
+            if self._is_large(payload) and stage.places[slot][0] == serial:
+                leases = self._stock.take(1, self._now()) or self._take_from_behind(serial)
+                if not leases:
                     return
-                item.payload = self._copy(item.payload, lease)
-                self._placed = max(self._placed, item.serial)
-            self._unplaced.remove(item)
+                stage.payloads[slot] = self._copy(payload, leases[0])
+                self._placed = max(self._placed, serial)
+            del self._unplaced[0]
 
-    def _take_from_behind(self, item: _Item) -> Lease | None:
-        """Take the buffer of the last that waits behind the item, which can move on only after it, if there is one.
+    def _take_from_behind(self, serial: int) -> list[Lease]:
+        """Take the buffer of the last that waits behind this place, which can move on only after it, if there is one.
 
         So it is when a large reply took the place of a small one after those behind it had got the last buffers.
         """
-        if self._placed < item.serial:
-            return None
+        if self._placed < serial:
+            return []
         for stage in reversed(self._stages):
-            for other in reversed(stage.items.values()) if isinstance(stage, _Operations) else ():
-                if other.serial <= item.serial:
-                    return None
-                if other.payload is not None and not isinstance(other.payload, bytes):
-                    lease = other.payload
-                    other.payload = self._copied(lease)
-                    self._await_buffer(other)
-                    return lease
-        return None
+            if not isinstance(stage, _Operations):
+                continue
+            for slot, payload in reversed(stage.payloads.items()):
+                if stage.places[slot][0] <= serial:
+                    return []
+                if isinstance(payload, int):
+                    stage.payloads[slot] = self._copied(payload)
+                    self._await_buffer(slot, stage)
+                    return [payload]
+        return []
+
+    def _lend_small(self, payloads: list[Payload], now: float) -> None:
+        """Copy replies that may go without to buffers, as far as there are any that no large reply waits for."""
+        if self._stock is None or self._unplaced:
+            return
+        wanted = [
+            (at, reply)
+            for at, reply in enumerate(payloads)
+            if isinstance(reply, bytes) and len(reply) >= LEASE_SIZE_MIN
+        ]
+        if not wanted:
+            return
+        # With half of the pool lent or free, what comes back is enough: more would be given back at once.
+        more = self._lent + self._stock.free < self._stock.free_max
+        for (at, reply), lease in zip(wanted, self._stock.take(len(wanted), now, more=more), strict=False):
+            payloads[at] = self._copy(reply, lease)
 
     def _copy(self, reply: bytes, lease: Lease) -> Lease:
         if self._memory is None:
@@ -739,12 +727,11 @@ class RepliesPort:
         buffer = self._memory.buffer(lease)
         return bytes(buffer[: max(HEADER_SIZE, min(packed_size(buffer), len(buffer)))])
 
-    def _forget(self, item: _Item) -> None:
-        if item.payload is not None and not isinstance(item.payload, bytes) and self._stock is not None:
-            self._stock.put_back(item.payload)
-        item.payload = None  # no buffer is looked for any more
+    def _put_back(self, payload: Payload | None) -> None:
+        if isinstance(payload, int) and self._stock is not None:
+            self._stock.put_back(payload)
 
-    def _is_large(self, payload: Payload | None) -> bool:
+    def _is_large(self, payload: Payload | None) -> TypeGuard[bytes]:
         return isinstance(payload, bytes) and len(payload) > self._inline_size_max
 
     def _pump(self) -> None:
@@ -752,7 +739,7 @@ class RepliesPort:
         while self._flight is None and self._opened is not None and not self.failed:
             stage = self._stages[0] if self._stages else None
             if isinstance(stage, _Operations):
-                if stage.items:
+                if stage.payloads:
                     self._pump_operations(stage)
                     return
                 if len(self._stages) == 1:
@@ -761,15 +748,15 @@ class RepliesPort:
             elif stage is None or not self._pump_barrier(stage):
                 return
 
-    def _is_due(self) -> bool:
+    def _is_due(self, now: float) -> bool:
         """Whether operations go out: it is time, somebody waits for them, or too much would gather."""
         return (
-            self._durable_op < self._durable_asked
+            now >= self._write_at
+            or self._durable_op < self._durable_asked
             or len(self._stages) > 1  # a checkpoint, an installation or the end
             or bool(self._held)
             or bool(self._unplaced)  # buffers are short
-            or 2 * self._pending >= self._pending_max
-            or self._now() >= self._write_at
+            or 2 * self.pending >= self._pending_max
         )
 
     def _pump_operations(self, stage: _Operations) -> None:
@@ -778,65 +765,61 @@ class RepliesPort:
         Were a write that has no buffer yet passed over by later ones, their op would tell the component that the
         skipped reply does not exist, and it would say so to a peer that is looking for it.
         """
-        batch = self._next_batch(stage) if self._is_due() else ()
-        if not batch:
+        now = self._now()
+        slots = self._next_slots(stage) if self._is_due(now) else []
+        if not slots:
             return
-        for item in batch:
-            del stage.items[item.slot]
-        self._write_at = self._now() + self._write_interval
-        if batch[0].is_removal:
-            self._send_removals(batch)
-        else:
-            self._send_writes(batch)
+        self._write_at = now + self._write_interval
+        payloads = [stage.payloads.pop(slot) for slot in slots]
+        places = [stage.places.pop(slot) for slot in slots]
+        writes = [payload for payload in payloads if payload is not None]
+        self._send_batch(slots, writes, serial=places[0][0], first_op=places[-1][1])
 
-    def _next_batch(self, stage: _Operations) -> tuple[_Item, ...]:
-        batch: list[_Item] = []
-        removes = next(iter(stage.items.values())).is_removal
-        limit = self._batch_max if removes else min(self._batch_max, self.credit)
-        for item in islice(stage.items.values(), limit):
-            payload = item.payload
-            if item.first_op > self._committed or (payload is None) != removes or self._is_large(payload):
+    def _next_slots(self, stage: _Operations) -> list[int]:
+        """The slots of the next batch: all of writes, or all of removals."""
+        removes = next(iter(stage.payloads.values())) is None
+        count, limit = 0, self._batch_max if removes else min(self._batch_max, self.credit)
+        committed, buffers_short = self._committed, bool(self._unplaced)
+        for payload, (_, first_op) in islice(zip(stage.payloads.values(), stage.places.values(), strict=True), limit):
+            if first_op > committed or (payload is None) != removes or (buffers_short and self._is_large(payload)):
                 break
-            batch.append(item)
-        return tuple(batch)
+            count += 1
+        return list(islice(stage.payloads, count))
 
-    def _op_to_tell(self, batch: tuple[_Item, ...]) -> int:
+    def _op_to_tell(self, first_op: int) -> int:
         """The op up to which all is known once this batch is; everything committed if nothing waits behind it."""
         stage = self._stages[0] if self._stages else None
-        if not any(isinstance(stage, _Barrier) or stage.items for stage in self._stages):
+        if stage is None or (len(self._stages) == 1 and isinstance(stage, _Operations) and not stage.payloads):
             self._told = max(self._told, self._committed)
-        elif batch and isinstance(stage, _Operations):
-            self._told = max(self._told, batch[-1].first_op if stage.items else min(stage.op, self._committed))
+        elif first_op and isinstance(stage, _Operations):
+            self._told = max(self._told, first_op if stage.payloads else min(stage.op, self._committed))
         return self._told
 
-    def _send_writes(self, batch: tuple[_Item, ...]) -> None:
-        self._place_small(batch)
-        message = WriteReplies(
-            owner=self.owner,
-            number=self._number + 1,
-            op=self._op_to_tell(batch),
-            slots=tuple(item.slot for item in batch),
-            payloads=tuple(item.payload for item in batch if item.payload is not None),
-            durable=self._wants_durable or any(not isinstance(item.payload, bytes) for item in batch),
-        )
+    def _send_batch(self, slots: list[int], writes: list[Payload], *, serial: int = 0, first_op: int = 0) -> None:
+        """Send operations, the last of which has a place of `first_op`; none of them only tells the op."""
+        now = self._now()
+        op = self._op_to_tell(first_op)
         self._number += 1
-        self._note_undurable(batch, message.op)
-        self._fly(message, batch, serial=batch[0].serial if batch else 0)
-
-    def _send_removals(self, batch: tuple[_Item, ...]) -> None:
-        slots = tuple(item.slot for item in batch)
-        message = RemoveReplies(owner=self.owner, number=self._number + 1, op=self._op_to_tell(batch), slots=slots)
-        self._number += 1
-        self._note_undurable(batch, message.op)
-        self._fly(message, batch, serial=batch[0].serial if batch else 0)
-
-    def _note_undurable(self, batch: tuple[_Item, ...], op: int) -> None:
-        if batch:
-            payloads = (item.payload for item in batch)
-            leases = tuple(payload for payload in payloads if payload is not None and not isinstance(payload, bytes))
+        message: WriteReplies | RemoveReplies
+        leases: tuple[Lease, ...] = ()
+        if writes or not slots:
+            self._lend_small(writes, now)
+            leases = tuple([payload for payload in writes if isinstance(payload, int)])
             self._lent += len(leases)
+            message = WriteReplies(
+                owner=self.owner,
+                number=self._number,
+                op=op,
+                slots=tuple(slots),
+                payloads=tuple(writes),
+                durable=self._wants_durable,
+            )
+        else:
+            message = RemoveReplies(owner=self.owner, number=self._number, op=op, slots=tuple(slots))
+        if slots:
             self._undurable.append(_Undurable(self._number, op, leases))
-        self._durable_resend = self._now() + self._resend_timeout
+        self._durable_resend = now + self._resend_timeout
+        self._fly(message, serial=serial)
 
     @property
     def _wants_durable(self) -> bool:
@@ -844,7 +827,7 @@ class RepliesPort:
         return self._durable_op < self._durable_asked or self._lent > 0
 
     def _take_back(self, leases: tuple[Lease, ...]) -> None:
-        if leases and self._stock is not None:
+        if self._stock is not None:
             self._lent -= len(leases)
             self._stock.give(leases, self._now())
             self._place()
@@ -858,7 +841,7 @@ class RepliesPort:
             # table does not know of is of later ops, and the component must have heard of those.
             if self._committed >= barrier.after:
                 self._told = barrier.after
-                self._send_writes(())
+                self._send_batch([], [])
             return False
         if barrier.kind is CloseReplies:
             self._stock = None  # the component takes back what is in it
@@ -876,10 +859,8 @@ class RepliesPort:
 
     # Bookkeeping.
 
-    def _fly(
-        self, message: Message, items: tuple[_Item, ...] = (), *, serial: int = 0, timeout: float | None = None
-    ) -> None:
-        self._flight = _Sent(message, self._now() + (timeout or self._resend_timeout), items, serial)
+    def _fly(self, message: Message, *, serial: int = 0, timeout: float | None = None) -> None:
+        self._flight = _Sent(message, self._now() + (timeout or self._resend_timeout), serial)
         self._send(message)
 
     def _post(self, message: Message) -> _Sent:
@@ -897,10 +878,7 @@ class RepliesPort:
     def _pump_reads(self) -> None:
         while self._reads_waiting and len(self._reads) < READS_MAX:
             message = self._reads_waiting.popleft()
-            flight = self._flight
-            overtakes = self._installs() or (
-                flight is not None and any(item.slot == message.slot for item in flight.items)
-            )
+            overtakes = message.slot in self._slots_in_flight() or self._installs()
             self._reads[message.read] = self._post_after_pending(message) if overtakes else self._post(message)
 
     def _installs(self) -> bool:
@@ -921,11 +899,15 @@ class RepliesPort:
             return self._flight.serial
         for stage in self._stages:
             if isinstance(stage, _Operations):
-                if stage.items:
-                    return next(iter(stage.items.values())).serial
+                if stage.places:
+                    return next(iter(stage.places.values()))[0]
             elif stage.serial:
                 return stage.serial
         return self._serial + 1
+
+    def _slots_in_flight(self) -> tuple[int, ...]:
+        message = self._flight.message if self._flight is not None else None
+        return message.slots if isinstance(message, WriteReplies | RemoveReplies) else ()
 
     def _is_flight(self, number: int, *kinds: type[Message]) -> bool:
         flight = self._flight
@@ -938,41 +920,47 @@ class RepliesPort:
         return flight
 
     def _waiting_reply(self, slot: int, header: bytes) -> bytes | None:
-        flight_items = {item.slot: item for item in self._flight.items} if self._flight is not None else {}
-        candidates = [flight_items.get(slot)]
-        candidates += [stage.items.get(slot) for stage in self._stages if isinstance(stage, _Operations)]
-        for item in candidates:
-            if item is None or item.payload is None:
-                continue
-            if isinstance(item.payload, bytes):
-                reply = item.payload
-            elif item in flight_items.values():
-                continue  # its buffer may be in other use by now; the component holds the reply
-            else:
-                reply = self._copied(item.payload)
-            if reply[:HEADER_SIZE] == header:
-                return reply
+        candidates = [stage.payloads.get(slot) for stage in self._stages if isinstance(stage, _Operations)]
+        flight = self._flight.message if self._flight is not None else None
+        if isinstance(flight, WriteReplies) and slot in flight.slots:
+            sent = flight.payloads[flight.slots.index(slot)]
+            if isinstance(sent, bytes):  # a buffer may be in other use by now; the component holds the reply
+                candidates.insert(0, sent)
+        for payload in candidates:
+            if payload is not None:
+                reply = payload if isinstance(payload, bytes) else self._copied(payload)
+                if reply[:HEADER_SIZE] == header:
+                    return reply
         return None
 
-    def _require_open(self) -> RepliesConfig:
+    def _require_open(self) -> None:
+        if self.is_open:
+            return
         if self.failed:
             raise PortMisused("the port has failed: recover with another RepliesPort")
         if self._closing:
             raise PortMisused(f"the port {'has closed' if self._closed else 'is closing'} and takes nothing more")
-        if self._config is None or self._opened is None:
-            raise PortMisused(
-                f"the port is not open: {'open it' if self._config is None else 'wait for RepliesOpened'}"
-            )
-        return self._config
+        raise PortMisused(f"the port is not open: {'open it' if self._config is None else 'wait for RepliesOpened'}")
 
-    def _require_room(self) -> RepliesConfig:
-        config = self._require_open()
-        if self._pending >= self._pending_max:
-            raise PortMisused(f"{self._pending} operations wait, of at most {self._pending_max}: wait until `ready`")
-        return config
+    def _refuse(self) -> NoReturn:
+        self._require_open()
+        raise PortMisused(f"{self.pending} operations wait, of at most {self._pending_max}: wait until `ready`")
+
+    def _misfit(self, slot: int, reply: bytes) -> PortMisused:
+        """What is wrong with what cannot be a reply of the slot."""
+        if not 0 <= slot < self._clients_max:
+            return PortMisused(f"slot {slot} of {self._clients_max}")
+        if not HEADER_SIZE < len(reply) <= self._message_size_max:
+            expected = f"more than {HEADER_SIZE} and at most {self._message_size_max}"
+            return PortMisused(f"a reply of {len(reply)} bytes, expected {expected}")
+        if packed_size(reply) != len(reply):
+            return PortMisused(f"a reply of {len(reply)} bytes whose header says {packed_size(reply)}")
+        cluster = int.from_bytes(self._cluster, "little")
+        return PortMisused(f"a reply of cluster {packed_cluster(reply):x}, expected {cluster:x}")
 
     def _fail(self, fault: Fault) -> None:
         self.failed = True
+        self.is_open = False
         self._close_memory()
         self._events.append(PortFailed(fault=fault))
 
@@ -985,3 +973,9 @@ class RepliesPort:
 def _number_of(message: Message) -> int:
     number: int = getattr(message, "number", 0)
     return number
+
+
+def _owner_of(message: object) -> int:
+    """Whose the message is: the component names its owner, the pool the holder of its leases."""
+    owner: int = getattr(message, "owner", 0) or getattr(message, "holder", 0)
+    return owner

@@ -157,11 +157,12 @@ class WriteReplies(Message):
         check_distinct("slots", self.slots)
         if type(self.payloads) is not tuple or len(self.payloads) != len(self.slots):
             raise MessageInvalid("payloads", shown(self.payloads), f"a tuple of length {len(self.slots)}")
-        if not set(map(type, self.payloads)) <= {bytes, int}:
+        kinds = set(map(type, self.payloads))
+        if not kinds <= {bytes, int}:
             raise MessageInvalid("payloads", "another type", "bytes or leases")
-        check_ints(
-            "payloads", tuple(payload for payload in self.payloads if not isinstance(payload, bytes)), 1, LEASE_MAX
-        )
+        if int in kinds:
+            leases = tuple([payload for payload in self.payloads if not isinstance(payload, bytes)])
+            check_ints("payloads", leases, 1, LEASE_MAX)
         check_type("durable", self.durable, bool)
 
 

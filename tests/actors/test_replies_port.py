@@ -952,9 +952,7 @@ CALLS: dict[str, tuple[Callable[[RepliesPort], object], frozenset[str]]] = {
     "take_events": (lambda port: port.take_events(), ALL_STATES),
     "receive": (lambda port: port.receive(PeersSet(owner=OWNER, version=7)), ALL_STATES),
     "ready": (lambda port: port.ready, ALL_STATES),
-    "is_open": (lambda port: port.is_open, ALL_STATES),
     "idle": (lambda port: port.idle, ALL_STATES),
-    "pending": (lambda port: port.pending, ALL_STATES),
 }
 
 

@@ -18,7 +18,7 @@ from client_replies.actors.checkpointing import Checkpointing
 from client_replies.actors.opened import Opened
 from client_replies.actors.reading import Reading
 from client_replies.actors.repair import Asked, Peer, Repair
-from client_replies.actors.replies_port import RepliesPort, _Operations
+from client_replies.actors.replies_port import RepliesPort
 from client_replies.actors.slots import Read, Slots, Write
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import SlotFault
@@ -134,10 +134,11 @@ def _queue_anew(self: Slots, slot: int, header: bytes, payload: Payload, now: fl
 
 
 def _queue_behind(self: RepliesPort, slot: int, op: int, payload: bytes | None) -> None:
-    operations = self._stages[-1]
-    if isinstance(operations, _Operations) and slot in operations.items:
-        self._forget(operations.items.pop(slot))
-        self._pending -= 1
+    operations = self._operations
+    if slot in operations.payloads:
+        self._put_back(operations.payloads.pop(slot))
+        del operations.places[slot]
+        self.pending -= 1
     _queue_in_port(self, slot, op, payload)
 
 

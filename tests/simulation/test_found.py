@@ -165,9 +165,9 @@ class PoolBench:
 
     def take(self) -> Lease:
         """Ask for a lease until there is one."""
-        while (lease := self.stock.take(0.0)) is None:
+        while not (leases := self.stock.take(1, 0.0)):
             self.answer()
-        return lease
+        return leases[0]
 
     def answer(self) -> None:
         """The pool answers one request, at once or when it can."""
