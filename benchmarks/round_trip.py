@@ -2,13 +2,17 @@
 
 The bare processes do what cannot be done without: a socket pair, poll and pickle. The driver sends one message and
 waits for it to come back, over and over, and gives the median; a burst is a hundred messages at once, of which the last
-is answered.
+is answered. In a system with other hosts, the round trips of an actor to which a stranger has opened a thousand
+connections and says nothing are compared with those of one that nobody bothers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import resource
+import secrets
 import select
 import socket
 import struct
@@ -18,7 +22,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress, ActorSystem
 
-from client_replies.actors.base import UNIX_BASE
+from client_replies.actors.base import LOOPBACK, UNIX_BASE
 from client_replies.actors.base.tcp_base import TCP_BASE
 from client_replies.actors.system import running_system
 
@@ -27,6 +31,7 @@ from .statistics import percentile
 
 SIZES = {"empty": 0, "4 KiB": 4096, "64 KiB": 65536, "1 MiB": 1 << 20}
 BURST = 100
+IDLE_CONNECTIONS = 1000
 WARM = 100
 ROUNDS_MIN = 20
 TIMEOUT = 60.0
@@ -102,6 +107,8 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     size, burst, seconds = params["size"], params["burst"], params["seconds"]
     if contestant == "bare":
         taken = _bare(size, seconds)
+    elif contestant in ("alone", "crowded"):
+        taken = _among_strangers(IDLE_CONNECTIONS if contestant == "crowded" else 0, Start(size, burst, seconds))
     else:
         with running_system(TCP_BASE if contestant == "tcp" else UNIX_BASE) as system:
             taken = _ask(system, Start(size, burst, seconds))
@@ -113,6 +120,20 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def _ask(system: ActorSystem, start: Start) -> list[float]:
     taken: list[float] = system.ask(system.createActor(Driver), start, start.seconds + TIMEOUT)
     return taken
+
+
+def _among_strangers(count: int, start: Start) -> list[float]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, soft + count), hard))
+    with (
+        running_system(addresses=[LOOPBACK], key=secrets.token_bytes(32)) as system,
+        contextlib.ExitStack() as strangers,
+    ):
+        driver = system.createActor(Driver)
+        for _ in range(count):
+            strangers.enter_context(socket.create_connection(driver.addressDetails.sockname))
+        taken: list[float] = system.ask(driver, start, start.seconds + TIMEOUT)
+        return taken
 
 
 def _bare(size: int, seconds: float) -> list[float]:
@@ -168,7 +189,23 @@ def _receive(connection: socket.socket, poll: select.poll, buffer: bytearray) ->
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
     found = [_group(name, size, 1) for name, size in SIZES.items()]
-    return [*found, _group(f"burst of {BURST}", 0, BURST)]
+    return [*found, _group(f"burst of {BURST}", 0, BURST), _group_among_strangers()]
+
+
+def _group_among_strangers() -> Group:
+    return Group(
+        row="round_trip",
+        name="idle connections",
+        unit="s",
+        params={"size": 0, "burst": 1},
+        figures=[("p99", "s")],
+        contestants=[
+            Contestant("crowded", f"two actors, {IDLE_CONNECTIONS:,} idle connections of a stranger"),
+            Contestant("alone", "two actors that nobody bothers"),
+        ],
+        # Times, so that more is better: at most 1.1 times as long.
+        comparisons=[Comparison("without to with idle connections", "alone", ("crowded",), round(1 / 1.1, 2))],
+    )
 
 
 def _group(name: str, size: int, burst: int) -> Group:

@@ -4,7 +4,8 @@ Guarantees: the kernel says which user connects, and nothing is read from anybod
 kernel took is delivered: there is no acknowledgement. In order per pair, since each process sends to another over one
 connection. When a peer has gone, what waited for it is told so.
 
-Limits: what lies unread in a killed process's socket is lost, as on any base, at most `SEND_BUFFER` per sender.
+Limits: what lies unread in a killed process's socket is lost without a dead letter: at most twice
+`SEND_BUFFER` per sender, or about 700 small messages. What was queued beyond is told as dead.
 Processes of the same user are trusted. Who connects must introduce itself in time (`Listener`).
 
 Owns: its connections.
@@ -30,7 +31,8 @@ from .streams import HEADER_SIZE, POLLIN, Stream, framed, now, unpack_header
 if TYPE_CHECKING:
     from .transport import Transport
 
-SEND_BUFFER = 1024 * 1024
+# Small, since a killed process loses what is in it; the kernel takes twice as much.
+SEND_BUFFER = 256 * 1024
 BACKLOG = 4096  # the kernel gives net.core.somaxconn at most
 # Connections that have not said who they are: so many, for so long; then the oldest is closed.
 UNKNOWN_MAX = 64
