@@ -63,7 +63,8 @@ from client_replies.actors.logs import get_logger
 from .addresses import ADMIN_PORT, ADMIN_PORT_DEFAULT, ADMIN_TOKEN, LOOPBACK, HostAddress, address_from_text, new_token
 from .hosts import CHANNELS_MAX, HostPeer, Hosts, HostStream
 from .local import Listener, LocalStream, peer_user
-from .streams import POLLIN, POLLOUT, QUEUED_MAX, READ_SIZE, SPARE_SIZE_MAX, Stream, framed, now, pickled, small_frame
+from .manager import ShortManager
+from .streams import POLLIN, POLLOUT, QUEUED_MAX, READ_SIZE, SPARE_SIZE_MAX, Stream, framed, now, pickled
 
 # So many messages are read while `send` waits for room; the others stay with their senders.
 INBOX_MAX = 100_000
@@ -126,6 +127,8 @@ def admin_address(capabilities: dict[str, Any], hosts: Hosts | None) -> ActorAdd
 
 class Transport:
     """See the module. Names in camelCase are Thespian's."""
+
+    manager = ShortManager  # what an actor's process is run by
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.inbox: deque[ReceiveEnvelope] = deque()
@@ -424,8 +427,7 @@ class Transport:
         if way.unsent or get_ident() != self._runner:
             return False
         try:
-            frame = small_frame(message)
-            parts, size = framed(*pickled(message)) if frame is None else ([frame], len(frame))
+            parts, size = framed(*pickled(message))
         except Exception:
             return False  # the long way says what is wrong
         if not way.write(parts, size):
