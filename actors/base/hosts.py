@@ -28,17 +28,15 @@ import secrets
 import socket
 import struct
 import termios
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from thespian.actors import ActorAddress
-from thespian.system.transport import ReceiveEnvelope
 
 from client_replies.actors.logs import get_logger
 
 from .addresses import LOOPBACK, HostAddress
-from .streams import POLLOUT, QUEUED_BYTES_MAX, QUEUED_MAX, Parts, Stream, framed, now
+from .streams import POLLOUT, Parts, Stream, Way, framed, now
 
 if TYPE_CHECKING:
     from .transport import Transport
@@ -199,7 +197,7 @@ class HostStream(Stream):
             self._take_introduction(frame[MAC_SIZE:])
         else:
             self.count += 1
-            self._take_message(frame[MAC_SIZE:])
+            self.deliver(frame[MAC_SIZE:], self.sender)
 
     def _take_nonce(self, frame: bytes) -> None:
         if self._peer is None:
@@ -232,14 +230,6 @@ class HostStream(Stream):
         self._acknowledged = -1  # that it is known is news, too
         self.transport.introduced(self)
 
-    def _take_message(self, frame: memoryview) -> None:
-        try:
-            message: Any = pickle.loads(frame)
-        except Exception as error:
-            _log.error("message_not_loaded", sender=str(self.sender), error=repr(error))
-            return
-        self.transport.inbox.append(ReceiveEnvelope(self.sender, message))
-
     def ready(self, events: int) -> None:
         """See `Stream`."""
         if self._connecting and self._peer is not None:
@@ -270,18 +260,14 @@ class HostStream(Stream):
             self._peer.lost(self)
 
 
-class HostPeer:
+class HostPeer(Way):
     """The way to one process of another host: what it has not acknowledged, and the connection, if there is one."""
 
     PATIENCE_S = 1.0
 
     def __init__(self, transport: Transport, hosts: Hosts, address: HostAddress) -> None:
-        self.transport = transport
+        super().__init__(transport)
         self.address = address
-        self.moved_at = now()
-        self.stuck_at = -1.0
-        self.unsent: deque[tuple[Parts, int, Any]] = deque()
-        self._unsent_bytes = 0
         self._hosts = hosts
         self._stream: HostStream | None = None
         self._known = False  # the connection has got through
@@ -293,16 +279,12 @@ class HostPeer:
         self._channel = secrets.token_bytes(NONCE_SIZE)
         self._first = 0  # the number of the first message in `unsent`
 
-    def is_full(self, share: float = 1.0) -> bool:
-        """See `Stream`."""
-        return len(self.unsent) >= QUEUED_MAX * share or self._unsent_bytes >= QUEUED_BYTES_MAX * share
-
     def write(self, parts: Parts, size: int, intent: Any) -> bool:
         """Keep a message until it is acknowledged, and send it when there is a connection."""
         if not self.unsent:
             self.moved_at = self._unknown_since = now()
         self.unsent.append((parts, size, intent))
-        self._unsent_bytes += size
+        self.unsent_bytes += size
         if self._known and self._stream is not None:
             self._stream.write_signed(parts, size)
         elif self._stream is None:
@@ -345,7 +327,7 @@ class HostPeer:
         self.moved_at = now()
         while self._first < count and self.unsent:
             _parts, size, intent = self.unsent.popleft()
-            self._unsent_bytes -= size
+            self.unsent_bytes -= size
             self._first += 1
             self.transport.complete(intent, True)
         if not self._known:
@@ -385,11 +367,9 @@ class HostPeer:
         """What was not acknowledged has failed."""
         if self.unsent:
             _log.warning("messages_failed", peer=str(self.address), reason=reason, messages=len(self.unsent))
-        failed, self.unsent, self._unsent_bytes = self.unsent, deque(), 0
         self._begin_channel()
         self.close()
-        for _parts, _size, intent in failed:
-            self.transport.complete(intent, False, dead=dead)
+        super().fail(reason, dead=dead)
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -4,7 +4,8 @@ Guarantees: the kernel says which user connects, and nothing is read from anybod
 kernel took is delivered: there is no acknowledgement. In order per pair, since each process sends to another over one
 connection. When a peer has gone, what waited for it is told so.
 
-Limits: what lies unread in a killed process's socket is lost, as on any base, at most `SEND_BUFFER` per sender.
+Limits: what lies unread in a killed process's socket is lost without a dead letter: at most twice
+`SEND_BUFFER` per sender, or about 700 small messages. What was queued beyond is told as dead.
 Processes of the same user are trusted. Who connects must introduce itself in time (`Listener`).
 
 Owns: its connections.
@@ -17,20 +18,18 @@ import pickle
 import socket
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thespian.actors import ActorAddress
-from thespian.system.transport import ReceiveEnvelope
-
-from client_replies.actors.logs import get_logger
 
 from .addresses import HostAddress
-from .streams import HEADER_SIZE, POLLIN, Stream, framed, now, unpack_header
+from .streams import POLLIN, Stream, framed, now
 
 if TYPE_CHECKING:
     from .transport import Transport
 
-SEND_BUFFER = 1024 * 1024
+# Small, since a killed process loses what is in it; the kernel takes twice as much.
+SEND_BUFFER = 256 * 1024
 BACKLOG = 4096  # the kernel gives net.core.somaxconn at most
 # Connections that have not said who they are: so many, for so long; then the oldest is closed.
 UNKNOWN_MAX = 64
@@ -42,8 +41,6 @@ RETRY_S = 0.005
 
 _CREDENTIALS = struct.Struct("3i")
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-_log = get_logger("base")
 
 
 class Listener:
@@ -165,47 +162,20 @@ class LocalStream(Stream):
         if self.fd < 0 and self.unsent and not self.connect():
             self.closed()
 
-    def ready(self, events: int) -> None:
-        """See `Stream`. The most frequent case first: one whole message of a known sender."""
-        if events != POLLIN or self._beginning or self._large is not None or self.sender is None:
-            super().ready(events)
-            return
-        transport = self.transport
-        try:
-            count = self._receive(transport.buffer)
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if count > HEADER_SIZE and unpack_header(transport.buffer)[0] + HEADER_SIZE == count:
-            self.take(transport.view[HEADER_SIZE:count])
-        elif count:
-            self._take_frames(transport.view, count)
-        else:
-            self.close()
-
     def take(self, frame: memoryview) -> None:
-        """See `Stream`."""
-        try:
-            message: Any = pickle.loads(frame)
-        except Exception as error:
-            _log.error("message_not_loaded", sender=str(self.sender), error=repr(error))
-            return
+        """See `Stream`. Who has connected introduces itself first."""
         if self.sender is not None:
-            self.transport.inbox.append(ReceiveEnvelope(self.sender, message))
-        elif isinstance(message, ActorAddress):
-            self.sender, self.address = message, message.addressDetails
-            self.transport.introduced(self)
-        else:
+            self.deliver(frame, self.sender)
+            return
+        try:
+            self.sender = pickle.loads(frame)
+            self.address = self.sender.addressDetails
+        except Exception:
             self.transport.refuse(self, "not_introduced")
+        else:
+            self.transport.introduced(self)
 
     def closed(self) -> None:
         """See `Stream`: tell those whose messages wait."""
         self.transport.forget(self)
         self.fail("process_ended", dead=True)
-
-    def fail(self, _reason: str, *, dead: bool) -> None:
-        """What the peer has not taken has failed."""
-        while self.unsent:
-            self.transport.complete(self.unsent.popleft()[2], False, dead=dead)
-        self.unsent_bytes = 0

@@ -20,6 +20,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from thespian.actors import ActorAddress
+from thespian.system.transport import ReceiveEnvelope
+
+from client_replies.actors.logs import get_logger
+
 if TYPE_CHECKING:
     from .transport import Transport
 
@@ -43,6 +48,7 @@ now = time.monotonic
 Part = bytes | memoryview
 Parts = list[Any]  # of such
 
+_log = get_logger("base")
 _large_classes: set[type] = set()
 
 
@@ -80,17 +86,6 @@ def pickled(message: object) -> tuple[Parts, int]:
     return parts, size
 
 
-def small_frame(message: object) -> bytes | None:
-    """The whole frame of a message, if its class is one of small ones and it is itself."""
-    if message.__class__ in _large_classes:
-        return None
-    data = pickle.dumps(message, 5)
-    if len(data) > SMALL_SIZE:
-        _large_classes.add(message.__class__)
-        return None
-    return pack_header(len(data)) + data
-
-
 def framed(parts: Parts, size: int) -> tuple[Parts, int]:
     """Put the header before a message's parts."""
     if size <= SMALL_SIZE:
@@ -98,22 +93,38 @@ def framed(parts: Parts, size: int) -> tuple[Parts, int]:
     return [pack_header(size), *parts], size + HEADER_SIZE
 
 
-class Stream:
-    """One connection. Subclasses say what a frame means (`take`) and what its end means (`closed`)."""
+class Way:
+    """What waits for one peer: frames or the rest of one, their size, and whom to tell when the peer has them."""
 
     # Longer than this, `send` does not wait for room while the peer takes nothing.
     PATIENCE_S = 10.0
 
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.unsent: deque[tuple[Parts, int, Any]] = deque()
+        self.unsent_bytes = 0
+        self.moved_at = now()  # when the peer last took something
+        self.stuck_at = -1.0  # and when it had, when room was waited for in vain
+
+    def is_full(self, share: float = 1.0) -> bool:
+        """Whether this share of what may wait for one peer waits, or more."""
+        return len(self.unsent) >= QUEUED_MAX * share or self.unsent_bytes >= QUEUED_BYTES_MAX * share
+
+    def fail(self, _reason: str, *, dead: bool) -> None:
+        """What the peer has not taken has failed."""
+        failed, self.unsent, self.unsent_bytes = self.unsent, deque(), 0
+        for _parts, _size, intent in failed:
+            self.transport.complete(intent, False, dead=dead)
+
+
+class Stream(Way):
+    """One connection. Subclasses say what a frame means (`take`) and what its end means (`closed`)."""
+
     frame_size_max = FRAME_SIZE_MAX + 64  # a message, and its signature
 
     def __init__(self, transport: Transport, connection: socket.socket | None) -> None:
-        self.transport = transport
+        super().__init__(transport)
         self.fd = -1
-        # Frames or the rest of one, with the intent to complete when the kernel took all of it.
-        self.unsent: deque[tuple[Parts, int, Any]] = deque()
-        self.unsent_bytes = 0
-        self.moved_at = 0.0  # when the peer last took something
-        self.stuck_at = -1.0  # and when it had, when room was waited for in vain
         self._beginning = b""
         self._large: memoryview | None = None
         self._large_at = 0
@@ -143,9 +154,14 @@ class Stream:
             self._large = None
             self.closed()
 
-    def is_full(self, share: float = 1.0) -> bool:
-        """Whether no more than this share of what may wait for one peer waits."""
-        return len(self.unsent) >= QUEUED_MAX * share or self.unsent_bytes >= QUEUED_BYTES_MAX * share
+    def deliver(self, frame: memoryview, sender: ActorAddress) -> None:
+        """Put the message in a frame into the inbox, unless it cannot be loaded here."""
+        try:
+            message: Any = pickle.loads(frame)
+        except Exception as error:
+            _log.error("message_not_loaded", sender=str(sender), error=repr(error))
+            return
+        self.transport.inbox.append(ReceiveEnvelope(sender, message))
 
     def ready(self, events: int) -> None:
         """The kernel has something for us, or takes something."""
@@ -210,7 +226,7 @@ class Stream:
         if at:
             view[:at] = self._beginning
         try:
-            count = self._receive(view[at:])
+            count = self._receive(view[at:] if at else view)
         except BlockingIOError:
             return
         except OSError:
@@ -218,9 +234,7 @@ class Stream:
         if not count:
             self.close()
             return
-        self._take_frames(view, at + count)
-
-    def _take_frames(self, view: memoryview, count: int) -> None:
+        count += at
         at = 0
         while count - at >= HEADER_SIZE:
             (size,) = unpack_header(view, at)
@@ -241,7 +255,7 @@ class Stream:
             self.take(view[begin:at])
             if self.fd < 0:
                 return
-        self._beginning = bytes(view[at:count])
+        self._beginning = bytes(view[at:count]) if at < count else b""
 
     def _read_large(self, large: memoryview) -> None:
         while self._large_at < len(large):

@@ -63,13 +63,15 @@ from client_replies.actors.logs import get_logger
 from .addresses import ADMIN_PORT, ADMIN_PORT_DEFAULT, ADMIN_TOKEN, LOOPBACK, HostAddress, address_from_text, new_token
 from .hosts import CHANNELS_MAX, HostPeer, Hosts, HostStream
 from .local import Listener, LocalStream, peer_user
-from .streams import POLLIN, POLLOUT, QUEUED_MAX, READ_SIZE, SPARE_SIZE_MAX, Stream, framed, now, pickled, small_frame
+from .manager import ShortManager
+from .streams import POLLIN, POLLOUT, QUEUED_MAX, READ_SIZE, SPARE_SIZE_MAX, Stream, framed, now, pickled
 
 # So many messages are read while `send` waits for room; the others stay with their senders.
 INBOX_MAX = 100_000
 DRAIN_TIMEOUT_S = 7.0
 LEAVE_TIMEOUT_S = 1.0
 DEAD_MAX = 1024
+KNOWN_MAX = 256
 SAY_INTERVAL_S = 1.0
 SHORT_S = 0.001
 ROOM_SHARE = 0.8  # a full queue has room again when no more than this is taken
@@ -126,6 +128,8 @@ def admin_address(capabilities: dict[str, Any], hosts: Hosts | None) -> ActorAdd
 class Transport:
     """See the module. Names in camelCase are Thespian's."""
 
+    manager = ShortManager  # what an actor's process is run by
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.inbox: deque[ReceiveEnvelope] = deque()
         self.buffer = bytearray(READ_SIZE)
@@ -136,6 +140,7 @@ class Transport:
         self._poll = select.poll()
         self._ends: dict[int, Any] = {}
         self._ways: dict[str, LocalStream | HostPeer] = {}
+        self._known: dict[int, tuple[ActorAddress, LocalStream]] = {}  # by the id of the address object
         self._dead: dict[str, None] = {}
         self._channels: dict[bytes, HostStream] = {}
         self._finished: deque[tuple[TransmitIntent, Any]] = deque()
@@ -273,7 +278,7 @@ class Transport:
             self._dead[exported.addressDetails.key] = None
             if len(self._dead) > DEAD_MAX:
                 del self._dead[next(iter(self._dead))]
-            way = self._ways.pop(exported.addressDetails.key, None)
+            way = self._forget_way(exported.addressDetails)
             if way is not None:
                 way.fail("actor_exited", dead=True)  # what it has sent is still read
 
@@ -415,21 +420,14 @@ class Transport:
 
     def send_now(self, target: ActorAddress, message: object, on_error: Callable[..., Any]) -> bool:
         """Send to a process of this host, if nothing stands in the way. False: nothing was done."""
-        details: Any = target._aaddr
-        addresses: Any = self._addresses
-        if details.__class__ is ActorLocalAddress:
-            exported = addresses.exportAddr(target)
-            if exported is None:
-                return False
-            details = exported._aaddr
-        if details.__class__ is not HostAddress:
+        known = self._known.get(id(target)) or self._look_up(target)
+        if known is None:
             return False
-        way = self._ways.get(details.key)
-        if way.__class__ is not LocalStream or way.unsent or addresses._deadAddrs or get_ident() != self._runner:
+        way = known[1]
+        if way.unsent or get_ident() != self._runner:
             return False
         try:
-            frame = small_frame(message)
-            parts, size = framed(*pickled(message)) if frame is None else ([frame], len(frame))
+            parts, size = framed(*pickled(message))
         except Exception:
             return False  # the long way says what is wrong
         if not way.write(parts, size):
@@ -438,6 +436,21 @@ class Transport:
             rest, left, _ = way.unsent.pop()
             way.unsent.append((rest, left, TransmitIntent(target, message, onError=on_error)))
         return True
+
+    def _look_up(self, target: ActorAddress) -> tuple[ActorAddress, LocalStream] | None:
+        """Find the stream to a process of this host, if there is one, and know it by this very object from now on."""
+        exported = None if self._addresses is None else self._addresses.exportAddr(target)
+        way = None if exported is None else self._ways.get(exported.addressDetails.key)
+        if not isinstance(way, LocalStream):
+            return None
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        known = self._known[id(target)] = target, way  # while it is here its id is no other's
+        return known
+
+    def _forget_way(self, details: HostAddress) -> LocalStream | HostPeer | None:
+        self._known.clear()
+        return self._ways.pop(details.key, None)
 
     def _connect(self, details: HostAddress) -> LocalStream | HostPeer | None:
         """Make a way to a process. None: there is none."""
@@ -561,7 +574,7 @@ class Transport:
         for listener in self._listeners:
             listener.known(stream)
         if isinstance(stream, LocalStream) and stream.address and self._ways.get(stream.address.key) is stream:
-            del self._ways[stream.address.key]
+            self._forget_way(stream.address)
 
     def channel(self, channel: bytes, first: int, stream: HostStream) -> int:
         """How many messages of a channel are here. An older connection of it has nothing more to say."""

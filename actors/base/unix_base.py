@@ -10,17 +10,10 @@ from thespian.system.messages.convention import CONV_ADDR_IPV4_CAPABILITY
 
 from .addresses import ADMIN_TOKEN, new_token
 from .hosts import Hosts
-from .manager import ShortManager
 from .processes import BASE_CAPABILITY, OwnedBase
 from .transport import Endpoint, Transport, admin_address, bind
 
 UNIX_BASE = "multiprocUnixBase"
-
-
-class UnixTransport(Transport):
-    """The transport of an actor, with the manager that goes with it."""
-
-    manager = ShortManager
 
 
 class ActorSystemBase(OwnedBase):
@@ -40,7 +33,7 @@ class ActorSystemBase(OwnedBase):
 
     def transportType(self, _init: object, capabilities: dict[str, Any], *_: object) -> Transport:
         """Make the transport of the script."""
-        return UnixTransport(Endpoint(None, admin_address(capabilities, self._hosts), self._hosts))
+        return Transport(Endpoint(None, admin_address(capabilities, self._hosts), self._hosts))
 
     def _bind(self, port: int) -> Any:
         return bind(self._hosts, port)

@@ -161,7 +161,7 @@ class Letters(Actor):
 
 
 class Flooder(Actor):
-    """Sends another many messages in one handler, and checks the order of what it gets itself."""
+    """Sends another many messages in one handler, small or large, and checks the order of what it gets itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,8 +179,12 @@ class Flooder(Actor):
             case ("flood from", whom, first, end):
                 for number in range(first, end):
                     self.send(whom, number)
-            case int():
-                self.out_of_order += msg != self.received
+            case ("flood large", whom, count, size):
+                for number in range(count):
+                    self.send(whom, Payload(bytes([number]) * size))
+            case int() | Payload():
+                number = msg if isinstance(msg, int) else msg.data[0]
+                self.out_of_order += number != self.received
                 self.received += 1
             case ("sleep", seconds):
                 time.sleep(seconds)

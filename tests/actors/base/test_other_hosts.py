@@ -146,6 +146,36 @@ def test_a_message_may_take_longer_than_the_time_without_progress(
         assert time.monotonic() - begun > 2.0
 
 
+def send_over_a_slow_line(system: OwnedSystem, count: int, size: int, bytes_per_s: float) -> float:
+    """Let one actor send large messages to another host, and be asked at home meanwhile; how long all took to arrive.
+
+    Fails unless they arrive in order, and unless whoever asks the sender is answered while they are on their way.
+    """
+    with other_host("127.0.0.6", KEY) as (_, flooder), Forwarder(flooder, "127.0.0.10", bytes_per_s) as line:
+        sender, begun, answers = system.createActor(Flooder), time.monotonic(), 0
+        system.tell(sender, ("flood large", line.address, count, size))
+        while (arrived := system.ask(flooder, "counted", TIMEOUT_S))[0] < count:
+            assert system.ask(sender, "counted", TIMEOUT_S) == (0, 0)
+            answers += 1
+            time.sleep(0.01)
+        assert arrived == (count, 0)
+        assert answers > count  # a sender that was held up would have answered about once per message
+        return time.monotonic() - begun
+
+
+def test_replies_that_take_much_longer_than_the_time_without_progress_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen over a line that carries one in a sixth of a second; the sender is there for others all the while."""
+    monkeypatch.setattr(hosts, "STALL_TIMEOUT_S", 1.0)  # a system that is started now has it from us
+    with running_system(addresses=[HERE], key=KEY) as started:
+        assert send_over_a_slow_line(started, 16, 64 << 10, 0.35e6) > 2.0
+
+
+@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="takes a minute: SLOW_TESTS=1 make test ARGS='-k megabyte'")
+def test_megabyte_replies_arrive_over_a_line_that_carries_one_in_three_seconds(system: OwnedSystem) -> None:
+    """16 of 1 MiB over 0.35 MB/s, with the limits as they are: 48 s, of which none is without progress."""
+    assert send_over_a_slow_line(system, 16, 1 << 20, 0.35e6) > 40.0
+
+
 def test_a_peer_that_cannot_be_reached_holds_up_nobody_and_its_messages_fail(
     system: OwnedSystem, remote: tuple[ActorAddress, ActorAddress], monkeypatch: pytest.MonkeyPatch
 ) -> None:

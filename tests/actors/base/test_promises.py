@@ -2,8 +2,10 @@
 
 import os
 import random
+import re
 import signal
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,6 +229,40 @@ def test_a_peer_that_does_not_read_holds_up_nobody_else(system: OwnedSystem) -> 
     system.tell(sender, ("flood", busy, 900, False))
     assert asked(system, sender, "counted") == (0, 0)
     wait_until(lambda: asked(system, busy, "counted") == (900, 0), TIMEOUT_S)
+
+
+def test_of_what_was_sent_to_a_killed_actor_all_but_a_few_are_dead_letters(system: OwnedSystem) -> None:
+    """Those few were in the kernel; that is about 700, however many were sent."""
+    letters, sender, victim = system.createActor(Letters), system.createActor(Flooder), system.createActor(Echo)
+    assert asked(system, letters, "handle") == "handling"
+    pid = asked(system, victim, "pid")
+    os.kill(pid, signal.SIGSTOP)
+    system.tell(sender, ("flood", victim, 1500, False))
+    assert asked(system, sender, "counted") == (0, 0)
+    os.kill(pid, signal.SIGKILL)
+
+    def found() -> list[Any]:
+        return [each for each in asked(system, letters, "letters") if isinstance(each, int)]
+
+    wait_until(lambda: len(found()) >= 1500 - 750, TIMEOUT_S)
+    wait_until(lambda: found()[-1] == 1499, TIMEOUT_S)
+
+
+def test_an_idle_system_does_not_wake(system: OwnedSystem, parent: ActorAddress) -> None:
+    """No timer, no poll: a process that has nothing to do is not run at all."""
+    asked(system, parent, "told")
+
+    def switches() -> list[int]:
+        """How often each process was run."""
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in processes_of(system)]
+        return [int(count) for text in texts for count in re.findall(r"voluntary_ctxt_switches:\s*(\d+)", text)]
+
+    def are_asleep() -> bool:
+        before = switches()
+        time.sleep(2.0)
+        return switches() == before
+
+    wait_until(are_asleep, 3 * TIMEOUT_S)
 
 
 def test_source_can_be_loaded_and_its_actors_created(system: OwnedSystem, tmp_path: Path) -> None:
