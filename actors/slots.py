@@ -151,7 +151,7 @@ class Slots:
         overtaken, because what they find on disk no longer counts (3); those of this same reply are answered (4).
         A reply that the disk holds already, as when a log is replayed, is not written again.
         """
-        doubted = self._is_doubted(slot)
+        doubted = slot in self.faulty or slot in self.unverified or slot in self.ahead
         if self.expected[slot] == header and not doubted:
             return []  # durable, or on its way already
         held = self.stored[slot] == header and slot not in self.writing
@@ -179,9 +179,6 @@ class Slots:
         self._accepted += 1
         self._pending[self._accepted] = None
         self.queued[slot] = Write(slot, header, payload, self._accepted, now)
-
-    def _is_doubted(self, slot: int) -> bool:
-        return slot in self.faulty or slot in self.unverified or slot in self.ahead
 
     def accept_repair(self, slot: int, header: bytes, payload: Payload, now: float) -> list[Read]:
         """Take over the write of a reply that a peer sent, verified by the caller; the slot must be waiting for it."""

@@ -24,7 +24,7 @@ from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, Sl
 from client_replies.messages.leases import Lease, MemoryName
 from client_replies.messages.message import Message
 from client_replies.messages.replies import Payload
-from client_replies.messages.reply_header import HEADER_SIZE, packed_size
+from client_replies.messages.reply_header import HEADER_SIZE, Buffer, packed_size
 from client_replies.messages.storage_io import (
     NO_LEASE,
     CheckpointWritten,
@@ -46,7 +46,7 @@ from client_replies.storage.client_sessions import Expectations, SessionsInvalid
 from client_replies.storage.data_file import DataFile
 from client_replies.storage.errors import StorageError, storage_error
 from client_replies.storage.layout import sectors_size
-from client_replies.storage.shared_memory import PoolMemory
+from client_replies.storage.shared_memory import LeaseStale, PoolMemory
 
 from .component import ComponentActor, Handler
 from .environment import Outcome
@@ -218,7 +218,7 @@ class StorageActor(ComponentActor):
         """Write a group of slots under one sync."""
 
         def run(file: DataFile) -> Message:
-            file.write_slots(message.slots, [self._bytes_of(payload) for payload in message.payloads])
+            file.write_slots(message.slots, self._contents_of(message.payloads))
             return SlotsWritten(batch=message.batch, repair=message.repair, lane=message.lane)
 
         self._run("repair" if message.repair else f"write {message.lane}", message, run, sender)
@@ -248,7 +248,7 @@ class StorageActor(ComponentActor):
     def _read_one(self, file: DataFile, slot: int, header: bytes, lease: Lease) -> Payload | SlotFault:
         if lease == NO_LEASE:
             return file.read_slot(slot, header)
-        into = self._memory_of(lease)[: sectors_size(packed_size(header))]
+        into = memoryview(self._contents_of((lease,))[0])[: sectors_size(packed_size(header))]
         result = file.read_slot(slot, header, into)
         return result if isinstance(result, SlotFault) else lease
 
@@ -261,16 +261,15 @@ class StorageActor(ComponentActor):
 
         self._run("verify", message, run, sender)
 
-    def _bytes_of(self, payload: Payload) -> bytes | memoryview:
-        return payload if isinstance(payload, bytes) else self._memory_of(payload)
-
-    def _memory_of(self, lease: Lease) -> memoryview:
+    def _contents_of(self, payloads: tuple[Payload, ...]) -> list[Buffer]:
         if self._memory is None:
-            raise InvariantBroken("a lease came to a storage that maps no memory")
-        if not self._memory.valid(lease):
+            raise InvariantBroken("a batch came to a storage that maps no memory")
+        try:
+            return self._memory.contents(payloads)
+        except LeaseStale as stale:
             # Its holder gave it back before it was answered. What the buffer holds now may be anything.
-            raise storage_error(FaultKind.LEASE_STALE, f"lease {lease:#x}", "a lease that is held until the answer")
-        return self._memory.buffer(lease)
+            expected = "a lease that is held until the answer"
+            raise storage_error(FaultKind.LEASE_STALE, str(stale), expected) from stale
 
     def _run(self, name: str, message: Batch, run: Callable[[DataFile], Message], sender: ActorAddress) -> None:
         lane, batch = self._lanes.setdefault(name, Lane()), message.batch

@@ -27,9 +27,10 @@ from client_replies.messages.reply_header import (
     HeaderSizeWrong,
     packed_op,
     packed_size,
-    whole_header,
+    whole_headers,
 )
 from client_replies.messages.storage_io import WRITE_LANES, SlotsWritten, WriteSlots
+from client_replies.storage.shared_memory import LeaseStale
 
 from .opened import Opened
 from .slots import Read, Write
@@ -127,19 +128,20 @@ class Writing:
     def _whole(self, message: WriteReplies, given: set[Lease]) -> list[bytes] | None:
         """The packed header of each reply of the batch; None if anything is wrong with any of them."""
         config, memory, expected = self._opened.config, self._opened.memory, self._opened.slots.expected
-        cluster, size_max = config.cluster.to_bytes(16, "little"), config.message_size_max
         leases = [payload for payload in message.payloads if not isinstance(payload, bytes)]
-        if max(message.slots, default=0) >= config.clients_max or not all(map(memory.valid, leases)):
+        if max(message.slots, default=0) >= config.clients_max:
             return None
-        if len(set(leases)) != len(leases) or not given.isdisjoint(leases):
+        if given or len(set(leases)) != len(leases):
+            return None
+        try:
+            contents = memory.contents(message.payloads)
+        except LeaseStale:
+            return None
+        whole = whole_headers(contents, config.cluster.to_bytes(16, "little"), config.message_size_max)
+        if whole is None:
             return None
         headers = []
-        for slot, payload in zip(message.slots, message.payloads, strict=True):
-            data = payload if isinstance(payload, bytes) else memory.buffer(payload)
-            found = whole_header(data, cluster, size_max)
-            if found is None:
-                return None
-            header, op, size = found
+        for slot, payload, (header, op, size) in zip(message.slots, message.payloads, whole, strict=True):
             if isinstance(payload, bytes) and not size == len(payload) <= config.inline_size_max:
                 return None
             held = expected[slot]
@@ -149,14 +151,12 @@ class Writing:
         return headers
 
     def _leases_given(self, message: WriteReplies) -> set[Lease]:
-        """The leases that are in use already: a buffer that is filled anew would be written to two slots, or lent."""
-        if all(isinstance(payload, bytes) for payload in message.payloads):
-            return set()
-        opened = self._opened
-        return {
-            *opened.own,
-            *(payload for payload in opened.slots.payloads() if not isinstance(payload, bytes)),
-        }
+        """Those of its leases that are in use already: a buffer filled anew would be written to two slots, or lent."""
+        leases = {payload for payload in message.payloads if not isinstance(payload, bytes)}
+        if not leases:
+            return leases
+        held = [payload for payload in self._opened.slots.payloads() if not isinstance(payload, bytes)]
+        return leases.intersection(self._opened.own) | leases.intersection(held)
 
     def verify_slots(self, slots: tuple[int, ...]) -> None:
         """Raise `Refused` for the first slot that does not exist."""
@@ -280,8 +280,8 @@ class Writing:
         if writes:
             message = WriteSlots(
                 batch=self._opened.calls.next_number(lane),
-                slots=tuple(write.slot for write in writes),
-                payloads=tuple(write.payload for write in writes),
+                slots=tuple([write.slot for write in writes]),
+                payloads=tuple([write.payload for write in writes]),
                 repair=lane == REPAIR_LANE,
                 lane=0 if lane == REPAIR_LANE else LANES.index(lane),
             )

@@ -25,7 +25,7 @@ from .reply_header import (
     checksum128,
     packed_cluster,
     packed_size,
-    sealed_size,
+    sealed_sizes,
     verify_body_checksum,
     verify_header_checksum,
 )
@@ -179,7 +179,7 @@ def verify_reply_header(data: Buffer, *, cluster: int, size_max: int) -> bytes:
     when it was sealed. Raises a `HeaderInvalid`.
     """
     header = bytes(data[:HEADER_SIZE])
-    if not sealed_size(header, cluster.to_bytes(16, "little"), min(size_max, len(data))):
+    if sealed_sizes((data,), cluster.to_bytes(16, "little"), size_max) is None:
         # The same checks one by one, to say which of them failed.
         verify_header_checksum(header)
         size = packed_size(header)

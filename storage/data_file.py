@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import overload
 
 from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
@@ -39,7 +40,7 @@ from client_replies.messages.reply_header import (
     checksum128,
     packed_cluster,
     packed_size,
-    sealed_size,
+    sealed_sizes,
     verify_body_checksum,
     verify_header_checksum,
 )
@@ -167,8 +168,8 @@ class DataFile:
         writes: list[tuple[int, list[Buffer]]] = []
         parts: list[Buffer] = []
         end = -1
-        for slot, reply in sorted(zip(slots, replies, strict=True), key=_slot_of):
-            size = self._reply_size(reply)
+        rows = zip(slots, replies, self._reply_sizes(replies), strict=True)
+        for slot, reply, size in sorted(rows, key=itemgetter(0)):
             offset = self.layout.slot_offset(slot)
             if offset != end or len(parts) >= PARTS_MAX - 1:
                 parts = []
@@ -180,16 +181,20 @@ class DataFile:
             end = offset + size + padding
         return writes
 
-    def _reply_size(self, reply: Buffer) -> int:
-        """Bytes of the reply at the start of the buffer, whose header is verified. Raises `StorageError`."""
+    def _reply_sizes(self, replies: Sequence[Buffer]) -> list[int]:
+        """Bytes of the reply at the start of each buffer, whose headers are verified. Raises `StorageError`."""
         size_max = self.layout.message_size_max
-        size = sealed_size(bytes(reply[:HEADER_SIZE]), self._cluster, min(size_max, len(reply)))
-        if not size:
+        sizes = sealed_sizes(replies, self._cluster, size_max)
+        if sizes is not None:
+            return sizes
+        sizes = []
+        for reply in replies:  # the same look one by one, to say what is wrong
             try:
-                verify_reply_header(reply, cluster=self._superblock.cluster, size_max=size_max)
+                header = verify_reply_header(reply, cluster=self._superblock.cluster, size_max=size_max)
             except HeaderInvalid as error:
                 raise StorageError(_reply_fault(error, reply, size_max)) from error
-        return size
+            sizes.append(packed_size(header))
+        return sizes
 
     @overload
     def read_slot(self, slot: int, header: bytes, into: None = None, *, direct: bool = False) -> bytes | SlotFault: ...
@@ -337,10 +342,6 @@ def _with_padding(content: Buffer, size: int) -> tuple[Buffer, ...]:
     padding = _ZEROS[: sectors_size(size) - size]
     invariant(padding_is_zero(padding), "the padding that is written is zero")
     return (content, padding) if padding else (content,)
-
-
-def _slot_of(pair: tuple[int, Buffer]) -> int:
-    return pair[0]
 
 
 def _reply_fault(error: HeaderInvalid, reply: Buffer, size_max: int) -> Fault:

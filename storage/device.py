@@ -220,15 +220,17 @@ def _read_fully(descriptor: int, offset: int, into: memoryview) -> None:
 
 def _write_fully(descriptor: int, offset: int, parts: Sequence[Buffer]) -> None:
     """One call as a rule; a short write (a signal, a limit) is continued where it stopped."""
-    waiting, first = list(parts), 0
-    while first < len(waiting):
-        count = os.pwritev(descriptor, waiting[first : first + PARTS_MAX], offset)
+    waiting, left = list(parts), sum(map(len, parts))
+    while left:
+        count = os.pwritev(descriptor, waiting[:PARTS_MAX], offset)
         offset += count
-        while first < len(waiting) and count >= len(waiting[first]):
-            count -= len(waiting[first])
-            first += 1
-        if count:
-            waiting[first] = memoryview(waiting[first])[count:]
+        left -= count
+        if left:
+            first = 0
+            while count >= len(waiting[first]):
+                count -= len(waiting[first])
+                first += 1
+            waiting = [memoryview(waiting[first])[count:], *waiting[first + 1 :]]
 
 
 class FileDisk(Disk):

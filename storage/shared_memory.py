@@ -20,11 +20,14 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 
 from client_replies.messages.config import BUFFERS_MAX_LIMIT, MESSAGE_SIZE_LIMIT, SECTOR_SIZE
 from client_replies.messages.faults import FaultKind, invariant
 from client_replies.messages.leases import LEASE_BUFFER_BITS, LEASE_BUFFER_MASK, Lease, MemoryName
+from client_replies.messages.replies import Payload
+from client_replies.messages.reply_header import Buffer
 
 from .errors import StorageError, storage_error
 
@@ -111,6 +114,21 @@ class PoolMemory:
             raise LeaseStale(lease)
         view = self._slices[index]
         return view if view is not None else self._slice(index)
+
+    def contents(self, payloads: Iterable[Payload]) -> list[Buffer]:
+        """For each payload its bytes: its own, or the whole buffer of its lease. Raises `LeaseStale`."""
+        generations, slices, count = self._generations, self._slices, self.buffers
+        found: list[Buffer] = []
+        for payload in payloads:
+            if isinstance(payload, bytes):
+                found.append(payload)
+                continue
+            index = payload & LEASE_BUFFER_MASK
+            if index >= count or generations[index] != payload >> LEASE_BUFFER_BITS:
+                raise LeaseStale(payload)
+            view = slices[index]
+            found.append(view if view is not None else self._slice(index))
+        return found
 
     def valid(self, lease: Lease) -> bool:
         """Whether the lease's generation is the table's."""
