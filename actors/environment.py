@@ -48,8 +48,11 @@ class Executor(ABC):
     """Runs functions beside the actor, in order within a lane, lanes beside each other."""
 
     @abstractmethod
-    def submit(self, lane: str, function: Callable[[], Any], done: Done) -> None:
-        """Run `function` soon; hand its outcome to `done` in a later `collect`."""
+    def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
+        """Run `function` soon; hand its outcome to `done` in a later `collect`.
+
+        A `short` one may be run here and now while there is no other: handing it to a thread and back takes longer.
+        """
 
     @abstractmethod
     def collect(self) -> None:
@@ -161,7 +164,7 @@ class InlineExecutor(Executor):
     def __init__(self) -> None:
         self._finished: deque[tuple[Done, Outcome]] = deque()
 
-    def submit(self, lane: str, function: Callable[[], Any], done: Done) -> None:
+    def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
         """See `Executor`."""
         self._finished.append((done, _run(function)))
 
@@ -191,9 +194,14 @@ class ThreadExecutor(Executor):
         self._finished: deque[tuple[Done, Outcome]] = deque()
         self._lanes: dict[str, tuple[threading.Thread, SimpleQueue[tuple[Callable[[], Any], Done] | None]]] = {}
         self._closing = False
+        self._outstanding = 0  # submitted and not collected
 
-    def submit(self, lane: str, function: Callable[[], Any], done: Done) -> None:
+    def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
         """See `Executor`."""
+        self._outstanding += 1
+        if short and self._outstanding == 1:
+            self._finished.append((done, _run(function)))
+            return
         if lane not in self._lanes:
             self._start(lane)
         self._lanes[lane][1].put((function, done))
@@ -218,6 +226,7 @@ class ThreadExecutor(Executor):
             os.eventfd_read(self._eventfd)
         while self._finished:
             done, outcome = self._finished.popleft()
+            self._outstanding -= 1
             done(outcome)
 
     def filenos(self) -> list[int]:

@@ -1,7 +1,8 @@
 """StorageActor: owns the data file, and through it the disk.
 
-Guarantees: it never blocks its mailbox on the disk where the actor system lets it watch a descriptor; commit writes,
-repair writes, reads, reads for peers, verification and checkpoints run beside each other and are answered as they end.
+Guarantees: where the actor system lets it watch a descriptor, its mailbox waits for the disk only while a single reply
+is written and synced and nothing else is in flight; commit writes, repair writes, reads, reads for peers, verification
+and checkpoints run beside each other and are answered as they end.
 A batch that is repeated because its answer was lost is answered again and not done twice, and one that comes late does
 nothing. Only the sender that opened the file is served, until it is closed.
 
@@ -50,6 +51,8 @@ from client_replies.storage.shared_memory import LeaseStale, PoolMemory
 
 from .component import ComponentActor, Handler
 from .environment import Outcome
+
+SHORT_WRITE_MAX = 2**20  # bytes that are written and synced while the mailbox waits, if nothing else is in flight
 
 Batch = WriteSlots | ReadSlots | VerifySlots | WriteCheckpoint
 Others = tuple[tuple[int, bytes], ...]  # slots, each with the packed header of the whole reply that it holds
@@ -221,7 +224,9 @@ class StorageActor(ComponentActor):
             file.write_slots(message.slots, self._contents_of(message.payloads))
             return SlotsWritten(batch=message.batch, repair=message.repair, lane=message.lane)
 
-        self._run("repair" if message.repair else f"write {message.lane}", message, run, sender)
+        # Whoever waits for one reply to be durable would wait for two threads to wake up as well.
+        short = len(message.slots) == 1 and not message.repair
+        self._run("repair" if message.repair else f"write {message.lane}", message, run, sender, short=short)
 
     def write_checkpoint(self, message: WriteCheckpoint, sender: ActorAddress) -> None:
         """Store the session table."""
@@ -271,7 +276,15 @@ class StorageActor(ComponentActor):
             expected = "a lease that is held until the answer"
             raise storage_error(FaultKind.LEASE_STALE, str(stale), expected) from stale
 
-    def _run(self, name: str, message: Batch, run: Callable[[DataFile], Message], sender: ActorAddress) -> None:
+    def _run(
+        self,
+        name: str,
+        message: Batch,
+        run: Callable[[DataFile], Message],
+        sender: ActorAddress,
+        *,
+        short: bool = False,
+    ) -> None:
         lane, batch = self._lanes.setdefault(name, Lane()), message.batch
         if self._stopped is not None:
             self.send(sender, self._stopped)
@@ -282,10 +295,11 @@ class StorageActor(ComponentActor):
             self.send(sender, StorageStopped(fault=fault))
         else:
             file = self._file
+            short = short and file.layout.message_size_max <= SHORT_WRITE_MAX
             self._lanes["open"].answer = None  # Its client has it, and with it the session table.
             lane.batch, lane.answer = batch, None
             self._in_flight += 1
-            self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome))
+            self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome), short=short)
 
     def _done(self, lane: Lane, outcome: Outcome) -> None:
         self._in_flight -= 1

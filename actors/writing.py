@@ -37,7 +37,7 @@ from .slots import Read, Write
 
 LANES = tuple(f"write {lane}" for lane in range(WRITE_LANES))
 REPAIR_LANE = "repair"
-SMALL_BATCH = 256 * 1024  # bytes that are written and synced in about the time that a message takes
+SMALL_BATCH = 64 * 1024  # bytes that are written and synced in about the time that a message takes
 REPAIR_GROUP_BYTES = 4 * 1024 * 1024
 
 
@@ -90,12 +90,16 @@ class Writing:
     def is_answered_later(self) -> bool:
         """True while the last batch's answer may wait for news that it can tell as well.
 
-        While the batch waits behind the groups that are being written, another would do the same. And one that is
-        durable soon, which is to be told, would be accepted by a message that is hardly earlier.
+        While the batch waits behind the groups that are being written, another would do the same. One that is durable
+        soon, which is to be told, would be accepted by a message that is hardly earlier. And while the one before it
+        is being written, which is to be told, there are enough on their way: one that is written, one that is next.
         """
         if self._opened.slots.queued and all(map(self._opened.calls.is_busy, LANES)):
             return True
-        return bool(self._marks) and self._marks[-1].soon
+        if not self._marks:
+            return False
+        follows = len(self._marks) > 1 and self._marks[0].tell and not self._opened.config.hold_back
+        return follows or self._marks[-1].soon
 
     def verify(self, message: WriteReplies) -> list[bytes]:
         """The packed header of each reply of the batch, everything verified. Raises `Refused`; changes nothing."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from client_replies.actors.system import OwnedSystem
+from client_replies.actors.writing import SMALL_BATCH
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.leases import Lease
@@ -219,13 +220,35 @@ def test_a_small_batch_is_accepted_and_durable_in_one_message(
     driver.hold("write")
     number = driver.post({0: book.reply(0, size)}, op=book.op, durable=durable)
     driver.held("write")
-    at_once = not durable or size > 256 * KIB
+    at_once = not durable or size > SMALL_BATCH
     driver.status()
     assert driver.has(WritesAccepted) == at_once
     driver.let_go("write")
     assert driver.accepted(number).durable_through == (0 if at_once else number)
     driver.durable(0)
     assert driver.has(RepliesDurable) == (at_once and durable)
+    driver.close()
+
+
+def test_two_large_batches_are_in_flight_and_cost_two_messages_each(asys: OwnedSystem, tmp_path: Path) -> None:
+    """The first is accepted at once; the second is with the storage meanwhile, and its answer tells of the first."""
+    largest = 512 * KIB
+    config = config_for(
+        tmp_path / "file", message_size_max=largest, inline_size_max=largest, repair_bytes_max=largest, tick=60.0
+    )
+    book, driver = Book(), Driver(asys, scripted=True)
+    driver.open(config)
+    driver.hold("write")
+    first = driver.post({0: book.reply(0, 2 * SMALL_BATCH)}, op=book.op, durable=True)
+    assert driver.accepted(first).durable_through == 0
+    assert driver.held("write").slots == (0,)
+    second = driver.post({1: book.reply(1, 2 * SMALL_BATCH)}, op=book.op, durable=True)
+    assert driver.held("write").slots == (1,)
+    driver.status()
+    assert not driver.has(WritesAccepted, RepliesDurable)
+    driver.let_go("write")
+    assert driver.accepted(second).durable_through == first
+    assert driver.expect(RepliesDurable).through == second
     driver.close()
 
 

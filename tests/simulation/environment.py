@@ -50,7 +50,7 @@ class SimExecutor(Executor):
         process.ready[fileno] = lambda: bool(self._finished)
         process.on_death.append(self.crash)
 
-    def submit(self, lane: str, function: Callable[[], Any], done: Done) -> None:
+    def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
         """See `Executor`."""
         jobs = self._lanes.setdefault(lane, deque())
         jobs.append(Job(function, done))

@@ -1,0 +1,73 @@
+"""Work beside the mailbox: what runs in a thread, and what need not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from select import select
+
+import pytest
+
+from client_replies.actors.environment import Outcome, ThreadExecutor
+
+TIMEOUT_S = 30.0
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadExecutor]:
+    """Give an executor, and end its threads."""
+    executor = ThreadExecutor()
+    yield executor
+    executor.close()
+
+
+def collected(executor: ThreadExecutor) -> None:
+    """Wait until something can be collected, and collect it."""
+    assert select(executor.filenos(), [], [], TIMEOUT_S)[0], "nothing was announced"
+    executor.collect()
+
+
+def test_a_short_function_runs_at_once_and_is_handed_over_when_collected(executor: ThreadExecutor) -> None:
+    """Without a thread; its outcome comes in `collect`, as any other."""
+    outcomes: list[Outcome] = []
+    executor.submit("write", threading.get_ident, outcomes.append, short=True)
+    assert outcomes == []
+    executor.collect()
+    assert [outcome.value for outcome in outcomes] == [threading.get_ident()]
+
+
+def test_a_short_function_waits_for_nothing_that_runs(executor: ThreadExecutor) -> None:
+    """While there is another, it has a thread of its own; when there is none any more, it has not."""
+    threads: dict[str, int] = {}
+    go_on = threading.Event()
+
+    def run(name: str) -> None:
+        threads[name] = threading.get_ident()
+
+    def wait() -> None:
+        go_on.wait(TIMEOUT_S)
+
+    left = {"first", "second"}
+    executor.submit("read", wait, lambda _outcome: left.discard("first"))
+    executor.submit("write", lambda: run("second"), lambda _outcome: left.discard("second"), short=True)
+    while "second" in left:
+        collected(executor)
+    assert left == {"first"}, "what runs does not hold up what is short"
+    assert threads["second"] != threading.get_ident()
+    go_on.set()
+    while left:
+        collected(executor)
+    executor.submit("write", lambda: run("third"), lambda _outcome: None, short=True)
+    assert threads["third"] == threading.get_ident()
+
+
+def test_a_short_function_that_fails_says_so_in_its_outcome(executor: ThreadExecutor) -> None:
+    """Nothing leaves `submit`."""
+    outcomes: list[Outcome] = []
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    executor.submit("write", fail, outcomes.append, short=True)
+    executor.collect()
+    assert [type(outcome.error) for outcome in outcomes] == [ValueError]
