@@ -896,7 +896,6 @@ class ClientRepliesActor(ComponentActor):
         parts.checkpointing.pump()
         if parts.closing is None:
             parts.repairing.pump()
-            parts.writing.pump()  # Repairs that were taken over just now.
             parts.reading.pump()
             self._answer_writes(parts, at_once=ticking)
         parts.writing.tell_durable()

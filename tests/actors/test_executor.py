@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from select import select
 
 import pytest
 
-from client_replies.actors.environment import Outcome, ThreadExecutor
+from client_replies.actors.environment import Outcome, ThreadExecutor, TimerTicker
 
 TIMEOUT_S = 30.0
 
@@ -71,3 +72,39 @@ def test_a_short_function_that_fails_says_so_in_its_outcome(executor: ThreadExec
     executor.submit("write", fail, outcomes.append, short=True)
     executor.collect()
     assert [type(outcome.error) for outcome in outcomes] == [ValueError]
+
+
+def test_nothing_stays_readable_that_was_collected(executor: ThreadExecutor) -> None:
+    """Also what was collected between its being there and its announcement: an actor would be woken for ever."""
+    left = set(range(200))
+    for number in range(200):
+        executor.submit(f"lane {number % 3}", partial(int, number), lambda outcome: left.discard(outcome.value))
+        executor.submit("short", lambda: None, lambda _outcome: None, short=True)  # in a thread or not, as it happens
+        executor.collect()
+    while left:
+        collected(executor)
+    for _ in range(100_000):
+        if not select(executor.filenos(), [], [], 0)[0]:
+            return
+        executor.collect()
+    pytest.fail("the descriptor stays readable")
+
+
+def test_a_ticker_whose_descriptor_is_readable_says_that_a_period_has_passed() -> None:
+    """Always: what says no then would be asked again at once, and for ever."""
+    ticker = TimerTicker(0.01)
+    try:
+        for _ in range(20):
+            assert select([ticker.fileno()], [], [], TIMEOUT_S)[0]
+            assert ticker.drain()
+    finally:
+        ticker.close()
+
+
+def test_a_ticker_says_nothing_before_its_period_has_passed() -> None:
+    """A period of an hour."""
+    ticker = TimerTicker(3600.0)
+    try:
+        assert not ticker.drain()
+    finally:
+        ticker.close()
