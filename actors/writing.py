@@ -74,6 +74,7 @@ class Writing:
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
+        self._cluster = opened.config.cluster.to_bytes(16, "little")  # as it is packed
         self._marks: deque[Mark] = deque()
         self._waits: dict[int, Wait] = {}
         self.durable_through = 0
@@ -141,7 +142,7 @@ class Writing:
             contents = memory.contents(message.payloads)
         except LeaseStale:
             return None
-        whole = whole_headers(contents, config.cluster.to_bytes(16, "little"), config.message_size_max)
+        whole = whole_headers(contents, self._cluster, config.message_size_max)
         if whole is None:
             return None
         headers = []

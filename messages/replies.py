@@ -139,8 +139,8 @@ class WriteReplies(Message):
     A reply may be of a later op, if it took the place of an older one of its slot.
 
     `slots` and `payloads` are columns of one table. `durable` asks for `RepliesDurable` when this batch and all
-    before it are durable, unless a `WritesAccepted` says so: the answer to a small batch may wait for that. An empty
-    batch only tells the op.
+    before it are durable, unless a `WritesAccepted` says so: the answer to a small batch, or to the one that follows
+    this one, may wait for that. An empty batch only tells the op.
     """
 
     owner: int
@@ -187,7 +187,8 @@ class WritesAccepted(Message):
     """The batch (or removal) `number` is accepted, in memory and not on disk; `credit` more replies may be sent next.
 
     This answer waits until the credit is above 0, so that a replica never has to ask again, and a moment longer while
-    the batch would only wait behind the one that is being written. `durable_through` says what `RepliesDurable` does.
+    the batch would only wait behind the one that is being written, or can be told of together with the durability of
+    another. `durable_through` says what `RepliesDurable` does.
     """
 
     owner: int
