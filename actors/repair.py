@@ -13,6 +13,7 @@ Gives up: knowledge of content. The caller verifies what arrives. Owns: nothing 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,13 @@ class Peer:
     def is_free(self, now: float) -> bool:
         """True if it may be asked for something now."""
         return self.asked is None and now >= self.resume
+
+    @property
+    def due(self) -> float:
+        """When it is to be looked at, though no message comes: it has answered nothing, or may be asked again."""
+        if self.asked is not None:
+            return self.asked.deadline
+        return self.resume if self.ready else max(self.resume, self.later[0][0]) if self.later else math.inf
 
     def offer(self, slot: int) -> None:
         """The peer may be asked for the slot, if nothing else stands against it when its turn comes."""
@@ -143,6 +151,11 @@ class Repair:
     def may_ask(self, now: float) -> bool:
         """True if a peer waits for nothing and is not left alone for a while."""
         return any(peer.is_free(now) for peer in self._peers.values())
+
+    @property
+    def due(self) -> float:
+        """When `plan` has something to do that no message brings about."""
+        return min((peer.due for peer in self._peers.values()), default=math.inf)
 
     def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[Request]:
         """What to send now, at most `room` slots more in flight.

@@ -275,8 +275,8 @@ def test_a_repair_that_arrives_after_a_commit_is_dropped() -> None:
     scenario.rot(0, slot)
     arrived: list[int] = []
     scenario.when(RepliesFound, lambda index: arrived.append(index))
-    scenario.world.network.links.clogged = {(1, 0): 8.0, (2, 0): 8.0}
-    scenario.run(20.0)
+    scenario.world.network.links.clogged = {(1, 0): 60.0, (2, 0): 60.0}
+    scenario.run(60.0)
     scenario.world.network.links.clogged = {}
     scenario.settle()
     world = scenario.finish()
