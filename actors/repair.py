@@ -231,16 +231,16 @@ class Repair:
         return Request(peer.address, peer.replica, self._requests, tuple(slots), b"".join(slots.values()))
 
     def found(self, replica: int, request: int, slots: Iterable[int]) -> None:
-        """The peer sent replies for these slots. Those that turn out to be of no use are asked for again."""
-        for slot in self._answered(replica, request, slots):
-            self._offer(slot)
+        """The peer sent replies for these slots. The caller tells which of them were of no use."""
+        self._answered(replica, request, slots)
 
     def rejected(self, replica: int, slot: int, now: float) -> None:
-        """What the peer sent for the slot was not the reply that is expected: do not ask it again at once."""
+        """What the peer sent for the slot was not the reply that is expected: ask another, and it only later."""
         case = self._cases.get(slot)
         if case is not None:
             case.resume[replica] = now + self._pause(1)
             self._ask_later(slot, case, replica)
+            self._offer(slot)
 
     def dropped(self, slot: int) -> None:
         """What was sent for the slot could not be kept: it is asked for again."""
