@@ -372,8 +372,7 @@ class ClientSessions:
             sessions._headers[slot] = header
         commits, clients = table.column(_COMMIT), table.clients()
         for entry in sorted(range(len(commits)), key=commits.__getitem__):
-            low, high = clients[entry]
-            sessions._slots[high << 64 | low] = table.slots[entry]
+            sessions._slots[int.from_bytes(clients[entry], "little")] = table.slots[entry]
         sessions.commit_max = max(commits, default=0)
         sessions._free = [slot for slot, header in enumerate(sessions._headers) if header is None]
         return sessions
@@ -472,9 +471,9 @@ class _Table:
         """This word of every header."""
         return self.words[word::_WORDS]
 
-    def clients(self) -> list[tuple[int, int]]:
-        """The lower and the upper half of each client's number."""
-        return list(zip(self.column(_CLIENT), self.column(_CLIENT + 1), strict=True))
+    def clients(self) -> list[bytes]:
+        """Each client's number, as it is packed."""
+        return [header[8 * _CLIENT : 8 * _CLIENT + 16] for header in self.headers]
 
     def _is_valid(self, clients_max: int, cluster: int) -> bool:
         slots, count = self.slots, len(self.slots)
@@ -487,7 +486,7 @@ class _Table:
             and set(self.column(_CLUSTER)) == {cluster & U64_MAX}
             and set(self.column(_CLUSTER + 1)) == {cluster >> 64}
             and len(clients) == count
-            and (0, 0) not in clients
+            and bytes(16) not in clients
             and min(sessions) > 0
             and all(map(operator.le, sessions, commits))
             and len(set(commits)) == count
