@@ -419,7 +419,7 @@ class Driver:
     def read_answer(self, read: int) -> bytes | NotRead:
         """Wait for the answer to a read, and give a lent buffer back."""
         answer: ReplyRead | ReplyNotRead = self.expect(
-            ReplyRead, ReplyNotRead, where=lambda answer: answer.read == read
+            ReplyRead, ReplyNotRead, where=lambda answer: (answer.owner, answer.read) == (self.owner, read)
         )
         if isinstance(answer, ReplyNotRead):
             return answer.reason
