@@ -7,6 +7,7 @@ the same replica is repeated until it is answered or that actor is known to be d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from thespian.actors import ActorAddress
@@ -62,6 +63,11 @@ class Calls:
             return None
         del self._calls[lane]
         return call.message
+
+    @property
+    def due(self) -> float:
+        """When a request is overdue; infinity without any."""
+        return min((call.sent for call in self._calls.values()), default=math.inf) + self._resend_timeout
 
     def overdue(self, now: float) -> list[Call]:
         """The requests to send again; their clocks start anew."""

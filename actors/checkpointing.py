@@ -109,11 +109,16 @@ class Checkpointing:
         return self._running is not None
 
 
-def decode_expectations(opened: Opened, sessions: bytes) -> Expectations | Fault:
-    """What the encoded session table says each slot holds, or why it cannot be decoded."""
+def decode_expectations(opened: Opened, sessions: bytes, *, verified: bool = False) -> Expectations | Fault:
+    """What the encoded session table says each slot holds, or why it cannot be decoded.
+
+    `verified` is one of which the storage has just done this.
+    """
     config = opened.config
     try:
-        expectations = Expectations.decode(sessions, clients_max=config.clients_max, cluster=config.cluster)
+        expectations = Expectations.decode(
+            sessions, clients_max=config.clients_max, cluster=config.cluster, verified=verified
+        )
     except SessionsInvalid as error:
         return Fault(kind=FaultKind.SESSIONS_INVALID, found=str(error), expected="an encoded session table")
     if expectations.size_max > config.message_size_max:

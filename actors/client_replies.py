@@ -12,6 +12,7 @@ Owns: the slots' state; its StorageActor and MessagePoolActor unless it was told
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ class Parts:
     answer_open: RepliesOpened | None
     number: int = 0  # of the last numbered message that was taken
     answer: Message | None = None  # what it was answered, or None while the answer waits
+    answer_due: float = math.inf  # until when it may wait
     closing: CloseReplies | None = None  # or made up, when a new owner takes over
     closing_for: ActorAddress | None = None
 
@@ -378,7 +380,7 @@ class ClientRepliesActor(ComponentActor):
         self._opening = None
         opened = parts.opened
         if message.sessions:
-            expectations = decode_expectations(opened, message.sessions)
+            expectations = decode_expectations(opened, message.sessions, verified=True)
             if isinstance(expectations, Fault):
                 raise InvariantBroken(f"the storage verified a session table that cannot be decoded: {expectations}")
             later = {slot: header for slot, header in message.others if packed_op(header) > message.op}
@@ -500,6 +502,7 @@ class ClientRepliesActor(ComponentActor):
         parts.answer_open = None
         parts.number = number
         parts.answer = answer
+        parts.answer_due = self.environment.monotonic() + parts.opened.config.tick
         if answer is not None:
             parts.opened.tell_owner(answer)
 
@@ -875,6 +878,20 @@ class ClientRepliesActor(ComponentActor):
 
     # What has become possible.
 
+    def due(self) -> float:
+        """See `ComponentActor`: infinity as a rule, or when the scrubber goes on."""
+        calls = [calls.due for calls in (self._storage_calls, self._pool_calls) if calls is not None]
+        due = min(calls, default=math.inf)
+        parts = self._parts
+        if parts is None or self._stopped is not None:
+            return due
+        due = min(due, parts.writing.due)
+        if parts.closing is None:
+            due = min(due, parts.reading.due, parts.repairing.due)
+            if self._owes_answer(parts):
+                due = min(due, parts.answer_due)
+        return due
+
     def tick(self) -> None:
         """Send again what has no answer, look at timeouts, let the scrubber go on."""
         now = self.environment.monotonic()
@@ -903,10 +920,9 @@ class ClientRepliesActor(ComponentActor):
             self._close_when_quiet(parts)
 
     def _answer_writes(self, parts: Parts, *, at_once: bool) -> None:
-        """Answer the last batch, once another may be sent: at the next tick at the latest."""
+        """Answer the last batch, once another may be sent; with news, if there are some soon."""
         writing = parts.writing
-        may_wait = writing.is_answered_later and not at_once
-        if parts.answer is None and parts.number and writing.credit and not may_wait:
+        if self._owes_answer(parts) and (at_once or not writing.is_answered_later):
             parts.answer = WritesAccepted(
                 owner=parts.opened.owner,
                 number=parts.number,
@@ -915,6 +931,9 @@ class ClientRepliesActor(ComponentActor):
             )
             writing.untold = False
             parts.opened.tell_owner(parts.answer)
+
+    def _owes_answer(self, parts: Parts) -> bool:
+        return parts.answer is None and parts.number > 0 and parts.writing.credit > 0
 
     def stop(self) -> None:
         """See `ComponentActor`. The children are told to exit by Thespian."""

@@ -8,11 +8,12 @@ actor watches is watched after every handler, since a handler that does not retu
 
 Gives up: order and delivery. Handlers are written for messages that come late, twice, reversed or never.
 
-Owns: the actor's environment, executor and ticker.
+Owns: the actor's environment, executor and timer.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -34,7 +35,7 @@ from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.message import Message, MessageInvalid
 from client_replies.messages.protocol import SENDERS, Party
 
-from .environment import Environment, Executor, RealEnvironment, Ticker
+from .environment import Environment, Executor, RealEnvironment, Timer
 from .logs import LimitedLog, prepare_logging
 from .system import adopt_process, get_logger
 
@@ -62,9 +63,11 @@ class ComponentActor(Actor):
         self.limited_log = LimitedLog(self.log, self.environment.monotonic)
         self._given_environment = given
         self._executor: Executor | None = None
-        self._ticker: Ticker | None = None
-        self._tick_period = 0.0
-        self._tick_generation = 0
+        self._timer: Timer | None = None
+        self._tick_period = math.inf
+        self._ticked = 0.0  # when `tick` was called last
+        self._wakes_at = math.inf  # when the timer, or a wakeup, comes
+        self._is_woken = False  # it has come just now
         self._handlers = self.handlers()
 
     def handlers(self) -> dict[type, Handler]:
@@ -75,7 +78,14 @@ class ComponentActor(Actor):
         """The actor is about to exit: release what it owns."""
 
     def tick(self) -> None:
-        """Called about once a period after `start_ticks`."""
+        """Do what time alone brings about: called when it is `due`, after `start_ticks`."""
+
+    def due(self) -> float:
+        """When `tick` is to be called, by the environment's clock. Looked at after every message.
+
+        By default a period after the last call; infinity where nothing waits for time to pass.
+        """
+        return self._ticked + self._tick_period
 
     def child_exited(self, child: ActorAddress) -> None:
         """A child is gone. Told twice, now and then."""
@@ -99,8 +109,7 @@ class ComponentActor(Actor):
             self._dispatch(message, sender)
             if self._executor is not None:
                 self._executor.collect()
-            if self._ticker is not None and self._ticker.drain():
-                self.tick()
+            self._look_at_clock()
         except Exception as error:
             self.log.critical("bug", actor=type(self).__name__, message=type(message).__name__, exc_info=True)
             raise InvariantBroken(f"{type(self).__name__} failed on {type(message).__name__}: {error!r}") from error
@@ -118,7 +127,8 @@ class ComponentActor(Actor):
         elif isinstance(message, WakeupMessage):
             self._woken(message)
         elif isinstance(message, WatchMessage):
-            pass  # What became ready is collected after every message.
+            # What else became ready is collected after every message.
+            self._is_woken |= self._timer is not None and self._timer.drain()
         elif isinstance(message, ActorExitRequest):
             self._exit()
         elif isinstance(message, ChildActorExited):
@@ -167,24 +177,39 @@ class ComponentActor(Actor):
         return self._executor
 
     def start_ticks(self, period: float) -> None:
-        """Call `tick` about once a `period` from now on."""
+        """Call `tick` from now on when it is `due`, at most once a `period`."""
         self._tick_period = period
-        self._tick_generation += 1
-        if self._ticker is not None:
-            self._ticker.close()
-        self._ticker = self.environment.ticker(period)
-        if self._ticker is None:
-            self.wakeupAfter(period, self._tick_generation)
+        self._ticked = self.environment.monotonic()
+        if self._timer is None:
+            self._timer = self.environment.timer()
 
     def _woken(self, message: WakeupMessage) -> None:
-        # A wakeup of an older generation belongs to ticks that were started anew since.
-        if message.payload == self._tick_generation:
-            self.wakeupAfter(self._tick_period, self._tick_generation)
-            self.tick()
+        # Another one was asked for before something more urgent came up. It cannot be taken back, and does nothing.
+        self._is_woken |= message.payload == self._wakes_at
+
+    def _look_at_clock(self) -> None:
+        """Tick if the actor was woken for it and it is due; have it woken when it is due next."""
+        if self._is_woken:
+            self._is_woken, self._wakes_at = False, math.inf
+            now = self.environment.monotonic()
+            if now >= max(self._ticked + self._tick_period, self.due()):
+                self._ticked = now
+                self.tick()
+        earliest = self._ticked + self._tick_period
+        if self._wakes_at <= earliest:
+            return
+        due = max(earliest, self.due())
+        if due < self._wakes_at:
+            self._wakes_at = due
+            seconds = max(0.0, due - self.environment.monotonic())
+            if self._timer is not None:
+                self._timer.set(seconds)
+            else:
+                self.wakeupAfter(seconds, due)
 
     def _filenos(self) -> list[int]:
         filenos = self._executor.filenos() if self._executor is not None else []
-        return [*filenos, self._ticker.fileno()] if self._ticker is not None else filenos
+        return [*filenos, self._timer.fileno()] if self._timer is not None else filenos
 
     def close_executor(self) -> None:
         """End the work beside the mailbox: what runs is waited for, the rest is dropped."""
@@ -196,6 +221,7 @@ class ComponentActor(Actor):
         self.exiting = True
         self.stop()
         self.close_executor()
-        if self._ticker is not None:
-            self._ticker.close()
-            self._ticker = None
+        self._tick_period = math.inf
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None

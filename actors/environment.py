@@ -6,7 +6,7 @@ the lane; what it returned is handed over inside a handler of the actor, never f
 
 Gives up: nothing here reacts to a failing function. It ends up in its `Outcome`, and who submitted it decides.
 
-Owns: `RealEnvironment` owns nothing; an executor owns its threads and its eventfd, a ticker its timerfd.
+Owns: `RealEnvironment` owns nothing; an executor owns its threads and its eventfd, a timer its timerfd.
 """
 
 from __future__ import annotations
@@ -67,16 +67,20 @@ class Executor(ABC):
         """Wait for what runs and end. What was not started is dropped, what was not collected is forgotten."""
 
 
-class Ticker(ABC):
-    """A descriptor that becomes readable once a period."""
+class Timer(ABC):
+    """A descriptor that becomes readable at the time for which it was set last."""
 
     @abstractmethod
     def fileno(self) -> int:
         """The descriptor to watch."""
 
     @abstractmethod
+    def set(self, seconds: float) -> None:
+        """Become readable after this time, and not at the time that was set before."""
+
+    @abstractmethod
     def drain(self) -> bool:
-        """True if a period has passed since the last call."""
+        """True if the time has come since the last call."""
 
     @abstractmethod
     def close(self) -> None:
@@ -115,8 +119,8 @@ class Environment(ABC):
         """A new executor for one actor."""
 
     @abstractmethod
-    def ticker(self, period: float) -> Ticker | None:
-        """A ticker, or None where an actor must rely on wakeups."""
+    def timer(self) -> Timer | None:
+        """A timer, or None where an actor must rely on wakeups."""
 
 
 class RealEnvironment(Environment):
@@ -153,9 +157,9 @@ class RealEnvironment(Environment):
         """See `Environment`."""
         return ThreadExecutor() if self._watching else InlineExecutor()
 
-    def ticker(self, period: float) -> Ticker | None:
+    def timer(self) -> Timer | None:
         """See `Environment`."""
-        return TimerTicker(period) if self._watching else None
+        return DescriptorTimer() if self._watching else None
 
 
 class InlineExecutor(Executor):
@@ -249,38 +253,43 @@ class ThreadExecutor(Executor):
         os.close(self._eventfd)
 
 
-class TimerTicker(Ticker):
-    """A timerfd: Thespian's own wakeups can, rarely, wait for the next message, and this is that message."""
+class DescriptorTimer(Timer):
+    """A timerfd. Thespian's own wakeups cannot be taken back, and on its TCP base one can wait for a message."""
 
-    def __init__(self, period: float) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
-        seconds, nanoseconds = int(period), int(period % 1 * 1e9)
-        self._period = seconds * 10**9 + nanoseconds
-        self._next = time.monotonic_ns() + self._period  # never later than the descriptor becomes readable
-        specification = (ctypes.c_long * 4)(seconds, nanoseconds, seconds, nanoseconds)
-        if libc.timerfd_settime(self._fd, 0, ctypes.byref(specification), None) != 0:
-            raise OSError(ctypes.get_errno(), "timerfd_settime")
+        self._next = sys.maxsize  # on the monotonic clock: never later than the descriptor becomes readable
 
     def fileno(self) -> int:
-        """See `Ticker`."""
+        """See `Timer`."""
         return self._fd
 
+    def set(self, seconds: float) -> None:
+        """See `Timer`."""
+        # Zero would take it back.
+        after = max(1, int(seconds * 1e9))
+        self._next = time.monotonic_ns() + after
+        whole, nanoseconds = divmod(after, 10**9)
+        specification = (ctypes.c_long * 4)(0, 0, whole, nanoseconds)
+        if self._libc.timerfd_settime(self._fd, 0, ctypes.byref(specification), None) != 0:
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
+
     def drain(self) -> bool:
-        """See `Ticker`."""
+        """See `Timer`."""
         if time.monotonic_ns() < self._next:
             return False  # as after most messages, without a system call
         try:
-            periods = int.from_bytes(os.read(self._fd, 8), sys.byteorder)
+            os.read(self._fd, 8)
         except BlockingIOError:
             return False
-        self._next += periods * self._period
+        self._next = sys.maxsize
         return True
 
     def close(self) -> None:
-        """See `Ticker`."""
+        """See `Timer`."""
         os.close(self._fd)
 
 

@@ -12,6 +12,7 @@ replica until `ReplyTaken`.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ from .slots import Read
 SERVE_BATCH_BYTES = 4 * 1024 * 1024
 VERIFY_BATCH_BYTES = 4 * 1024 * 1024
 VERIFY_BATCH_SLOTS = 1024
-SCRUB_STEPS_MAX = 1024  # slots looked at, empty ones too, before the mailbox gets its turn
+SCRUB_STEPS_MAX = 4096  # slots looked at, empty ones too, before the mailbox gets its turn
 
 
 @dataclass(slots=True, eq=False)
@@ -161,6 +162,14 @@ class Reading:
         if read is not None and read.lent is not None:
             self._opened.read_stock.append(read.lent)
             del self._reads[number]
+
+    @property
+    def due(self) -> float:
+        """When something is to be told again, or scrubbed."""
+        config = self._opened.config
+        lent = min((read.sent for read in self._reads.values() if read.lent is not None), default=math.inf)
+        scrubs = config.scrub_bytes_per_second and not self._opened.calls.is_busy("verify")
+        return min(lent + config.resend_timeout, self._scrub_resume if scrubs else math.inf)
 
     def resend_lent(self, now: float) -> None:
         """What was lent and not taken within the timeout is told again: the telling may have been lost."""

@@ -13,6 +13,7 @@ Gives up: knowledge of content. The caller verifies what arrives. Owns: nothing 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,13 @@ class Peer:
     def is_free(self, now: float) -> bool:
         """True if it may be asked for something now."""
         return self.asked is None and now >= self.resume
+
+    @property
+    def due(self) -> float:
+        """When it is to be looked at, though no message comes: it has answered nothing, or may be asked again."""
+        if self.asked is not None:
+            return self.asked.deadline
+        return self.resume if self.ready else max(self.resume, self.later[0][0]) if self.later else math.inf
 
     def offer(self, slot: int) -> None:
         """The peer may be asked for the slot, if nothing else stands against it when its turn comes."""
@@ -144,6 +152,11 @@ class Repair:
         """True if a peer waits for nothing and is not left alone for a while."""
         return any(peer.is_free(now) for peer in self._peers.values())
 
+    @property
+    def due(self) -> float:
+        """When `plan` has something to do that no message brings about."""
+        return min((peer.due for peer in self._peers.values()), default=math.inf)
+
     def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[Request]:
         """What to send now, at most `room` slots more in flight.
 
@@ -218,16 +231,16 @@ class Repair:
         return Request(peer.address, peer.replica, self._requests, tuple(slots), b"".join(slots.values()))
 
     def found(self, replica: int, request: int, slots: Iterable[int]) -> None:
-        """The peer sent replies for these slots. Those that turn out to be of no use are asked for again."""
-        for slot in self._answered(replica, request, slots):
-            self._offer(slot)
+        """The peer sent replies for these slots. The caller tells which of them were of no use."""
+        self._answered(replica, request, slots)
 
     def rejected(self, replica: int, slot: int, now: float) -> None:
-        """What the peer sent for the slot was not the reply that is expected: do not ask it again at once."""
+        """What the peer sent for the slot was not the reply that is expected: ask another, and it only later."""
         case = self._cases.get(slot)
         if case is not None:
             case.resume[replica] = now + self._pause(1)
             self._ask_later(slot, case, replica)
+            self._offer(slot)
 
     def dropped(self, slot: int) -> None:
         """What was sent for the slot could not be kept: it is asked for again."""

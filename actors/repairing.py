@@ -8,6 +8,8 @@ it is durable (9).
 
 from __future__ import annotations
 
+import math
+
 from client_replies.messages.peers import GetReplies, RepliesFound, RepliesMissing
 from client_replies.messages.replies import RepliesRepaired, ReplyLost
 from client_replies.messages.reply_header import HEADER_SIZE, BodyChecksumWrong, packed_size, verify_body_checksum
@@ -48,6 +50,11 @@ class Repairing:
                 headers=request.headers,
             )
             opened.send(request.address, message)
+
+    @property
+    def due(self) -> float:
+        """When `pump` has something to do that no message brings about."""
+        return self._repair.due if self._opened.slots.faulty else math.inf
 
     def _room(self) -> int:
         """How many more slots may be asked for: all of it may arrive before any of it is written."""

@@ -343,14 +343,16 @@ def examine(file: DataFile, expected: Iterable[tuple[int, bytes]]) -> tuple[dict
 
     Slots come with the packed header that they should hold. One that holds it at the second look was misread.
     """
-    results: dict[int, SlotFault | None] = {}
+    headers = dict(expected)
+    results = file.verify_slots(headers.items())
     others = []
-    for slot, header in expected:
-        fault = file.verify_slot(slot, header)
-        other = file.reply_in(slot) if fault is SlotFault.OTHER_REPLY else None
-        results[slot] = fault if other != header else None
-        if other is not None and other != header:
-            others.append((slot, other))
+    for slot, fault in results.items():
+        if fault is SlotFault.OTHER_REPLY:
+            other = file.reply_in(slot)
+            if other == headers[slot]:
+                results[slot] = None
+            elif other is not None:
+                others.append((slot, other))
     return results, tuple(others)
 
 

@@ -10,6 +10,7 @@ Limits: not every reply is written. One that a newer one of its slot replaces in
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -256,6 +257,14 @@ class Writing:
         self._marks.append(mark)
 
     # Starting and ending writes.
+
+    @property
+    def due(self) -> float:
+        """When a write that is held back is to be started."""
+        opened = self._opened
+        if not opened.slots.queued or all(map(opened.calls.is_busy, LANES)):
+            return math.inf  # The answer to a group starts the next.
+        return next(iter(opened.slots.queued.values())).time + opened.config.hold_back
 
     def pump(self) -> None:
         """Start what can be started, and tell what has become durable."""

@@ -68,10 +68,10 @@ class RepliesConfig(Message):
     repair_backoff_max: float = 8.0  # the longest pause before a silent peer is asked again
     peer_reads_max: int = 1024  # slots read for peers at the same time
 
-    scrub_interval: float = 0.05  # pause between two groups of verified slots
+    scrub_interval: float = 1.0  # pause between two groups of verified slots
     scrub_bytes_per_second: int = 4 * 1024 * 1024  # 0 turns the scrubber off
     scrub_pass_interval: float = 10.0  # from the start of one pass over all slots to the next, at least
-    tick: float = 0.05  # how often timeouts are looked at
+    tick: float = 0.05  # timeouts are looked at when they are due, and no more often than this
     resend_timeout: float = 2.0  # a request between the three actors without an answer by then is sent again
 
     def validate(self) -> None:

@@ -27,6 +27,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import NoReturn
 
 from client_replies.messages.faults import InvariantBroken, invariant
@@ -369,9 +370,9 @@ class ClientSessions:
         table = _Table.decode(data, clients_max, cluster)
         for slot, header in zip(table.slots, table.headers, strict=True):
             sessions._headers[slot] = header
-        commits, clients = table.column(_COMMIT), list(table.clients())
+        commits, clients = table.column(_COMMIT), table.clients()
         for entry in sorted(range(len(commits)), key=commits.__getitem__):
-            sessions._slots[clients[entry]] = table.slots[entry]
+            sessions._slots[int.from_bytes(clients[entry], "little")] = table.slots[entry]
         sessions.commit_max = max(commits, default=0)
         sessions._free = [slot for slot, header in enumerate(sessions._headers) if header is None]
         return sessions
@@ -423,18 +424,17 @@ class Expectations:
     size_max: int
 
     @classmethod
-    def decode(cls, data: Buffer, *, clients_max: int, cluster: int) -> Expectations:
-        """As `ClientSessions.decode`, at a fraction of its time and memory. Raises `SessionsInvalid`."""
-        table = _Table.decode(data, clients_max, cluster)
-        headers, op_max, size_max = {}, 0, 0
-        for slot, header, op, word in zip(
-            table.slots, table.headers, table.column(_OP), table.column(_SIZE), strict=True
-        ):
-            size = word & U32_MAX
-            if size > HEADER_SIZE:
-                headers[slot] = header
-                op_max, size_max = max(op_max, op), max(size_max, size)
-        return cls(headers, op_max, size_max)
+    def decode(cls, data: Buffer, *, clients_max: int, cluster: int, verified: bool = False) -> Expectations:
+        """As `ClientSessions.decode`, at a fraction of its time and memory. Raises `SessionsInvalid`.
+
+        A table that is `verified` was decoded by another actor of the component: only its checksum is looked at again.
+        """
+        table = _Table.decode(data, clients_max, cluster, verified=verified)
+        sizes = [word & U32_MAX for word in table.column(_SIZE)]
+        with_body = [size > HEADER_SIZE for size in sizes]
+        headers = dict(zip(compress(table.slots, with_body), compress(table.headers, with_body), strict=True))
+        ops, sizes = compress(table.column(_OP), with_body), list(compress(sizes, with_body))
+        return cls(headers, max(ops, default=0), max(sizes, default=0))
 
 
 # Where a header, seen as 32 words of 8 bytes, has the fields that the table asks for.
@@ -451,7 +451,7 @@ class _Table:
     words: array[int]
 
     @classmethod
-    def decode(cls, data: Buffer, clients_max: int, cluster: int) -> _Table:
+    def decode(cls, data: Buffer, clients_max: int, cluster: int, *, verified: bool = False) -> _Table:
         """Raises `SessionsInvalid`."""
         packed = bytes(data)
         count = _decode_prefix(memoryview(packed), clients_max, cluster)
@@ -463,7 +463,7 @@ class _Table:
         if sys.byteorder == "big":
             words.byteswap()
         table = cls(slots, headers, words)
-        if not table._is_valid(clients_max, cluster):
+        if not verified and not table._is_valid(clients_max, cluster):
             table._raise_fault(clients_max, cluster)
         return table
 
@@ -471,22 +471,22 @@ class _Table:
         """This word of every header."""
         return self.words[word::_WORDS]
 
-    def clients(self) -> Iterator[int]:
-        """Each client's number."""
-        return (high << 64 | low for low, high in zip(self.column(_CLIENT), self.column(_CLIENT + 1), strict=True))
+    def clients(self) -> list[bytes]:
+        """Each client's number, as it is packed."""
+        return [header[8 * _CLIENT : 8 * _CLIENT + 16] for header in self.headers]
 
     def _is_valid(self, clients_max: int, cluster: int) -> bool:
         slots, count = self.slots, len(self.slots)
         if not count:
             return True
-        commits, sessions = self.column(_COMMIT), self.column(_SESSION)
+        commits, sessions, clients = self.column(_COMMIT), self.column(_SESSION), set(self.clients())
         return (
             all(map(operator.lt, slots, slots[1:]))
             and slots[-1] < clients_max
             and set(self.column(_CLUSTER)) == {cluster & U64_MAX}
             and set(self.column(_CLUSTER + 1)) == {cluster >> 64}
-            and len(set(self.clients())) == count
-            and 0 not in self.clients()
+            and len(clients) == count
+            and bytes(16) not in clients
             and min(sessions) > 0
             and all(map(operator.le, sessions, commits))
             and len(set(commits)) == count

@@ -24,7 +24,7 @@ Threads may write (different slots) and read at the same time, one of them a che
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import overload
 
@@ -49,6 +49,10 @@ from .device import PARTS_MAX, Device, Disk, aligned_memory
 from .errors import StorageError, storage_error
 from .layout import SUPERBLOCK_COPIES, Layout, sectors_size
 from .superblock import MAGIC, Superblock, Trailer, choose_superblock
+
+# Neighbours are verified with one read of so many bytes, also where so many lie between them.
+RUN_SIZE = 1024 * 1024
+GAP_MAX = 32 * 1024
 
 _ZEROS = bytes(SECTOR_SIZE)
 _DAMAGE = frozenset({FaultKind.TRAILER_CORRUPT, FaultKind.IO_ERROR})  # of a trailer, for which there may be another
@@ -224,6 +228,47 @@ class DataFile:
         sectors = self._scratch_memory(sectors_size(self._expected_size(header)))
         return self._read_verified(slot, header, sectors, direct)
 
+    def verify_slots(self, expected: Iterable[tuple[int, bytes]]) -> dict[int, SlotFault | None]:
+        """What is wrong with each of these slots, as `verify_slot` says it.
+
+        Neighbours are read together. One that does not look whole then is read by itself: what kept the others from
+        being read, or was misread with them, is no fault of it.
+        """
+        self._check_usable()
+        faults: dict[int, SlotFault | None] = {}
+        doubted = []
+        for run in self._runs(expected):
+            begin, end = run[0][0], run[-1][1]
+            sectors = self._scratch_memory(end - begin)
+            is_read = self._read_directly(begin, sectors)
+            for offset, slot_end, slot, header in run:
+                faults[slot] = None
+                if not is_read or slot_fault(sectors[offset - begin : slot_end - begin], header) is not None:
+                    doubted.append((slot, header))
+        for slot, header in doubted:
+            faults[slot] = self.verify_slot(slot, header)
+        return faults
+
+    def _runs(self, expected: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, int, int, bytes]]]:
+        """Slots that are read together: where each reply's sectors begin and end, the slot, and the header."""
+        run: list[tuple[int, int, int, bytes]] = []
+        for slot, header in expected:
+            offset = self.layout.slot_offset(slot)
+            end = offset + sectors_size(self._expected_size(header))
+            if run and not (0 <= offset - run[-1][1] <= GAP_MAX and end - run[0][0] <= RUN_SIZE):
+                yield run
+                run = []
+            run.append((offset, end, slot, header))
+        if run:
+            yield run
+
+    def _read_directly(self, offset: int, into: memoryview) -> bool:
+        try:
+            self._device.read(offset, into, direct=True)
+        except StorageError:
+            return False
+        return True
+
     def reply_in(self, slot: int) -> bytes | None:
         """The packed header of the whole reply that the slot holds on the disk itself, whatever it is, or None."""
         self._check_usable()
@@ -318,7 +363,7 @@ class DataFile:
 
 def slot_fault(sectors: memoryview, header: bytes) -> SlotFault | None:
     """What is wrong with a slot's sectors, which should hold the reply with this packed header; or None."""
-    if sectors[:HEADER_SIZE] != header:
+    if bytes(sectors[:HEADER_SIZE]) != header:  # as bytes, because views are compared item by item
         try:
             verify_header_checksum(sectors)
         except HeaderInvalid:
@@ -329,7 +374,8 @@ def slot_fault(sectors: memoryview, header: bytes) -> SlotFault | None:
         verify_body_checksum(header, sectors[HEADER_SIZE:size])
     except HeaderInvalid:
         return SlotFault.BODY_CORRUPT
-    return None if padding_is_zero(sectors[size:]) else SlotFault.PADDING_NOT_ZERO
+    is_padded = size == len(sectors) or padding_is_zero(sectors[size:])
+    return None if is_padded else SlotFault.PADDING_NOT_ZERO
 
 
 def padding_is_zero(padding: Buffer) -> bool:

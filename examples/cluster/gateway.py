@@ -178,9 +178,9 @@ class GatewayActor(ComponentActor):
             self.send(sender, GatewayStarted(host=host, port=port, pid=self.pid()))
 
     def _open(self, message: StartGateway) -> None:
-        if self._ticker is None:
+        if self._timer is None:
             self.start_ticks(TICK)
-        if self._ticker is None:
+        if self._timer is None:
             raise DoorClosed("this actor system cannot watch a socket: use multiprocUnixBase")
         self._door = FrontDoor(
             self.make_sockets(message),

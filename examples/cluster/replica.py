@@ -309,10 +309,11 @@ class ReplicaActor(ComponentActor):
             self.machine.end()
         elif isinstance(message, StartReplica | Join):
             self.send(sender, self._stopped)
-        if self._ticker is None:
+        if self._timer is None:
             return None
-        self._ticker.drain()
-        return ThespianWatch([self._ticker.fileno()])
+        self._timer.drain()
+        self._timer.set(END_DELAY)
+        return ThespianWatch([self._timer.fileno()])
 
     def _dispatch(self, message: object, sender: ActorAddress) -> None:
         with self._on_refusal(type(message).__name__):

@@ -1,4 +1,4 @@
-"""Work beside the mailbox: what runs in a thread, and what need not."""
+"""Work beside the mailbox: what runs in a thread, what need not, and the timer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from select import select
 
 import pytest
 
-from client_replies.actors.environment import Outcome, ThreadExecutor, TimerTicker
+from client_replies.actors.environment import DescriptorTimer, Outcome, ThreadExecutor
 
 TIMEOUT_S = 30.0
 
@@ -90,21 +90,26 @@ def test_nothing_stays_readable_that_was_collected(executor: ThreadExecutor) -> 
     pytest.fail("the descriptor stays readable")
 
 
-def test_a_ticker_whose_descriptor_is_readable_says_that_a_period_has_passed() -> None:
+def test_a_timer_whose_descriptor_is_readable_says_that_its_time_has_come() -> None:
     """Always: what says no then would be asked again at once, and for ever."""
-    ticker = TimerTicker(0.01)
+    timer = DescriptorTimer()
     try:
         for _ in range(20):
-            assert select([ticker.fileno()], [], [], TIMEOUT_S)[0]
-            assert ticker.drain()
+            timer.set(0.01)
+            assert select([timer.fileno()], [], [], TIMEOUT_S)[0]
+            assert timer.drain()
+            assert not timer.drain(), "once for each time"
     finally:
-        ticker.close()
+        timer.close()
 
 
-def test_a_ticker_says_nothing_before_its_period_has_passed() -> None:
-    """A period of an hour."""
-    ticker = TimerTicker(3600.0)
+def test_a_timer_says_nothing_before_its_time_or_without_one() -> None:
+    """An hour, which takes the place of a moment."""
+    timer = DescriptorTimer()
     try:
-        assert not ticker.drain()
+        assert not timer.drain()
+        timer.set(0.0)
+        timer.set(3600.0)
+        assert not timer.drain()
     finally:
-        ticker.close()
+        timer.close()

@@ -196,6 +196,7 @@ def test_an_answer_ends_the_silence_of_a_peer() -> None:
     repair.plan(faulty, 1.0, ROOM)
     request = only(repair.plan(faulty, 3.0, ROOM))
     repair.found(1, request.request, request.slots)
+    repair.dropped(0)
     only(repair.plan(faulty, 3.0, ROOM))
     repair.plan(faulty, 4.0, ROOM)
     assert repair.plan(faulty, 6.0, ROOM)

@@ -276,7 +276,7 @@ def test_a_lease_that_its_owner_gave_back_too_early_stops_the_storage_with_its_r
     asys: OwnedSystem, tmp_path: Path
 ) -> None:
     """The owner's own mistake: the component says what was wrong, and no process dies of it."""
-    config, book = config_for(tmp_path / "file", hold_back=0.5), Book()
+    config, book = config_for(tmp_path / "file", hold_back=1.0), Book()
     driver = Driver(asys)
     driver.open(config)
     (lease,) = driver.lease(book.reply(0, 20 * KIB))

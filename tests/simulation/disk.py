@@ -159,6 +159,13 @@ class SimDevice(MemoryDevice):
         if file.unreadable and any(sector in file.unreadable for sector in sectors):
             disk.marks.hit("read_unreadable_sector")
             raise storage_error(FaultKind.IO_ERROR, "an unreadable sector", f"a read at {offset}")
+        step = disk.part_size(offset, len(into))
+        for start in range(0, len(into), step):
+            self._read_part(offset + start, into[start : start + step], direct)
+
+    def _read_part(self, offset: int, into: memoryview, direct: bool) -> None:
+        file, disk = self.sim_file, self.disk
+        sectors = sectors_of(offset, len(into))
         elsewhere = offset
         if disk.chance.chance(disk.rules.misdirected_read):
             elsewhere = disk.misdirected(offset, len(into))
@@ -298,6 +305,10 @@ class SimDisk(MemoryDisk):
         """The slot that begins at this offset."""
         index, rest = divmod(offset - self.layout.slots_offset, self.layout.message_size_max)
         return index if index >= 0 and rest == 0 else None
+
+    def part_size(self, offset: int, size: int) -> int:
+        """Bytes that go wrong by themselves: a slot, if the transfer is of several, or all of it."""
+        return self.layout.message_size_max if self.slot_at(offset) is not None else size
 
     def misdirected(self, offset: int, size: int) -> int:
         """Another slot's offset, or the same one where damage is not allowed."""

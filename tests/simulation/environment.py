@@ -10,12 +10,13 @@ Owns: the descriptors that actors watch, which are numbers without a file.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from client_replies.actors.environment import Done, Environment, Executor, Outcome, Ticker
+from client_replies.actors.environment import Done, Environment, Executor, Outcome, Timer
 from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.leases import MemoryName
 from client_replies.storage.shared_memory import PoolMemory
@@ -133,49 +134,52 @@ class SimExecutor(Executor):
         self._process.ready.pop(self._fileno, None)
 
 
-class SimTicker(Ticker):
+class SimTimer(Timer):
     """A timerfd in virtual time."""
 
-    def __init__(self, system: SimSystem, process: Process, period: float, fileno: int) -> None:
+    def __init__(self, system: SimSystem, process: Process, fileno: int) -> None:
         self._system = system
         self._process = process
-        self._period = int(period * MICROSECONDS)
         self._fileno = fileno
+        self._setting = 0
         self._expired = False
-        self._closed = False
         process.ready[fileno] = lambda: self._expired
         process.on_death.append(self.close)
-        system.at(self._period, self._expire)
 
-    def _expire(self) -> None:
-        if not self._closed:
+    def _expire(self, setting: int) -> None:
+        if setting == self._setting:
             self._expired = True
             self._system.descriptor_ready(self._process)
-            self._system.at(self._period, self._expire)
 
     def fileno(self) -> int:
-        """See `Ticker`."""
+        """See `Timer`."""
         return self._fileno
 
+    def set(self, seconds: float) -> None:
+        """See `Timer`."""
+        self._setting += 1
+        self._expired = False
+        self._system.at(math.ceil(seconds * MICROSECONDS), self._expire, self._setting)
+
     def drain(self) -> bool:
-        """See `Ticker`."""
+        """See `Timer`."""
         expired, self._expired = self._expired, False
         return expired
 
     def close(self) -> None:
-        """See `Ticker`."""
-        self._closed = True
+        """See `Timer`."""
+        self._setting += 1
         self._process.ready.pop(self._fileno, None)
 
 
 class SimEnvironment(Environment):
     """One replica's world. Its three actors share the object; who asks is whoever runs."""
 
-    def __init__(self, system: SimSystem, disk: SimDisk, chance: Chance, *, ticker: bool) -> None:
+    def __init__(self, system: SimSystem, disk: SimDisk, chance: Chance, *, timer: bool) -> None:
         self.system = system
         self._disk = disk
         self._chance = chance
-        self._ticker = ticker
+        self._timer = timer
         self._filenos = 100
 
     def _process(self) -> Process:
@@ -220,8 +224,6 @@ class SimEnvironment(Environment):
         """See `Environment`."""
         return SimExecutor(self.system, self._process(), self._disk, self._next_fileno())
 
-    def ticker(self, period: float) -> SimTicker | None:
+    def timer(self) -> SimTimer | None:
         """See `Environment`."""
-        if not self._ticker:
-            return None
-        return SimTicker(self.system, self._process(), period, self._next_fileno())
+        return SimTimer(self.system, self._process(), self._next_fileno()) if self._timer else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from client_replies.actors.client_replies import ClientRepliesActor
 from client_replies.messages import leases, replies, storage_io
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.leases import ReleaseLeases
@@ -275,13 +276,26 @@ def test_a_repair_that_arrives_after_a_commit_is_dropped() -> None:
     scenario.rot(0, slot)
     arrived: list[int] = []
     scenario.when(RepliesFound, lambda index: arrived.append(index))
-    scenario.world.network.links.clogged = {(1, 0): 8.0, (2, 0): 8.0}
-    scenario.run(20.0)
+    scenario.world.network.links.clogged = {(1, 0): 60.0, (2, 0): 60.0}
+    scenario.run(60.0)
     scenario.world.network.links.clogged = {}
     scenario.settle()
     world = scenario.finish()
     assert arrived
     assert world.marks.counts["counter_repair_unwanted"] > 0
+
+
+@pytest.mark.parametrize("ticker", [True, False])
+def test_an_idle_component_sleeps(monkeypatch: pytest.MonkeyPatch, ticker: bool) -> None:
+    """Nothing is due, so nothing wakes it; what is due later is done all the same."""
+    scenario = Scenario(scrub_bytes_per_second=0, ticker=ticker)
+    scenario.settle()
+    ticks: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(ClientRepliesActor, "tick", lambda actor: ticks.append(actor.environment.monotonic()))
+        scenario.run(10.0)
+    assert ticks == []
+    scenario.finish()
 
 
 def test_a_peer_that_does_not_answer_has_not_denied() -> None:

@@ -78,7 +78,7 @@ class World:
     def make_environment(self, index: int) -> SimEnvironment:
         """The world of a replica's actors."""
         chance = Chance(self.plan.seed, f"environment {index}")
-        return SimEnvironment(self.system, self.disks[index], chance, ticker=self.plan.ticker)
+        return SimEnvironment(self.system, self.disks[index], chance, timer=self.plan.ticker)
 
     def make_checkers(self) -> Checkers:
         """Who judges the run."""

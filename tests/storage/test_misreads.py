@@ -39,7 +39,7 @@ def test_a_slot_that_holds_the_expected_reply_at_the_second_look_is_good(tmp_pat
     file.write_slots([0, 1], replies)
     headers = [reply[:HEADER_SIZE] for reply in replies]
     device: Any = file._device
-    for times, fault, others in ((1, None, ()), (3, SlotFault.OTHER_REPLY, ((0, headers[1]),))):
+    for times, fault, others in ((1, None, ()), (2, None, ()), (4, SlotFault.OTHER_REPLY, ((0, headers[1]),))):
         file._device = ReadsElsewhere(device, file.layout.slot_offset(1), times)  # type: ignore[assignment]
         assert examine(file, [(0, headers[0])]) == ({0: fault}, others)
     file._device = device

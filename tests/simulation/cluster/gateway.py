@@ -25,7 +25,7 @@ class GatewayEnvironment(SimEnvironment):
     def __init__(self, world: ClusterWorld, index: int) -> None:
         # Each process draws numbers of its own: a gateway that starts again is another gateway to the replicas.
         chance = Chance(world.plan.seed, f"gateway {index} at {world.system.now}")
-        super().__init__(world.system, world.disks[0], chance, ticker=True)
+        super().__init__(world.system, world.disks[0], chance, timer=True)
         self.world = world
         self.index = index
 

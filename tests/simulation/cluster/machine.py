@@ -146,7 +146,7 @@ class ReplicaEnvironment(SimEnvironment):
     """One replica's world, the machine included."""
 
     def __init__(self, system: SimSystem, disk: SimDisk, chance: Chance, *, world: ClusterWorld, index: int) -> None:
-        super().__init__(system, disk, chance, ticker=world.plan.ticker)
+        super().__init__(system, disk, chance, timer=world.plan.ticker)
         self.world = world
         self.index = index
         self.machine = SimMachine(world, index)
