@@ -40,6 +40,7 @@ PROCESSES = ("replica", "replies", "storage", "pool")
 MOMENTS = (WriteCheckpoint, WriteSlots, InstallSessions, OpenStorage)
 CALM_TIME = 120 * MICROSECONDS  # virtual: all that is left to do must be done by then
 FAULT_STEP = 50_000
+CALM_REQUESTS = 5  # what each client still asks at most when the faults are over: nothing goes wrong any more
 LOOK_STEP = 200_000
 
 
@@ -343,6 +344,8 @@ class World:
             disk.ambushes.clear()
         self.lag = [0.0] * self.replicas_count
         self.sync_wanted = [False] * self.replicas_count
+        for client in self.clients:
+            client.instance.remaining = min(client.instance.remaining, CALM_REQUESTS)
         for process in list(self.system.processes.values()):
             self.system.resume(process)
         limit = self.system.now + CALM_TIME
