@@ -40,12 +40,13 @@ PROCESSES = ("replica", "replies", "storage", "pool")
 MOMENTS = (WriteCheckpoint, WriteSlots, InstallSessions, OpenStorage)
 CALM_TIME = 120 * MICROSECONDS  # virtual: all that is left to do must be done by then
 FAULT_STEP = 50_000
-CALM_REQUESTS = 5  # what each client still asks at most when the faults are over: nothing goes wrong any more
 LOOK_STEP = 200_000
 
 
 class World:
     """See the module."""
+
+    calm_requests = 5  # what each client still asks at most when the faults are over: nothing goes wrong any more
 
     def __init__(self, plan: Plan, *, trace: Trace | None = None, copies: bool = False) -> None:
         seed = plan.seed
@@ -345,7 +346,7 @@ class World:
         self.lag = [0.0] * self.replicas_count
         self.sync_wanted = [False] * self.replicas_count
         for client in self.clients:
-            client.instance.remaining = min(client.instance.remaining, CALM_REQUESTS)
+            client.instance.remaining = min(client.instance.remaining, self.calm_requests)
         for process in list(self.system.processes.values()):
             self.system.resume(process)
         limit = self.system.now + CALM_TIME
