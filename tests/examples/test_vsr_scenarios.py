@@ -7,6 +7,7 @@ import pytest
 from client_replies.messages.reply_header import OPERATION_REGISTER
 
 from examples.cluster.protocol import OPERATION_TRANSFER, Request
+from examples.cluster.vsr import view_change
 from examples.cluster.vsr.core import Status
 from examples.cluster.vsr.effects import (
     AnswerClient,
@@ -21,8 +22,10 @@ from examples.cluster.vsr.messages import (
     Commit,
     DoViewChange,
     Entries,
+    GetEntries,
     Prepare,
     PrepareOk,
+    Recovery,
     RecoveryResponse,
     SnapshotChunk,
     StartView,
@@ -618,6 +621,41 @@ def test_the_primary_that_lost_its_disk_does_not_vote_its_successor_in() -> None
     assert primary.replica.core.status is Status.RECOVERING
     world.finish()
     assert primary.replica.core.executed >= committed
+
+
+def test_a_late_message_of_the_view_gives_no_voice_to_who_lost_its_disk() -> None:
+    """It shows less of the log than was acknowledged before the disk was lost: with who is behind, it would decide."""
+    world = cluster(warm=10, clients=2, requests=100)
+    primary = world.primary()
+    lost, behind = backups(world)
+    assert primary.replica is not None
+    late = view_change.start_view(primary.replica.core)  # sent now, and on its way for long
+    # Who is behind hears that the primary lives, and nothing that it could acknowledge.
+    world.message_filter = lambda source, target, message: (
+        target != behind.index or isinstance(message, Commit | Recovery)
+    )
+    answers = world.answers
+    assert world.run_until(lambda: world.answers >= answers + 5, 5.0)
+    committed = primary.replica.core.commit
+    assert committed > late.op
+    world.message_filter = lambda source, target, message: (
+        isinstance(message, Recovery | RecoveryResponse | Entries | GetEntries)
+        if primary.index in (source, target)
+        else True
+    )
+    lost.lose_disk()
+    lost.start()
+    assert lost.replica is not None
+    core = lost.replica.core
+    assert world.run_until(lambda: core.status is Status.VIEW_CHANGE, 5.0)
+    lost.run(lost.replica.receive(late, world.now))
+    assert world.run_until(lambda: core.status is Status.NORMAL, 5.0)
+    primary.crash()
+    world.run_for(5.0)
+    assert not core.voting
+    assert not any(node.replica and node.replica.core.is_primary for node in (lost, behind))
+    world.finish()
+    assert core.executed >= committed
 
 
 def test_messages_of_an_earlier_life_do_not_end_a_recovery() -> None:

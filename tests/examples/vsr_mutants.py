@@ -116,6 +116,17 @@ MUTANTS = (
         37,
     ),
     Mutant(
+        "a replica that lost its disk votes before it has caught up",
+        (
+            (
+                VSR + "recovery.py",
+                "if state.view >= 0 and caught_up and core.executed >= min(core.commit, state.op):",
+                "if state.view >= 0:",
+            ),
+        ),
+        "test_a_late_message_of_the_view_gives_no_voice_to_who_lost_its_disk",
+    ),
+    Mutant(
         "a view is left before that is durable",
         (
             (

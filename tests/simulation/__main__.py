@@ -5,8 +5,9 @@ from __future__ import annotations
 from .command import Command, run
 from .marks import EXPECTED
 from .plan import draw_plan
-from .planted import PLANTED, measure, table_of
+from .planted import BY_SEED
 from .runner import run_plan
+from .sample import DRAWN
 
 if __name__ == "__main__":
     run(
@@ -15,8 +16,7 @@ if __name__ == "__main__":
             draw_plan=draw_plan,
             run_plan=run_plan,
             expected=EXPECTED,
-            planted=PLANTED,
-            measure=measure,
-            table_of=table_of,
+            planted=BY_SEED,
+            drawn=DRAWN,
         )
     )

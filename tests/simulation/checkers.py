@@ -74,6 +74,7 @@ CHANGING = (
     StorageOpened,
 )
 WRITE_LANES = ("write 0", "write 1")
+CHANGING_LANES = (*WRITE_LANES, "repair")
 FAILURES = frozenset(
     {
         FaultKind.FILE_LOCKED,
@@ -282,7 +283,7 @@ class Checkers:
     def _on_medium(self, file: SimFile, slot: int, header: bytes) -> bool:
         start = self.world.layout.slot_offset(slot)
         padded = self._padded(header)
-        return bool(file.stable[start : start + len(padded)] == padded)
+        return file.stable.startswith(padded, start)
 
     def _is_there(self, index: int, slot: int, header: bytes) -> bool:
         """True if the reply is on the medium, or a fault was put there since, or a read said so."""
@@ -361,13 +362,14 @@ class Checkers:
         """One write in flight a slot; a busy slot holds up no other."""
         calls, slots = parts.opened.calls._calls, parts.opened.slots
         flying: list[int] = []
-        for lane in (*WRITE_LANES, "repair"):
-            call = calls.get(lane)
-            if call is not None:
-                flying.extend(call.message.slots)
-        if len(set(flying)) != len(flying) or set(flying) != set(slots.writing):
+        for lane in CHANGING_LANES:
+            if lane in calls:
+                flying.extend(calls[lane].message.slots)
+        if len(flying) != len(slots.writing) or slots.writing.keys() != set(flying):
             self.fail("5: one write in flight a slot", f"r{index}: {sorted(flying)} and {sorted(slots.writing)}")
-        if not all(lane in calls for lane in WRITE_LANES) and parts.opened.config.hold_back == 0.0:
+        if not slots.queued or parts.opened.config.hold_back:
+            return
+        if not all(lane in calls for lane in WRITE_LANES):
             free = [slot for slot in slots.queued if slot not in slots.writing]
             if free:
                 self.fail("5: a busy slot holds up no other", f"r{index}: {free} wait for nothing")
@@ -389,41 +391,40 @@ class Checkers:
         return [write.slot for write in writes if write.accepted <= barrier]
 
     def _limits(self, index: int, parts: Any) -> None:
-        config, slots = parts.opened.config, parts.opened.slots
-        commits = len(slots.queued) + sum(not write.is_repair for write in slots.writing.values())
-        if parts.writing.credit != max(0, config.writes_max - commits):
-            self.fail("7: repairs take nothing from commits", f"r{index}: credit {parts.writing.credit}")
-        depths = (
-            (commits, config.writes_max),
-            (len(parts.reading._reads), config.reads_max),
-            (parts.writing.waits, config.waits_max),
-            (len(parts.reading._peer_waiting), config.peer_reads_max),
-            (len(parts.writing._marks), config.writes_max + 1),
-            (parts.repair.in_flight, config.repairs_max),
-            (len(slots.repairs), config.repairs_max),
-        )
-        for depth, limit in depths:
-            if depth > limit:
-                self.fail("no queue is above its limit", f"r{index}: {depths}")
+        config, slots, reading, writing = parts.opened.config, parts.opened.slots, parts.reading, parts.writing
+        commits = _commits(slots)
+        if writing.credit != max(0, config.writes_max - commits):
+            self.fail("7: repairs take nothing from commits", f"r{index}: credit {writing.credit}")
+        if (
+            commits > config.writes_max
+            or len(reading._reads) > config.reads_max
+            or writing.waits > config.waits_max
+            or len(reading._peer_waiting) > config.peer_reads_max
+            or len(writing._marks) > config.writes_max + 1
+            or parts.repair.in_flight > config.repairs_max
+            or len(slots.repairs) > config.repairs_max
+        ):
+            self.fail("no queue is above its limit", f"r{index}")
 
     def _leases(self, index: int, parts: Any) -> None:
         """Each lease is held in one place."""
         opened, reading = parts.opened, parts.reading
         own = [*opened.read_stock, *opened.repair_stock]
-        own += [read.lent for read in reading._reads.values() if read.lent is not None]
-        own += [lease for batch in reading._batches.values() for lease in batch.leases if lease]
-        own += [write.payload for write in self._writes(opened.slots) if write.is_repair and _is_lease(write.payload)]
-        given = [
-            write.payload for write in self._writes(opened.slots) if not write.is_repair and _is_lease(write.payload)
-        ]
-        held = [*own, *given]
-        if len(set(held)) != len(held):
-            self.fail("5: a buffer is released once", f"r{index}: {len(held) - len(set(held))} held twice")
+        given: list[object] = []
+        for read in reading._reads.values():
+            if read.lent is not None:
+                own.append(read.lent)
+        for batch in reading._batches.values():
+            own += [lease for lease in batch.leases if lease]
+        for writes in (opened.slots.queued, opened.slots.repairs, opened.slots.writing):
+            for write in writes.values():
+                if _is_lease(write.payload):
+                    (own if write.is_repair else given).append(write.payload)
+        held = {*own, *given}
+        if len(held) != len(own) + len(given):
+            self.fail("5: a buffer is released once", f"r{index}: {len(own) + len(given) - len(held)} held twice")
         if len(own) != opened.config.read_buffers + opened.config.repair_buffers and parts.closing is None:
             self.fail("7: the component's own buffers stay its own", f"r{index}: {len(own)}")
-
-    def _writes(self, slots: Any) -> list[Any]:
-        return [write for writes in (slots.queued, slots.repairs, slots.writing) for write in writes.values()]
 
     def _new_faults(self, index: int, parts: Any, message: object) -> None:
         """A failed read makes a slot faulty only if the slot is what the read was about, and bad."""
@@ -454,7 +455,7 @@ class Checkers:
             if header is None or not _claims_durable(slots, slot):
                 continue
             start = self.world.layout.slot_offset(slot)
-            if file.stable[start : start + HEADER_SIZE] == header or file.is_damaged(start, HEADER_SIZE):
+            if file.stable.startswith(header, start) or file.is_damaged(start, HEADER_SIZE):
                 continue
             if not _was_seen(file, start, header):
                 self.fail("2, 6: what is called durable is on the disk", f"r{index} slot {slot}")
@@ -513,9 +514,7 @@ class Checkers:
             self.world.marks.hit("checkpoint_beside_repairs")
 
     def _writes_accepted(self, index: int, parts: Any, message: WritesAccepted) -> None:
-        slots = parts.opened.slots
-        commits = len(slots.queued) + sum(not write.is_repair for write in slots.writing.values())
-        if message.credit > parts.opened.config.writes_max - commits:
+        if message.credit > parts.opened.config.writes_max - _commits(parts.opened.slots):
             self.fail("no queue is above its limit", f"r{index} gave credit {message.credit}")
 
     def _write_slots(self, index: int, parts: Any, message: WriteSlots) -> None:
@@ -757,6 +756,15 @@ class Checkers:
 def _was_seen(file: SimFile, start: int, header: bytes) -> bool:
     """True if the slot's last read came from elsewhere and gave this very reply: until the next, nobody can know."""
     return file.misread_as.get(start) == header
+
+
+def _commits(slots: Any) -> int:
+    """How many writes of the owner are queued or in flight."""
+    commits = len(slots.queued)
+    for write in slots.writing.values():
+        if not write.is_repair:
+            commits += 1
+    return commits
 
 
 def _is_lease(payload: object) -> bool:

@@ -1,25 +1,36 @@
 """What both simulators do at the command line: see their README.md.
 
---seeds 1000           many seeds, from --first (by default 1)
+--seeds 1000           many seeds, from --first (by default 1), on all cores
 --seed 7 --trace       one seed, every event in columns (--json: as JSON lines)
 --shrink 7             the smallest run of a failing seed
---planted              how many seeds each planted bug survives
+--planted              which seed finds each planted bug: where the known one does not, search; note it
+--sample               the fewest seeds among --seeds that reach every mark; note them
+
+Owns: the processes that run seeds, and the line of progress.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from typing import Any
 
+from .drawn import Drawn
 from .marks import Marks
 from .plan import Plan
 from .runner import RunResult
 from .shrink import shrink
+
+SHOWN_EVERY = (0.5, 20.0)  # seconds, on a terminal and elsewhere
+WINDOW = 4  # seeds a process, between two looks at whether a planted bug is found
 
 
 def _count(text: str) -> int:
@@ -27,6 +38,30 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
     return int(text)
+
+
+@dataclass(slots=True)
+class Progress:
+    """One line on standard error, redrawn on a terminal."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
+    shown: float = field(default_factory=time.monotonic)
+
+    def step(self, *, failed: bool = False) -> None:
+        """One more is done."""
+        self.done += 1
+        self.failed += failed
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if now - self.shown < SHOWN_EVERY[not terminal] and self.done < self.total:
+            return
+        self.shown = now
+        rate = 60 * self.done / max(now - self.started, 1e-9)
+        line = f"{self.done} of {self.total} seeds, {rate:.0f} per minute, {self.failed} failed"
+        end = "\n" if not terminal or self.done == self.total else ""
+        print(f"\r{line}" if terminal else line, end=end, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +73,26 @@ class Command:
     run_plan: Callable[..., RunResult]
     expected: tuple[str, ...]
     planted: tuple[Any, ...]
-    measure: Callable[..., Any]
-    table_of: Callable[[list[Any]], str]
+    drawn: Drawn
 
     def main(self) -> int:
         """Run what the arguments ask for; 0 if all held."""
         arguments = self._arguments()
         if arguments.planted:
             return self._planted(arguments.planted_seeds)
+        if arguments.sample:
+            return self._sample(arguments.first, arguments.seeds)
         if arguments.shrink is not None:
             return self._shrink(arguments.shrink)
         if arguments.seed is not None:
             return self._one(arguments.seed, trace=arguments.trace, as_json=arguments.json)
         return self._many(arguments.first, arguments.seeds, arguments.keep_going)
+
+    def run(self, task: tuple[int, int | None]) -> RunResult:
+        """Run a seed, with the planted bug of this index if there is one."""
+        seed, bug = task
+        with self.planted[bug].applied() if bug is not None else nullcontext():
+            return self.run_plan(self.draw_plan(seed), hashed=False)
 
     def _arguments(self) -> argparse.Namespace:
         parser = argparse.ArgumentParser(prog=f"python -m {self.program}", description="Simulate from seeds.")
@@ -61,8 +103,9 @@ class Command:
         parser.add_argument("--first", type=int, default=1, help="the first of them (default 1)")
         parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
         parser.add_argument("--shrink", type=int, metavar="SEED", help="shorten this failing seed")
-        parser.add_argument("--planted", action="store_true", help="measure how many seeds each planted bug needs")
-        parser.add_argument("--planted-seeds", type=_count, default=5000, help="give a planted bug up after so many")
+        parser.add_argument("--planted", action="store_true", help="find a seed for each planted bug")
+        parser.add_argument("--planted-seeds", type=_count, default=1000, help="give a planted bug up after so many")
+        parser.add_argument("--sample", action="store_true", help="draw the sample that CI runs from --seeds seeds")
         return parser.parse_args()
 
     def _one(self, seed: int, *, trace: bool, as_json: bool) -> int:
@@ -75,9 +118,7 @@ class Command:
 
     def _many(self, first: int, count: int, keep_going: bool) -> int:
         marks, failures = Marks(), []
-        started = shown = time.monotonic()
-        for number in range(count):
-            result = self.run_plan(self.draw_plan(first + number))
+        for result in self._results(first, count):
             marks.merge(result.marks)
             if not result.passed:
                 failures.append(result)
@@ -85,19 +126,20 @@ class Command:
                 self._print_result(result)
                 if not keep_going:
                     break
-            now = time.monotonic()
-            if now - shown >= 1.0 or number == count - 1:
-                shown = now
-                rate = 60 * (number + 1) / (now - started)
-                line = f"{number + 1} of {count} seeds, {rate:.0f} a minute, {len(failures)} failed"
-                print(f"\r{line}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
         _print_marks(marks.counts)
         if count >= 100 and marks.missing(self.expected):
             print(f"never reached: {', '.join(marks.missing(self.expected))}")
         if failures:
             print(f"failed: {', '.join(str(result.plan.seed) for result in failures)}")
         return 1 if failures else 0
+
+    def _results(self, first: int, count: int) -> Iterator[RunResult]:
+        """Results of seeds as they come, with a line of progress."""
+        progress = Progress(count)
+        with workers(self) as pool:
+            for result in pool.imap_unordered(_run, [(seed, None) for seed in range(first, first + count)]):
+                progress.step(failed=not result.passed)
+                yield result
 
     def _print_result(self, result: RunResult) -> None:
         if result.passed:
@@ -121,12 +163,73 @@ class Command:
         return 1
 
     def _planted(self, seeds_max: int) -> int:
-        def report(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
+        """Note a seed for each planted bug: the known one if it still finds it, else the first from 1 on."""
+        known = self.drawn.planted
+        stale: list[int] = []
+        with workers(self) as pool:
+            tries = [(known.get(bug.what, (1, ""))[0], index) for index, bug in enumerate(self.planted)]
+            for index, result in enumerate(pool.imap(_run, tries)):
+                if result.passed:
+                    stale.append(index)
+                else:
+                    self._found(index, result)
+            missed = [index for index in stale if not self._search(pool, index, seeds_max)]
+        for index in missed:
+            print(f"{self.planted[index].what}: no seed from 1 to {seeds_max}")
+            known.pop(self.planted[index].what, None)
+        self.drawn.write()
+        return 1 if missed else 0
 
-        found = [self.measure(bug, seeds_max, report=report) for bug in self.planted]
-        print(self.table_of(found))
-        return 0 if all(bug.invariant for bug in found) else 1
+    def _search(self, pool: Pool, index: int, seeds_max: int) -> bool:
+        """Look for the first seed that finds the planted bug."""
+        width = WINDOW * len(os.sched_getaffinity(0))
+        for start in range(1, seeds_max + 1, width):
+            tasks = [(seed, index) for seed in range(start, min(start + width, seeds_max + 1))]
+            for result in pool.imap(_run, tasks):
+                if not result.passed:
+                    self._found(index, result)
+                    return True
+        return False
+
+    def _found(self, index: int, result: RunResult) -> None:
+        """Note it at once: who interrupts the search keeps what was found."""
+        what = self.planted[index].what
+        print(f"{what}: {result.plan.seed}: {result.invariant}", flush=True)
+        self.drawn.planted[what] = (result.plan.seed, result.invariant)
+        self.drawn.write()
+
+    def _sample(self, first: int, count: int) -> int:
+        """Note few seeds that reach every mark together: again and again the one that reaches most for its events."""
+        results = sorted(self._results(first, count), key=lambda result: result.plan.seed)
+        wanted, sample = set(self.expected), []
+        while True:
+            best = max(results, key=lambda result: len(wanted.intersection(result.marks)) / result.events)
+            if wanted.isdisjoint(best.marks):
+                break
+            sample.append(best.plan.seed)
+            wanted.difference_update(best.marks)
+        print(f"sample: {sorted(sample)}; never reached: {sorted(wanted)}")
+        self.drawn.sample = sorted(sample)
+        self.drawn.write()
+        return 1 if wanted else 0
+
+
+_command: Command | None = None
+
+
+@contextmanager
+def workers(command: Command) -> Iterator[Pool]:
+    """One process per core. They are forked, so that planted bugs need not be pickled, and ended with the block."""
+    global _command
+    _command = command
+    with get_context("fork").Pool(len(os.sched_getaffinity(0)), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield pool
+
+
+def _run(task: tuple[int, int | None]) -> RunResult:
+    if _command is None:
+        raise RuntimeError("not a worker")
+    return _command.run(task)
 
 
 def _print_marks(counts: dict[str, int]) -> None:

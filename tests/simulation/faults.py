@@ -24,7 +24,7 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._chance = world.chance
-        self._kinds = self._kinds_of(world.plan)
+        self._kinds = [(rate, fault) for rate, fault in self._kinds_of(world.plan) if rate]
         self._primary_down_since: int | None = None
 
     def _kinds_of(self, plan: Plan) -> tuple[tuple[float, Callable[[int], None]], ...]:
@@ -50,7 +50,7 @@ class Faults:
         """Let happen what happens in this step."""
         share = FAULT_STEP / MICROSECONDS
         for rate, fault in self._kinds:
-            if rate and self._chance.chance(rate * share):
+            if self._chance.chance(rate * share):
                 fault(self._chance.below(self._world.replicas_count))
         self._look_after_primary()
         disk = self._world.disks[0]

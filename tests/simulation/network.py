@@ -9,7 +9,6 @@ Owns: the rules of the run, which `heal` puts back to harmless, and what each pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -74,51 +73,49 @@ class Network:
         self.rules = Rules(local_overtake=rules.local_overtake, overtake=rules.overtake)
         self.links = Links()
 
-    def deliveries(self, now: int, source: Process, target: Process, message: object) -> Iterator[tuple[int, object]]:
+    def deliveries(self, now: int, source: Process, target: Process, message: object) -> list[tuple[int, object]]:
         """Each arrival of the message: in how many microseconds, and what arrives then."""
         if source.host is target.host:
-            yield from self._local(now, source, target, message)
-        else:
-            yield from self._remote(now, source, target, message)
+            return self._local(now, source, target, message)
+        return self._remote(now, source, target, message)
 
-    def _local(self, now: int, source: Process, target: Process, message: object) -> Iterator[tuple[int, object]]:
+    def _local(self, now: int, source: Process, target: Process, message: object) -> list[tuple[int, object]]:
         rules, chance = self.rules, self._chance
         if isinstance(message, ActorSystemMessage):
-            yield chance.micros(0.0001, rules.local_latency), message
-            return
+            return [(chance.micros(0.0001, rules.local_latency), message)]
         if chance.chance(rules.local_loss):
             self._marks.hit("local_message_lost")
-            return
-        yield (
-            self._in_order(now, source, target, chance.micros(0.0001, rules.local_latency), rules.local_overtake),
-            message,
-        )
+            return []
+        latency = chance.micros(0.0001, rules.local_latency)
+        arrivals = [(self._in_order(now, source, target, latency, rules.local_overtake), message)]
         if chance.chance(rules.local_double):
             self._marks.hit("local_message_doubled")
-            yield chance.micros(0.0001, rules.local_latency * 8), message
+            arrivals.append((chance.micros(0.0001, rules.local_latency * 8), message))
+        return arrivals
 
-    def _remote(self, now: int, source: Process, target: Process, message: object) -> Iterator[tuple[int, object]]:
+    def _remote(self, now: int, source: Process, target: Process, message: object) -> list[tuple[int, object]]:
         rules, chance = self.rules, self._chance
         link = (source.host.index, target.host.index)
         if link in self.links.cut:
             self._marks.hit("message_cut")
-            return
+            return []
         if chance.chance(rules.loss):
             self._marks.hit("message_lost")
-            return
+            return []
         latency = chance.micros(rules.latency_low, rules.latency_high)
         clogged = self.links.clogged.get(link)
         if clogged is not None:
             latency += chance.micros(0.0, clogged)
         if isinstance(message, RepliesFound) and chance.chance(rules.corrupt):
             message = self._corrupted(message)
-        yield self._in_order(now, source, target, latency, rules.overtake), message
+        arrivals = [(self._in_order(now, source, target, latency, rules.overtake), message)]
         if chance.chance(rules.double):
             self._marks.hit("message_doubled")
-            yield latency + chance.micros(0.0, rules.latency_high * 4), message
+            arrivals.append((latency + chance.micros(0.0, rules.latency_high * 4), message))
         if chance.chance(rules.replay):
             self._marks.hit("message_replayed_late")
-            yield chance.micros(0.2, rules.replay_after), message
+            arrivals.append((chance.micros(0.2, rules.replay_after), message))
+        return arrivals
 
     def _in_order(self, now: int, source: Process, target: Process, latency: int, overtake: float) -> int:
         """After what the pair sent before, unless it overtakes."""

@@ -33,7 +33,7 @@ class Plan:
     harsh: bool = False  # no reply is spared: only safety is judged
     clients: int = CLIENTS
     requests: int = REQUESTS
-    fault_time: float = 60.0  # faults stop at the latest then
+    fault_time: float = 20.0  # faults stop at the latest then
 
     clients_max: int = 4
     slot_sectors: int = 2

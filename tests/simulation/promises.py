@@ -114,14 +114,26 @@ class Reckoning:
         operations = self.slots.get(slot, [])
         if not count or (written and not operations[count - 1].written):
             return NOTHING
-        later = operations[count:]
-        gone = any(not operation.op or (written and not operation.written) for operation in later)
-        return NOTHING if gone else operations[count - 1].op
+        for operation in operations[count:]:
+            if not operation.op or (written and not operation.written):
+                return NOTHING
+        return operations[count - 1].op
 
-    def until(self, slot: int, fits: Callable[[Operation], bool]) -> int:
-        """How many of the slot's operations there are up to the last that fits."""
-        operations = self.slots.get(slot, [])
-        return next((count for count in range(len(operations), 0, -1) if fits(operations[count - 1])), 0)
+    def wanted_by(self, slot: int, when: int) -> int:
+        """The same of what the owner wrote, as of all operations up to `when`: their order is that of time."""
+        operations = self.slots[slot]
+        count = len(operations)
+        while count and operations[count - 1].when > when:
+            count -= 1
+        return self.wanted(slot, count, written=True)
+
+    def wanted_up_to(self, slot: int, op: int) -> int:
+        """The same, as of the last operation that wrote a reply of this op or an earlier one."""
+        operations = self.slots[slot]
+        count = len(operations)
+        while count and not (operations[count - 1].written and operations[count - 1].op <= op):
+            count -= 1
+        return self.wanted(slot, count, written=True)
 
 
 class WatchedPort(RepliesPort):
@@ -257,9 +269,7 @@ class Promises:
             return
         self._world.marks.hit("durable_through_told")
         for slot in reckoning.slots:
-            count = reckoning.until(slot, lambda operation: operation.when <= through)
-            op = reckoning.wanted(slot, count, written=True)
-            self._require(index, slot, op, f"a batch up to {through} that is durable")
+            self._require(index, slot, reckoning.wanted_by(slot, through), "a batch that is durable")
 
     def _slots_durable(self, index: int, parts: Any, message: SlotsDurable) -> None:
         self._world.marks.hit("slots_durable_told")
@@ -282,9 +292,7 @@ class Promises:
             self._fail("what is said to be on disk is there", f"r{index} has no session table of op {op}")
         when = reckoning.checkpoints[op]
         for slot in reckoning.slots:
-            count = reckoning.until(slot, lambda operation: operation.when <= when)
-            wanted = reckoning.wanted(slot, count, written=True)
-            self._require(index, slot, wanted, f"that the checkpoint of op {op} counts on")
+            self._require(index, slot, reckoning.wanted_by(slot, when), "that the checkpoint counts on")
 
     def _replies_repaired(self, index: int, parts: Any, message: RepliesRepaired) -> None:
         for slot, header in message.repaired:
@@ -344,9 +352,7 @@ class Promises:
         elif isinstance(event, WritesAreDurable):
             self._world.marks.hit("writes_are_durable_told")
             for slot in reckoning.slots:
-                count = reckoning.until(slot, lambda operation: operation.written and operation.op <= event.op)
-                op = reckoning.wanted(slot, count, written=True)
-                self._require(index, slot, op, f"that was written up to op {event.op}")
+                self._require(index, slot, reckoning.wanted_up_to(slot, event.op), "that was written and is durable")
         elif isinstance(event, CheckpointDone):
             self._checkpointed(index, reckoning, event.op)
 
@@ -360,13 +366,16 @@ class Promises:
         reply = result.reply if result is not None and result.slot == slot else None
         if reply is None or reply[:HEADER_SIZE] != header:
             return NOTHING
-        padded = reply + bytes(sectors_size(len(reply)) - len(reply))
-        return packed_op(header) if file.stable[start : start + len(padded)] == padded else NOTHING
+        padding = bytes(sectors_size(len(reply)) - len(reply))
+        whole = file.stable.startswith(reply, start) and file.stable.startswith(padding, start + len(reply))
+        return packed_op(header) if whole else NOTHING
 
     def _require(self, index: int, slot: int, op: int, what: str, *, exactly: bool = False) -> None:
         """The reply of `op`, or a newer one of the slot, must be on the medium."""
+        if not op:
+            return
         file = self._world.file(index)
-        if file is None or not op:
+        if file is None:
             return
         held = self._held(file, slot)
         if held == op or (held > op and not exactly):

@@ -39,10 +39,15 @@ class RunResult:
 
 
 def run_plan(
-    plan: Plan, *, sink: Callable[[str], None] | None = None, as_json: bool = False, copies: bool = False
+    plan: Plan,
+    *,
+    sink: Callable[[str], None] | None = None,
+    as_json: bool = False,
+    copies: bool = False,
+    hashed: bool = True,
 ) -> RunResult:
-    """Run one plan."""
-    return run_world(World(plan, trace=Trace(sink, as_json=as_json), copies=copies))
+    """Run one plan. Without `hashed` it costs less, and there is no hash."""
+    return run_world(World(plan, trace=Trace(sink, as_json=as_json, hashed=hashed), copies=copies))
 
 
 def run_world(world: World) -> RunResult:
@@ -64,7 +69,7 @@ def run_world(world: World) -> RunResult:
         events=trace.events,
         virtual_seconds=world.system.now / 1e6,
         marks=dict(world.marks.counts),
-        last=tuple(trace.last_lines()),
+        last=tuple(trace.last_lines()) if failure else (),
     )
 
 
@@ -75,6 +80,6 @@ def _cause(error: BaseException) -> list[str]:
     return traceback.format_exception(error)[-8:]
 
 
-def run_seed(seed: int) -> RunResult:
+def run_seed(seed: int, *, hashed: bool = True) -> RunResult:
     """Run the plan of a seed."""
-    return run_plan(draw_plan(seed))
+    return run_plan(draw_plan(seed), hashed=hashed)

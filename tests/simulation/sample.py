@@ -1,74 +1,12 @@
 """The seeds that CI runs: a sample that reaches every mark, and one for each planted bug.
 
-To be drawn anew when the workload changes: `python -m tests.simulation --seeds 200` names what is never reached, and
-`--planted` finds the seeds again.
+Drawn by `python -m tests.simulation --sample --seeds 200` and `--planted`: see README.md.
 """
 
 from __future__ import annotations
 
-SAMPLE = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    19,
-    20,
-    21,
-    22,
-    23,
-    24,
-    36,
-    39,
-    44,
-    92,
-    100,
-    109,
-)
-SEEDS_OF_PLANTED = {
-    "completing a write clears faulty": 27,
-    "accepting a write leaves faulty": 5,
-    "a failed read counts although a write came between": 2,
-    "a write answers no pending read": 60,
-    "a lent buffer is filled before its batch is durable": 1,
-    "a busy slot holds up the queue": 2,
-    "two writes of a slot in flight": 1,
-    "an obsolete write is served": 42,
-    "a write in flight proves the slot good": 27,
-    "repairs use up the credit": 10,
-    "a checkpoint waits for repairs": 56,
-    "a checkpoint waits for later commits": 2,
-    "a repair is durable on arrival": 2,
-    "the body from a peer is not verified": 2,
-    "a peer's silence is a denial": 5,
-    "asking about a session saves it from eviction": 4,
-    "the request number is judged before the session": 4,
-    "any session number will do": 4,
-    "a read skips the body checksum": 12,
-    "the padding is not zero": 1,
-    "a superblock is accepted from one copy": 7,
-    "the superblock is mended before what was read is durable": 144,
-    "after damage the next table overwrites the good one": 11,
-    "the trailer goes before the replies": 2,
-    "a lease is released twice": 2,
-    "a repaired reply need not be the expected one": 5,
-    "a wait goes out ahead of the reply that it is about": 1,
-    "a wait ends with whatever is on disk": 1,
-    "what takes the place of a reply is waited for by nobody": 2,
-    "peers are asked before the disk is read after a sync": 2,
-    "peers are asked for what a later reply replaced": 1,
-    "a peer is denied before the disk is read": 1088,
-}
+from pathlib import Path
+
+from .drawn import Drawn
+
+DRAWN = Drawn.read(Path(__file__).parent)

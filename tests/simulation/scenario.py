@@ -20,7 +20,9 @@ from .runner import SILENT
 from .system import Process
 from .world import World
 
-QUIET = Plan(seed=1, clients=4, requests=60, clients_max=4, think=0.02, primary_rate=0.0, body_none=0.0)
+QUIET = Plan(
+    seed=1, clients=4, requests=60, clients_max=4, fault_time=60.0, think=0.02, primary_rate=0.0, body_none=0.0
+)
 
 
 class Scenario:

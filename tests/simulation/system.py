@@ -36,7 +36,7 @@ from .broken import Broken
 from .chance import MICROSECONDS, Chance
 from .marks import Marks
 from .network import Host, Network
-from .trace import Trace, describe
+from .trace import Trace
 
 TRANSMITS_MAX = 20
 TRANSMIT_TIMEOUT = 5 * MICROSECONDS
@@ -272,7 +272,7 @@ class SimSystem:
                 self.at(TRANSMIT_TIMEOUT, self._give_up, process, message, sender)
             return
         origin = self.processes.get(source.addressDetails)
-        self.trace.add(self.now, "message", origin.name if origin is not None else "", process.name, describe(message))
+        self.trace.add(self.now, "message", origin.name if origin is not None else "", process.name, message)
         self._handle(process, message, source)
 
     def _give_up(self, process: Process, message: object, sender: Process) -> None:
@@ -296,8 +296,11 @@ class SimSystem:
         if isinstance(message, ActorExitRequest):
             self._exit(process, message)
             return
-        process.watched = tuple(result.filenos) if isinstance(result, ThespianWatch) else ()
-        self._watch(process)
+        if isinstance(result, ThespianWatch):
+            process.watched = tuple(result.filenos)
+            self._watch(process)
+        else:
+            process.watched = ()
         for observer in self.observers:
             observer(process, message)
 
@@ -360,9 +363,11 @@ class SimSystem:
         """Level triggered: while a watched descriptor is readable, the actor is told."""
         if process.watch_posted or process.stopped or not process.alive:
             return
-        if any(process.ready[fileno]() for fileno in process.watched if fileno in process.ready):
-            process.watch_posted = True
-            self.at(self.chance.micros(0.0001, 0.0003), self._deliver_watch, process)
+        for fileno in process.watched:
+            if fileno in process.ready and process.ready[fileno]():
+                process.watch_posted = True
+                self.at(self.chance.micros(0.0001, 0.0003), self._deliver_watch, process)
+                return
 
     def _deliver_watch(self, process: Process) -> None:
         process.watch_posted = False

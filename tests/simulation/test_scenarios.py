@@ -16,6 +16,7 @@ from tests.simulation.chance import Chance
 from tests.simulation.checkers import _sequence_of
 from tests.simulation.history import ClientRequest
 from tests.simulation.plan import REPLICAS
+from tests.simulation.planted import PLANTED
 from tests.simulation.replica import Answer
 from tests.simulation.scenario import Scenario
 from tests.simulation.system import Process
@@ -340,6 +341,39 @@ def test_a_replica_that_lost_its_disk_gets_every_reply_from_the_others() -> None
     scenario.settle()
     scenario.finish()
     assert scenario.marks("sync_started") > 0
+
+
+def a_peer_asks_for_what_a_state_sync_left_unread() -> None:
+    """The only good copies are on the disk of a replica that installed a session table and has not read its slots."""
+    scenario = Scenario(requests=16, checkpoint_interval=10, log_size=5)
+    world, crashed = scenario.world, []
+    world.disks[1].lanes["verify"] = 1000.0
+
+    def strike(index: int) -> None:
+        crashed.append(index)
+        world.crash_host(index, 3.0)
+
+    # With the last checkpoint on its way every reply is durable, and the file is still of the checkpoint before.
+    scenario.when(
+        storage_io.WriteCheckpoint, strike, lambda process, message: process.host.index == 1 and message.op == 20
+    )
+    scenario.run_until(lambda: bool(crashed))
+    scenario.run(2.0)
+    for slot in range(world.plan.clients_max):
+        scenario.rot(0, slot)
+        scenario.rot(2, slot)
+    scenario.settle()
+    scenario.finish()
+    assert scenario.marks("sync_started") > 0
+    assert scenario.marks("peer_sent_replies") >= 8
+
+
+def test_a_peer_is_not_denied_what_was_not_read_yet() -> None:
+    """Two replicas count on the third, and a denial would make the replies lost; the bug that denies is found."""
+    a_peer_asks_for_what_a_state_sync_left_unread()
+    bug = next(bug for bug in PLANTED if bug.what == "a peer is denied before the disk is read")
+    with bug.applied(), pytest.raises(Broken, match="the disk is read before anybody is asked"):
+        a_peer_asks_for_what_a_state_sync_left_unread()
 
 
 def test_a_repair_whose_bytes_were_changed_on_their_way_is_refused() -> None:

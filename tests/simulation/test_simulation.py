@@ -12,9 +12,9 @@ import pytest
 
 from tests.simulation.marks import Marks
 from tests.simulation.plan import draw_plan
-from tests.simulation.planted import PLANTED, Planted, measure
+from tests.simulation.planted import BY_SEED, PLANTED, Planted
 from tests.simulation.runner import run_plan, run_seed
-from tests.simulation.sample import SAMPLE, SEEDS_OF_PLANTED
+from tests.simulation.sample import DRAWN
 from tests.simulation.shrink import shrink
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,15 +23,15 @@ PRINT_HASHES = (
     "import sys; from tests.simulation.runner import run_seed; print([run_seed(int(s)).hash for s in sys.argv[1:]])"
 )
 
-MORE_SEEDS = range(1001, 1101)
+MORE_SEEDS = range(1001, 1021)  # tried where the code has moved on, until somebody draws anew: see README.md
 
 reached = Marks()
 
 
-@pytest.mark.parametrize("seed", SAMPLE)
+@pytest.mark.parametrize("seed", DRAWN.sample)
 def test_a_seed_of_the_sample_passes(seed: int) -> None:
     """The same seeds on every commit; together they reach every mark."""
-    result = run_seed(seed)
+    result = run_seed(seed, hashed=False)
     reached.merge(result.marks)
     assert result.passed, result.failure
 
@@ -43,9 +43,8 @@ def test_every_mark_is_reached_by_the_sample(request: pytest.FixtureRequest) -> 
     for seed in MORE_SEEDS:
         if not reached.missing():
             break
-        # The code has moved on, and the sample with it: a few more seeds, until somebody draws a new sample.
-        reached.merge(run_seed(seed).marks)
-    assert reached.missing() == []
+        reached.merge(run_seed(seed, hashed=False).marks)
+    assert reached.missing() == [], "python -m tests.simulation --sample draws a sample anew"
 
 
 @pytest.mark.parametrize("program", ["tests.simulation", "tests.simulation.cluster"])
@@ -106,21 +105,20 @@ def test_copying_every_message_changes_nothing() -> None:
     assert run_plan(plan).hash == run_plan(plan, copies=True).hash
 
 
-@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: f"{bug.breaks}-{bug.attribute}")
+@pytest.mark.parametrize("bug", BY_SEED, ids=lambda bug: f"{bug.breaks}-{bug.attribute}")
 def test_a_planted_bug_is_found(bug: Planted) -> None:
-    """With the first seed that is known to find it; README.md has the table of how many it took."""
-    seed = SEEDS_OF_PLANTED[bug.what]
-    found = measure(bug, 1, first=seed)
-    if not found.invariant:
-        # The code has moved on, and what the seed means with it: others find the bug then.
-        found = measure(bug, len(MORE_SEEDS), first=MORE_SEEDS[0])
-    assert found.invariant
+    """With the seed that is known to find it, as a rule: README.md has the table."""
+    seeds = (DRAWN.planted.get(bug.what, (1, ""))[0], *MORE_SEEDS)
+    with bug.applied():
+        found = any(not run_seed(seed, hashed=False).passed for seed in seeds)
+    assert found, "python -m tests.simulation --planted finds a seed anew"
 
 
 def test_a_seed_that_finds_a_planted_bug_passes_without_it() -> None:
     """The bug is what fails, not the seed."""
-    for seed in sorted(set(SEEDS_OF_PLANTED.values()))[:5]:
-        result = run_seed(seed)
+    seeds = {seed for seed, _noticed in DRAWN.planted.values()}.difference(DRAWN.sample)
+    for seed in sorted(seeds)[:3]:
+        result = run_seed(seed, hashed=False)
         assert result.passed, result.failure
 
 

@@ -1,8 +1,8 @@
-"""What happened, one line an event, and its hash.
+"""What happened, one line per event, and its hash.
 
 Guarantees: a line depends on the seed alone. Nothing that a process, a hash seed or a Python version decides is in it:
 no descriptors, process ids, `repr` of sets or objects. Gives up: payloads, which are shown by their length.
-The columns are explained in README.md.
+An event is put into words only for a sink, the hash, or a failure's report. The columns are explained in README.md.
 """
 
 from __future__ import annotations
@@ -22,25 +22,30 @@ LAST_LINES = 60
 class Trace:
     """The lines of one run. `sink` is called with each; the last few are kept for a failure's report."""
 
-    def __init__(self, sink: Callable[[str], None] | None = None, *, as_json: bool = False) -> None:
+    def __init__(
+        self, sink: Callable[[str], None] | None = None, *, as_json: bool = False, hashed: bool = True
+    ) -> None:
         self.events = 0
-        self.last: deque[tuple[int, str, str, str, str]] = deque(maxlen=LAST_LINES)
-        self._hash = xxhash.xxh3_128()
+        self.last: deque[tuple[int, str, str, str, object]] = deque(maxlen=LAST_LINES)
+        self._hash = xxhash.xxh3_128() if hashed else None
         self._sink = sink
         self._as_json = as_json
 
-    def add(self, now: int, kind: str, source: str, target: str, what: str) -> None:
-        """Note an event: at `now` microseconds, from `source` to `target`."""
+    def add(self, now: int, kind: str, source: str, target: str, what: object) -> None:
+        """Note an event: at `now` microseconds, from `source` to `target`; a text, or a message."""
         self.events += 1
-        self._hash.update(f"{now} {kind} {source} {target} {what}\n".encode())
-        event = (now, kind, source, target, what)
-        self.last.append(event)
+        self.last.append((now, kind, source, target, what))
+        if self._hash is None and self._sink is None:
+            return
+        text = what if isinstance(what, str) else describe(what)
+        if self._hash is not None:
+            self._hash.update(f"{now} {kind} {source} {target} {text}\n".encode())
         if self._sink is not None:
-            self._sink(self._shown(event))
+            self._sink(self._shown((now, kind, source, target, text)))
 
     def digest(self) -> str:
-        """The hash of everything so far."""
-        return self._hash.hexdigest()
+        """The hash of everything so far; empty if none was asked for."""
+        return self._hash.hexdigest() if self._hash is not None else ""
 
     def last_lines(self) -> list[str]:
         """The last events, readable."""
@@ -53,9 +58,11 @@ class Trace:
         return json.dumps(dict(zip(names, event, strict=True)))
 
 
-def line_of(event: tuple[int, str, str, str, str]) -> str:
+def line_of(event: tuple[int, str, str, str, object]) -> str:
     """One event in columns."""
     now, kind, source, target, what = event
+    if not isinstance(what, str):
+        what = describe(what)
     return f"{now / 1e6:12.6f}  {kind:<8} {source:<14} {target:<14} {what}"
 
 

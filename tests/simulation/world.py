@@ -46,6 +46,8 @@ LOOK_STEP = 200_000
 class World:
     """See the module."""
 
+    calm_requests = 5  # what each client still asks at most when the faults are over: nothing goes wrong any more
+
     def __init__(self, plan: Plan, *, trace: Trace | None = None, copies: bool = False) -> None:
         seed = plan.seed
         self.plan = plan
@@ -343,6 +345,8 @@ class World:
             disk.ambushes.clear()
         self.lag = [0.0] * self.replicas_count
         self.sync_wanted = [False] * self.replicas_count
+        for client in self.clients:
+            client.instance.remaining = min(client.instance.remaining, self.calm_requests)
         for process in list(self.system.processes.values()):
             self.system.resume(process)
         limit = self.system.now + CALM_TIME

@@ -12,15 +12,20 @@ from .world import ClusterWorld
 
 
 def run_plan(
-    plan: Plan, *, sink: Callable[[str], None] | None = None, as_json: bool = False, copies: bool = False
+    plan: Plan,
+    *,
+    sink: Callable[[str], None] | None = None,
+    as_json: bool = False,
+    copies: bool = False,
+    hashed: bool = True,
 ) -> RunResult:
-    """Run one plan."""
+    """Run one plan. Without `hashed` it costs less, and there is no hash."""
     if not isinstance(plan, ClusterPlan):
         raise TypeError("not a plan of the whole cluster")
-    trace = Trace(sink, as_json=as_json)
+    trace = Trace(sink, as_json=as_json, hashed=hashed)
     return run_world(ClusterWorld(plan, trace=trace, copies=copies))
 
 
-def run_seed(seed: int) -> RunResult:
+def run_seed(seed: int, *, hashed: bool = True) -> RunResult:
     """Run the plan of a seed."""
-    return run_plan(draw_plan(seed))
+    return run_plan(draw_plan(seed), hashed=hashed)

@@ -46,6 +46,7 @@ class ClusterWorld(World):
     plan: ClusterPlan
     checkers: ClusterCheckers
     environments: list[ReplicaEnvironment]  # type: ignore[assignment]
+    calm_requests = 20  # more: what the faults left behind in the protocol shows in what is asked after them
 
     def __init__(self, plan: ClusterPlan, *, trace: Trace | None = None, copies: bool = False) -> None:
         self.injured: set[int] = set()
