@@ -50,6 +50,7 @@ from .frames import (
     reply_in,
     request_frame,
 )
+from .retry_timeout import RetryTimeout
 
 POOL_SIZE_MAX = 16  # sessions that `borrow` lends at a time; the cluster has room for a few dozen
 ADDRESS_PORT_DIGITS_MAX = 5
@@ -143,10 +144,13 @@ _ABOUT_CONNECTIONS = frozenset({Reason.MALFORMED, Reason.BUSY, Reason.WRONG_CLUS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When a request is asked again: after a pause that doubles up to a maximum, each with jitter."""
+    """When a request is asked again: after a pause that doubles up to a maximum, each with jitter.
+
+    The first pause follows the session's round trips (`retry_timeout`).
+    """
 
     timeout_s: float = 30.0  # of a call that names none
-    pause_first_s: float = 0.1
+    pause_first_s: float = 0.1  # at least
     pause_max_s: float = 2.0
     jitter: float = 0.25  # of each pause, either way
     connect_timeout_s: float = 1.0
@@ -412,6 +416,7 @@ class Session(_OfOneProcess):
         self._answered: Frame | None = None
         self._over = ""
         self._attempts = 0  # of the pending request, over all calls
+        self._retry_timeout = RetryTimeout(self._policy.pause_first_s, self._policy.pause_max_s)
 
     def __enter__(self) -> Session:
         return self
@@ -536,7 +541,8 @@ class Session(_OfOneProcess):
     def _ask(self, frame: Frame, timeout: float | None) -> Answer:
         self._answered = None
         began = time.monotonic()
-        call = Call(self._client, self._line, frame, began + (self._policy.timeout_s if timeout is None else timeout))
+        deadline = began + (self._policy.timeout_s if timeout is None else timeout)
+        call = Call(self._client, self._line, frame, deadline, self._retry_timeout)
         try:
             answer = call.run(lambda: bool(self._over), self._line)
         except (SessionEvicted, RequestConflict):
@@ -554,7 +560,10 @@ class Session(_OfOneProcess):
         finally:
             self._attempts += call.attempts
         self._answered = frame
-        return Answer(answer.header, answer.body, answer.repeated, self._attempts, time.monotonic() - began)
+        latency = time.monotonic() - began
+        if self._attempts == 1:
+            self._retry_timeout.measured(latency)
+        return Answer(answer.header, answer.body, answer.repeated, self._attempts, latency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,6 +644,7 @@ class Call:
         line: Line,
         asked: Frame,
         deadline: float,
+        timeout: RetryTimeout | None = None,
         *,
         now: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -647,7 +657,8 @@ class Call:
         self._line = line
         self._asked = asked
         self._deadline = deadline
-        self._pause = self._policy.pause_first_s
+        self._retry_timeout = timeout or RetryTimeout(self._policy.pause_first_s, self._policy.pause_max_s)
+        self._pause = self._retry_timeout.seconds
         self._unanswered = 0  # attempts in a row on this connection
         self._redirects = 0  # followed since the last pause
         self._unreachable: dict[int, str] = {}  # the last error of each address that could not be reached
@@ -739,6 +750,8 @@ class Call:
         if until >= self._deadline:
             # Cut short, perhaps after a millisecond: that nothing was said in it is no news.
             self._violation, self._refusal = said_before
+        else:
+            self._retry_timeout.expired()
         self._unanswered += 1
         if self._unanswered >= self._policy.attempts_per_address:
             self._leave()

@@ -18,11 +18,9 @@ from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import OPERATION_REGISTER, HeaderInvalid
 
 from .protocol import Answer, Refusal, Refused, Request
+from .retry_timeout import RetryTimeout
 
-RETRY_FIRST = 0.12  # seconds; more where replies have lately taken long, or every request would be repeated
-RETRY_ROUND_TRIPS = 3.0
-ROUND_TRIP_WEIGHT = 0.125  # of the newest in the average
-RETRY_FACTOR = 2.0
+RETRY_FIRST = 0.12  # seconds; more where replies have lately taken long (`retry_timeout`)
 RETRY_MAX = 2.0
 JITTER = 0.25  # of each pause, either way
 
@@ -78,10 +76,9 @@ class SessionClient:
         self._asked: Request | None = None  # the request that has no reply yet
         self._latest: Request | None = None  # the request that was asked last, answered or not
         self._asked_at = 0.0
-        self._pause = 0.0
+        self._timeout = RetryTimeout(RETRY_FIRST, RETRY_MAX)
         self._retry_at = 0.0
         self._tries = 0
-        self._round_trip = 0.0
 
     @property
     def is_registered(self) -> bool:
@@ -115,27 +112,26 @@ class SessionClient:
             body=body,
         )
         self._asked_at = now
-        self._pause = min(RETRY_MAX, max(RETRY_FIRST, RETRY_ROUND_TRIPS * self._round_trip))
         self._tries = 1
         self._schedule(now)
         self._send(self._asked)
 
     def _schedule(self, now: float) -> None:
-        self._retry_at = now + self._pause * self._uniform(1.0 - JITTER, 1.0 + JITTER)
-        self._pause = min(RETRY_MAX, self._pause * RETRY_FACTOR)
+        self._retry_at = now + self._timeout.seconds * self._uniform(1.0 - JITTER, 1.0 + JITTER)
 
     def tick(self, now: float) -> None:
         """Repeat the request if its time has come."""
         if self._asked is not None and now >= self._retry_at:
-            self.retries += 1
-            self._tries += 1
-            self._schedule(now)
-            self._send(self._asked)
+            self._timeout.expired()
+            self.repeat(now)
 
     def repeat(self, now: float) -> None:
         """Repeat the request now: there is somebody else to ask."""
         if self._asked is not None:
-            self._retry_at = now
+            self.retries += 1
+            self._tries += 1
+            self._schedule(now)
+            self._send(self._asked)
 
     def receive(self, answer: Answer, now: float) -> Received:
         """Take an answer; the first to the awaited request ends the wait."""
@@ -154,8 +150,7 @@ class SessionClient:
             return Received(AnswerKind.REPEATED, number, answer.reply, reply.body)
         self._asked = None
         if self._tries == 1:
-            # Of a repeated request nobody can say which sending was answered.
-            self._round_trip += ROUND_TRIP_WEIGHT * (now - self._asked_at - self._round_trip)
+            self._timeout.measured(now - self._asked_at)
         if number == 0:
             self.session = reply.header.session
         return Received(AnswerKind.FIRST, number, answer.reply, reply.body, now - self._asked_at, self._tries)

@@ -121,10 +121,26 @@ def test_a_service_that_answers_slowly_is_given_more_time() -> None:
         now += 1.0
     count = len(bench.sent)
     session.request(2, b"x", now)
-    session.tick(now + 0.2)
+    session.tick(now + 0.14)
     assert len(bench.sent) == count + 1
-    session.tick(now + 0.4)
+    session.tick(now + 0.26)
     assert len(bench.sent) == count + 2
+
+
+def test_a_timeout_that_expired_stays_doubled_until_a_request_is_answered_that_was_asked_once() -> None:
+    """Else a slow cluster gets every request twice, and the measured round trip never learns that it is slow."""
+    bench = Bench()
+    session = bench.registered()
+    slow = 4 * RETRY_FIRST
+    now, tries = 0.0, []
+    for _ in range(6):
+        session.request(2, b"x", now)
+        for step in range(100):
+            session.tick(now + slow * step / 100)
+        tries.append(session.receive(answer(bench.sent[-1], body=b"r"), now + slow).tries)
+        now += 1.0
+    assert tries[0] > 1
+    assert tries[2:] == [1, 1, 1, 1]
 
 
 def test_an_answer_that_comes_again_is_handed_out_as_repeated() -> None:
