@@ -658,6 +658,11 @@ class GatewayPort:
             )
             self._send(door.address, message)
 
+    @property
+    def is_idle(self) -> bool:
+        """True if there is nothing to be sent, now or in a while."""
+        return all(not door.answers and door.confirm_at == float("inf") for door in self._doors.values())
+
     @staticmethod
     def _batch(door: _Door) -> tuple[bytes, ...]:
         answers: list[bytes] = []

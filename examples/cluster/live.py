@@ -42,6 +42,7 @@ from .status import has_quorum
 HOST = "127.0.0.1"
 BLOCKED_MAX = 1024  # clients
 ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
+TURN = 0.2  # seconds between two looks at the processes and the control socket, if nobody says anything
 
 
 class Live:
@@ -101,7 +102,7 @@ class Live:
         if self._opened.has_moved():
             # What starts again would open what is there now, in a directory that we did not lock.
             raise MembersFailed(f"{self._directory} was renamed or removed: start the cluster again where it is now")
-        self.members.turn(0.05)
+        self.members.turn(TURN)
 
     # Questions.
 

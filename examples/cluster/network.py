@@ -2,7 +2,8 @@
 
 Guarantees: what happens to the n-th message of a kind on a link depends on the seed, the two ends, the kind and n
 alone. What passes goes into an envelope; at most `WINDOW` envelopes to a peer are unanswered, and what comes meanwhile
-is in the next one, so that a slow peer costs its sender neither messages nor memory. Delays share one wheel of timers.
+is in the next one, so that a slow peer costs its sender neither messages nor memory. Of heartbeats alone only every few
+are to be answered: an idle cluster is quiet, and a peer that stands still is noticed. Delays share one wheel of timers.
 
 Gives up: what it loses, as a network does. An envelope without an answer in time counts as lost and is not repeated:
 those who talk over it repeat what matters. A queue that is full loses its oldest item.
@@ -21,9 +22,10 @@ from dataclasses import dataclass, field
 from client_replies.messages.message import U64_MAX, Message, MessageInvalid, check_int, check_type, shown
 
 from .protocol import Answer, Redirected, Refused, Request
-from .vsr.messages import VsrMessage
+from .vsr.messages import Commit, VsrMessage
 
 WINDOW = 2
+HEARTBEATS_UNANSWERED_MAX = 8  # envelopes of heartbeats alone, between two that are answered
 QUEUE_MAX = 1024
 ITEMS_IN_ENVELOPE_MAX = 128
 # Seconds until an envelope counts as lost. Who does not answer is sent one at a time, with pauses that grow: a process
@@ -41,7 +43,8 @@ ITEMS_MAX = 1024
 class Envelope(Message):
     """What `sender` had to say since its last envelope; `taken` is the highest number it has had from the receiver.
 
-    An envelope without items only says what was taken. It is the only message that travels between two members.
+    An envelope with number 0 is not answered: it brings heartbeats alone, or without items only says what was taken.
+    Nothing else travels between two members.
     """
 
     sender: str
@@ -130,6 +133,7 @@ class _Peer:
     timeout: float = ENVELOPE_TIMEOUT
     taken: int = 0  # the highest envelope had from the peer
     unanswered: int = 0  # envelopes had from the peer since the last one to it
+    heartbeats: int = 0  # envelopes sent that are not answered, since the last one that is
 
 
 class Network:
@@ -177,7 +181,7 @@ class Network:
         peer = self._peer(envelope.sender)
         peer.timeout = ENVELOPE_TIMEOUT
         peer.answered = max(peer.answered, min(envelope.taken, peer.sent))
-        if envelope.items:
+        if envelope.number:
             # A lower number than the last was overtaken: its items are as welcome, and its answer is given already.
             peer.taken = max(peer.taken, envelope.number)
             peer.unanswered += 1
@@ -207,11 +211,25 @@ class Network:
             while peer.queue and peer.sent - peer.answered < window:
                 count = min(len(peer.queue), ITEMS_IN_ENVELOPE_MAX)
                 items = tuple(peer.queue.popleft() for _ in range(count))
-                peer.sent += 1
-                peer.sent_at = now
-                self._send_envelope(name, peer, peer.sent, items)
+                self._send_envelope(name, peer, self._number(peer, items, now), items)
             if peer.unanswered >= WINDOW or (answer_all and peer.unanswered):
                 self._send_envelope(name, peer, 0, ())
+
+    def _number(self, peer: _Peer, items: tuple[Item, ...], now: float) -> int:
+        """The number of the next envelope; 0 if it is not to be answered."""
+        answers = peer.sent == peer.answered and peer.timeout == ENVELOPE_TIMEOUT
+        if answers and peer.heartbeats < HEARTBEATS_UNANSWERED_MAX and all(type(item) is Commit for item in items):
+            peer.heartbeats += 1
+            return 0
+        peer.heartbeats = 0
+        peer.sent += 1
+        peer.sent_at = now
+        return peer.sent
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing waits to be sent."""
+        return not len(self._wheel) and not any(peer.queue for peer in self._peers.values())
 
     def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[Item, ...]) -> None:
         peer.unanswered = 0

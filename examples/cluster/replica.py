@@ -78,7 +78,9 @@ from .vsr.execution import Applied, Skipped
 from .vsr.messages import LogEntry, VsrMessage
 from .vsr.replica import Replica, RestartImpossible
 
-TICK = 0.02  # seconds
+TICK = 0.02  # seconds, while something waits
+IDLE_TICKS = 5  # at which nothing waited, until they become rarer
+HEARTBEATS = 5  # in the time after which a silent primary is given up
 END_DELAY = 1.0  # seconds that a replica which stopped leaves its supervisor to hear why and to end it
 DATA_FILE = "replies.data"
 JOURNAL_FILE = "journal.jsonl"
@@ -130,6 +132,8 @@ class ReplicaActor(ComponentActor):
         self._opening: tuple[RepliesOpened, StoredLog] | None = None
         self._vsr: Replica | None = None
         self._ready = True
+        self._idle_ticks = 0
+        self._idle_period = 0.0
         self._faults = ReplicaFaults()
         self._drop_answers = self._drop_answers_told = 0
         self._finish: Finish | None = None
@@ -203,6 +207,7 @@ class ReplicaActor(ComponentActor):
         events = evidence / EVENTS_FILE if evidence else None
         self._events = Events(message, events, self._port, self._order_damage, self._counts)
         self._port.open(message.config, OpenMode.OPEN_OR_FORMAT)
+        self._idle_period = 1.05 * message.view_change / HEARTBEATS  # a heartbeat is due at each of these ticks
         self.start_ticks(TICK)
 
     @contextlib.contextmanager
@@ -266,7 +271,7 @@ class ReplicaActor(ComponentActor):
             clients_max=message.config.clients_max,
             checkpoint_interval=message.checkpoint_interval,
             log_max=4 * message.checkpoint_interval + 64,
-            heartbeat=message.view_change / 10,
+            heartbeat=message.view_change / HEARTBEATS,
             resend=message.view_change / 4,
             view_change=message.view_change,
         )
@@ -426,6 +431,15 @@ class ReplicaActor(ComponentActor):
             if self._drop_answers != self._drop_answers_told:
                 self._tell_faults(0)
             self._advance(answer_all=True)
+            self._idle_ticks = self._idle_ticks + 1 if self._is_idle else 0
+            if self._idle_ticks == IDLE_TICKS:
+                self.start_ticks(self._idle_period)
+
+    @property
+    def _is_idle(self) -> bool:
+        """True if time is for heartbeats alone, and for what waits seconds."""
+        is_quiet = self._port.idle and self._network.is_idle and self._gateways.is_idle
+        return is_quiet and self._vsr is not None and self._vsr.is_idle
 
     def child_exited(self, child: ActorAddress) -> None:
         """Without its component a replica is none."""
@@ -539,6 +553,9 @@ class ReplicaActor(ComponentActor):
         self._gateways.flush(now, view=vsr.core.view, primary=vsr.core.primary if knows else PRIMARY_UNKNOWN)
         self._network.flush(now, answer_all=answer_all)
         self._log.flush()
+        if self._idle_ticks >= IDLE_TICKS and not self._is_idle:
+            self._idle_ticks = 0
+            self.start_ticks(TICK)
 
     # What goes out.
 

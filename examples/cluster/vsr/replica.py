@@ -235,6 +235,16 @@ class Replica:
         core = self.core
         return core.durable.voting and core.durable.sync_op == core.sync_op == 0 and core.status is Status.NORMAL
 
+    @property
+    def is_idle(self) -> bool:
+        """True if this replica takes part and has nothing to do but to keep its view: the time is for heartbeats."""
+        core = self.core
+        return (
+            core.status is Status.NORMAL
+            and core.executed == core.log.op
+            and not (core.sync_op or core.sync.installing or core.clients.waiting or core.clients.reads)
+        )
+
     def status(self) -> dict[str, int | str]:
         """Where this replica is, for people."""
         core = self.core
