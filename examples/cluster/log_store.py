@@ -303,7 +303,7 @@ class SqliteLogStore:
         if write.truncate_after is not None:
             for table in ("entries", "heads"):
                 connection.execute(f"DELETE FROM {table} WHERE op > ?", (write.truncate_after,))
-        rows = [(entry.op, entry.pack()) for entry in write.entries]
+        rows = [(entry.op, entry.packed) for entry in write.entries]
         heads = [(entry.op, entry.checksum, _seal(entry.op, entry.checksum)) for entry in write.entries]
         connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", rows)
         connection.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?, ?)", heads)
@@ -409,7 +409,7 @@ class MemoryLogStore:
             if write.truncate_after is not None:
                 self._drop(range(write.truncate_after + 1, 2**63))
             for entry in write.entries:
-                image.entries[entry.op] = entry.pack()
+                image.entries[entry.op] = entry.packed
                 image.heads[entry.op] = (entry.checksum, _seal(entry.op, entry.checksum))
             if write.snapshot is not None:
                 image.snapshots[write.snapshot.op] = write.snapshot.encode()

@@ -380,7 +380,7 @@ def test_a_write_that_fails_closes_the_store(tmp_path: Path) -> None:
 def test_every_byte_and_every_length_of_an_entry_counts() -> None:
     """Each byte inverted and each truncation is seen."""
     entry = entries(1)[0]
-    data = entry.pack()
+    data = entry.packed
     damaged: list[bytes] = [data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :] for at in range(len(data))]
     damaged += [data[:length] for length in range(len(data))]
     for bad in damaged:

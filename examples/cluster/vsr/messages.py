@@ -51,7 +51,10 @@ class EntryInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry(Message):
-    """One request in its place in the log. `view`, `replica` and `timestamp` are those of its first prepare."""
+    """One request in its place in the log. `view`, `replica` and `timestamp` are those of its first prepare.
+
+    `packed` is everything but the checksum as bytes, packed once: so it is sealed, stored and sent.
+    """
 
     op: int
     view: int
@@ -60,6 +63,7 @@ class LogEntry(Message):
     parent: bytes = field(repr=False)
     request: Request
     checksum: bytes = field(repr=False)
+    packed: bytes = field(repr=False, compare=False)
 
     @property
     def session(self) -> int:
@@ -69,9 +73,16 @@ class LogEntry(Message):
     @classmethod
     def build(cls, *, op: int, view: int, replica: int, timestamp: int, parent: bytes, request: Request) -> LogEntry:
         """An entry with its checksum."""
-        checksum = checksum128(_packed(op, view, replica, timestamp, parent, request))
+        packed = _packed(op, view, replica, timestamp, parent, request)
         return cls(
-            op=op, view=view, replica=replica, timestamp=timestamp, parent=parent, request=request, checksum=checksum
+            op=op,
+            view=view,
+            replica=replica,
+            timestamp=timestamp,
+            parent=parent,
+            request=request,
+            checksum=checksum128(packed),
+            packed=packed,
         )
 
     def validate(self) -> None:
@@ -82,12 +93,11 @@ class LogEntry(Message):
         check_int("timestamp", self.timestamp, 1, U64_MAX)
         check_bytes("parent", self.parent, CHECKSUM_SIZE, CHECKSUM_SIZE)
         check_type("request", self.request, Request)
-        if checksum128(self.pack()) != self.checksum:
+        if checksum128(self.packed) != self.checksum:
             raise MessageInvalid("checksum", shown(self.checksum), "the checksum of the entry")
 
-    def pack(self) -> bytes:
-        """Everything but the checksum, as bytes."""
-        return _packed(self.op, self.view, self.replica, self.timestamp, self.parent, self.request)
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (self.packed, self.checksum)
 
     @classmethod
     def unpack(cls, data: bytes, checksum: bytes) -> LogEntry:
@@ -113,9 +123,39 @@ class LogEntry(Message):
                 parent=fields[0],
                 request=request,
                 checksum=checksum,
+                packed=data,
             )
         except MessageInvalid as error:
             raise EntryInvalid(str(error)) from error
+
+
+def _restored(packed: bytes, checksum: bytes) -> LogEntry:
+    """The entry that was pickled. Like every message it is validated by who receives it."""
+    parent, _, op, view, replica, timestamp, cluster, client, session, number, operation, asked = _ENTRY.unpack_from(
+        packed
+    )
+    # Past the constructor, which validates, and past the loop that restores other messages: entries are many.
+    request: Request = _new(Request)
+    _put(request, "cluster", int.from_bytes(cluster, "little"))
+    _put(request, "client", int.from_bytes(client, "little"))
+    _put(request, "session", session)
+    _put(request, "number", number)
+    _put(request, "operation", operation)
+    _put(request, "body", packed[_ENTRY.size :])
+    _put(request, "checksum", asked)
+    entry: LogEntry = _new(LogEntry)
+    _put(entry, "op", op)
+    _put(entry, "view", view)
+    _put(entry, "replica", replica)
+    _put(entry, "timestamp", timestamp)
+    _put(entry, "parent", parent)
+    _put(entry, "request", request)
+    _put(entry, "checksum", checksum)
+    _put(entry, "packed", packed)
+    return entry
+
+
+_new, _put = object.__new__, object.__setattr__
 
 
 def _packed(op: int, view: int, replica: int, timestamp: int, parent: bytes, request: Request) -> bytes:
