@@ -1,7 +1,8 @@
 """The narrow way between a gateway and the replicas: whole frames, in batches, of which few are in flight.
 
-One batch of requests is in flight to each replica, confirmed by the answers or a little later; of answers there may be
-two, confirmed by the next requests: a client alone costs two messages a request.
+What has come goes out at once, as long as few batches of requests are in flight to the replica; they are confirmed by
+the answers or a little later. Of answers there may be two batches in flight, confirmed by the next requests: a client
+alone costs two messages a request.
 
 Requests travel as the very bytes that the client sealed, answers as the very bytes that it gets. Both ends are plain
 objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
@@ -57,6 +58,7 @@ from .protocol import Request
 BATCH_FRAMES_MAX = 1024
 BATCH_BYTES_MAX = 1024 * 1024  # a batch is ended by the frame that reaches it
 FRAME_SIZE_MAX = FRAME_HEADER_SIZE + REPLY_SIZE_MAX
+REQUEST_BATCHES_MAX = 4  # in flight from a gateway to a replica
 ANSWER_BATCHES_MAX = 2  # in flight from a replica to a gateway
 CONFIRM_LAG_S = 0.1  # how long a single batch of answers waits for requests that confirm it by the way
 GATEWAY_TIMEOUT_S = 60.0  # without a message, and a replica forgets the gateway
@@ -163,10 +165,11 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Link:
-    """The way to one replica. `sent_at` is set while a batch or a question is not confirmed."""
+    """The way to one replica. `sent_at`: since when nothing was confirmed, while a batch or a question waits for it."""
 
     queue: deque[Key] = field(default_factory=deque)
     number: int = 0
+    confirmed: int = 0
     taken: int = 0
     owed: int = 0  # batches of the replica that are not confirmed
     owed_since: float = 0.0
@@ -297,13 +300,13 @@ class Forwarding:
         for replica, link in self._links.items():
             if link.is_silent and now < link.probe_at:
                 continue
-            batch = self._batch(replica, link) if link.sent_at is None else ()
+            batch = self._batch(replica, link) if self._has_room(link) else ()
             asks = not batch and self._asks(link, now)
             if batch:
                 link.number += 1
             elif not asks and not self._owes(link, now):
                 continue
-            if batch or asks:
+            if link.sent_at is None and (batch or asks):
                 link.sent_at = now
             if link.is_silent:
                 link.probe_pause = min(self.limits.probe_max_s, 2.0 * link.probe_pause)
@@ -314,6 +317,11 @@ class Forwarding:
             )
             messages.append((replica, message))
         return messages
+
+    @staticmethod
+    def _has_room(link: _Link) -> bool:
+        """Another batch may be in flight; a silent replica gets one at a time."""
+        return link.sent_at is None or (not link.is_silent and link.number - link.confirmed < REQUEST_BATCHES_MAX)
 
     def _asks(self, link: _Link, now: float) -> bool:
         """A silent replica is asked whether it is there; any other, while requests wait, whether its view is new."""
@@ -369,7 +377,9 @@ class Forwarding:
 
     def _heard(self, replica: int, link: _Link, message: ForwardedReplies, now: float) -> None:
         link.heard_at = now
-        if message.taken >= link.number:
+        if message.taken > link.confirmed:
+            link.confirmed, link.sent_at = min(message.taken, link.number), now
+        if link.confirmed == link.number:
             link.sent_at = None
         if link.is_silent:
             self.counters["replicas_heard_again"] += 1
@@ -468,7 +478,7 @@ class Forwarding:
     def _silence(self, replica: int, link: _Link, now: float) -> None:
         """What was sent is lost, or may be; what was not goes to another replica."""
         self.counters["batches_unconfirmed"] += 1
-        link.sent_at = None
+        link.confirmed, link.sent_at = link.number, None
         if not link.is_silent:
             link.is_silent = True
             link.probe_pause = self.limits.probe_first_s

@@ -11,6 +11,7 @@ from examples.cluster.forwarding import (
     BATCH_BYTES_MAX,
     BATCH_FRAMES_MAX,
     CONFIRM_LAG_S,
+    REQUEST_BATCHES_MAX,
     ForwardedReplies,
     Forwarding,
     ForwardingLimits,
@@ -78,18 +79,37 @@ class Wires:
 # Batches.
 
 
-def test_what_comes_while_a_batch_is_unconfirmed_is_the_next_batch() -> None:
-    """One in flight for each replica; its confirmation lets the next one go."""
+def test_what_comes_goes_out_at_once_until_as_many_batches_as_may_be_are_unconfirmed() -> None:
+    """Then it is the next batch, which goes when the first one is confirmed."""
     wires = Wires()
-    wires.forwarding.submit(1, request(1), wires.now)
-    ((replica, batch),) = wires.due()
-    assert (replica, batch.number, len(batch.requests)) == (0, 1, 1)
-    for client in range(2, 12):
+    for number in range(1, REQUEST_BATCHES_MAX + 1):
+        wires.forwarding.submit(1, request(number), wires.now)
+        ((replica, batch),) = wires.due()
+        assert (replica, batch.number, len(batch.requests)) == (0, number, 1)
+    for client in range(102, 112):
         wires.forwarding.submit(1, request(client), wires.now)
     assert wires.due() == []
     wires.forwarding.take(wires.reply(number=0), wires.now)
     ((_, batch),) = wires.due()
-    assert (batch.number, len(batch.requests)) == (2, 10)
+    assert (batch.number, len(batch.requests)) == (REQUEST_BATCHES_MAX + 1, 10)
+    wires.forwarding.submit(1, request(200), wires.now)
+    assert wires.due() == []
+
+
+def test_a_replica_that_confirms_some_of_its_batches_is_not_silent_yet() -> None:
+    """The time for the rest begins anew; without a confirmation it is over."""
+    wires = Wires(confirm_timeout_s=1.0)
+    for number in (1, 2):
+        wires.forwarding.submit(1, request(number), wires.now)
+        wires.due()
+    wires.now += 0.9
+    wires.forwarding.take(wires.reply(number=0), wires.now)
+    wires.now += 0.9
+    wires.forwarding.expire(wires.now)
+    assert wires.forwarding.counters["batches_unconfirmed"] == 0
+    wires.now += 0.2
+    wires.forwarding.expire(wires.now)
+    assert wires.forwarding.counters["batches_unconfirmed"] == 1
 
 
 def test_a_batch_is_bounded_by_frames_and_by_bytes() -> None:
