@@ -226,7 +226,7 @@ class ClientActor(ComponentActor):
             work.session.tick(now)
             if work.session.is_registered and not work.session.is_waiting:
                 self._ask_next(work, now)
-        self._network.flush(now, answer_all=True)
+        self._network.flush(now)
 
     def progress(self, message: GetProgress, sender: ActorAddress) -> None:
         """Say how far the sessions are."""

@@ -5,7 +5,7 @@ a client's record when an answer comes in, a replica's events when it takes over
 A replica's counts are in its events too, as increments, so that their sum is over all lives of the replica.
 
 Limits: durability. Lines are buffered and flushed with every batch; a run that was interrupted has no verdict. Counts
-are written with every tick: what a process counted since its last tick is missing if `kill -9` came from outside.
+are written several times a second: what a process counted since then is missing if `kill -9` came from outside.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ Owns: the links, and the counts of everything that it did.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from .protocol import Answer, Redirected, Refused, Request
 from .vsr.messages import Commit, VsrMessage
 
 WINDOW = 2
+ANSWER_LAG = 0.1  # seconds that an envelope waits for another one that answers it by the way
 HEARTBEATS_UNANSWERED_MAX = 8  # envelopes of heartbeats alone, between two that are answered
 QUEUE_MAX = 1024
 ITEMS_IN_ENVELOPE_MAX = 128
@@ -133,6 +135,7 @@ class _Peer:
     timeout: float = ENVELOPE_TIMEOUT
     taken: int = 0  # the highest envelope had from the peer
     unanswered: int = 0  # envelopes had from the peer since the last one to it
+    answer_at: float = math.inf  # when they are to be answered at the latest
     heartbeats: int = 0  # envelopes sent that are not answered, since the last one that is
 
 
@@ -193,13 +196,11 @@ class Network:
         peer.answered = peer.sent
         peer.timeout = ENVELOPE_TIMEOUT
         peer.taken = peer.unanswered = 0
+        peer.answer_at = math.inf
         peer.queue.clear()
 
-    def flush(self, now: float, *, answer_all: bool = False) -> None:
-        """Send what may be sent. What was received is answered on the way, or when the peer cannot send any more.
-
-        With `answer_all`, which is for ticks, everything is answered now.
-        """
+    def flush(self, now: float) -> None:
+        """Send what may be sent. What was received is answered by the way, when the peer may not send more, or late."""
         for due_peer, item in self._wheel.pop_due(now):
             self._queue(due_peer, item)
         for name, peer in self._peers.items():
@@ -212,8 +213,10 @@ class Network:
                 count = min(len(peer.queue), ITEMS_IN_ENVELOPE_MAX)
                 items = tuple(peer.queue.popleft() for _ in range(count))
                 self._send_envelope(name, peer, self._number(peer, items, now), items)
-            if peer.unanswered >= WINDOW or (answer_all and peer.unanswered):
+            if peer.unanswered >= WINDOW or now >= peer.answer_at:
                 self._send_envelope(name, peer, 0, ())
+            elif peer.unanswered and peer.answer_at == math.inf:
+                peer.answer_at = now + ANSWER_LAG
 
     def _number(self, peer: _Peer, items: tuple[Item, ...], now: float) -> int:
         """The number of the next envelope; 0 if it is not to be answered."""
@@ -232,7 +235,7 @@ class Network:
         return not len(self._wheel) and not any(peer.queue for peer in self._peers.values())
 
     def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[Item, ...]) -> None:
-        peer.unanswered = 0
+        peer.unanswered, peer.answer_at = 0, math.inf
         self.counters["envelopes_sent"] += 1
         self._send(name, Envelope(sender=self.name, number=number, taken=peer.taken, items=items))
 

@@ -430,7 +430,7 @@ class ReplicaActor(ComponentActor):
                 self._input("tick")
             if self._drop_answers != self._drop_answers_told:
                 self._tell_faults(0)
-            self._advance(answer_all=True)
+            self._advance()
             self._idle_ticks = self._idle_ticks + 1 if self._is_idle else 0
             if self._idle_ticks == IDLE_TICKS:
                 self.start_ticks(self._idle_period)
@@ -519,7 +519,7 @@ class ReplicaActor(ComponentActor):
 
     # What has become possible.
 
-    def _advance(self, *, answer_all: bool = False) -> None:
+    def _advance(self) -> None:
         while events := self._port.take_events():
             for event in events:
                 if isinstance(event, RepliesOpened):
@@ -551,7 +551,7 @@ class ReplicaActor(ComponentActor):
         # Clients first: they wait for nothing else. The log's thread last: it takes the interpreter from this one.
         knows = vsr.core.status is Status.NORMAL
         self._gateways.flush(now, view=vsr.core.view, primary=vsr.core.primary if knows else PRIMARY_UNKNOWN)
-        self._network.flush(now, answer_all=answer_all)
+        self._network.flush(now)
         self._log.flush()
         if self._idle_ticks >= IDLE_TICKS and not self._is_idle:
             self._idle_ticks = 0

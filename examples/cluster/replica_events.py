@@ -28,6 +28,7 @@ from .evidence import EvidenceWriter, Seen, counted_line
 from .journal import Plant, wrong_reply
 from .vsr.effects import AnswerClient
 
+COUNTS_INTERVAL = 0.25  # seconds between two lines of what was counted
 DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again
 
 
@@ -67,6 +68,7 @@ class Events:
         self._order = order
         self._counts = counts
         self._counted: dict[str, int] = {}  # what is written down
+        self._counted_at = 0.0
         self._writer = EvidenceWriter(path) if path is not None else None
         plan = start.moments
         self._damages = Moments(plan.directory, "damage", plan.damages, plan.ops) if plan is not None else None
@@ -181,7 +183,9 @@ class Events:
 
     def tick(self, now: float) -> None:
         """Write down what was counted, and ask the saboteur again."""
-        self._write_counts()
+        if now - self._counted_at >= COUNTS_INTERVAL:
+            self._counted_at = now
+            self._write_counts()
         for withheld in self._withheld.values():
             if withheld.ordered_at and now - withheld.ordered_at > DAMAGE_TIMEOUT:
                 self._order_damage(withheld, now)

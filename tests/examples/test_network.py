@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from examples.cluster.network import (
+    ANSWER_LAG,
     ENVELOPE_TIMEOUT,
+    HEARTBEATS_UNANSWERED_MAX,
     ITEMS_IN_ENVELOPE_MAX,
     QUEUE_MAX,
     WINDOW,
@@ -16,7 +20,7 @@ from examples.cluster.network import (
     TimerWheel,
     cluster_faults,
 )
-from examples.cluster.vsr.messages import GetEntries, PrepareOk
+from examples.cluster.vsr.messages import Commit, GetEntries, PrepareOk
 
 
 def item(op: int) -> PrepareOk:
@@ -134,15 +138,16 @@ def test_a_peer_that_stands_still_is_sent_ever_less_until_it_is_heard_again() ->
 
 
 def test_what_was_received_is_answered_on_the_way_or_when_it_is_time() -> None:
-    """With the next envelope to the peer; alone once the peer may send no more, and at the latest with a tick."""
+    """With the next envelope to the peer; alone once the peer may send no more, and at the latest after a while."""
     sent: list[tuple[str, Envelope]] = []
     net = network(sent)
     assert net.receive(Envelope(sender="b", number=1, taken=0, items=(item(1),))) == (item(1),)
     net.flush(0.0)
+    net.flush(ANSWER_LAG / 2)
     assert sent == []
-    net.flush(0.0, answer_all=True)
+    net.flush(ANSWER_LAG)
     assert [envelope.taken for _peer, envelope in sent] == [1]
-    net.flush(0.0, answer_all=True)
+    net.flush(3 * ANSWER_LAG)
     assert len(sent) == 1
     for number in (2, 3):
         net.receive(Envelope(sender="b", number=number, taken=0, items=(item(1),)))
@@ -152,6 +157,24 @@ def test_what_was_received_is_answered_on_the_way_or_when_it_is_time() -> None:
     net.post("b", item(7), 0.0)
     net.flush(0.0)
     assert (sent[-1][1].taken, len(sent[-1][1].items)) == (4, 1)
+
+
+def test_heartbeats_alone_are_mostly_not_answered_and_a_peer_that_says_nothing_gets_no_more_of_them() -> None:
+    """Of envelopes of heartbeats every few asks for an answer; without one the window closes, as for anything else."""
+    sent: list[tuple[str, Envelope]] = []
+    net = network(sent)
+    heartbeat = Commit(view=0, commit=1, op=1, base=0)
+    for _ in range(3 * HEARTBEATS_UNANSWERED_MAX):
+        net.post("b", heartbeat, 0.0)
+        net.flush(0.0)
+    numbers = [envelope.number for _peer, envelope in sent]
+    assert numbers == [0] * HEARTBEATS_UNANSWERED_MAX + [1, 2]
+    heard: list[tuple[str, Envelope]] = []
+    peer = network(heard)
+    assert peer.receive(replace(sent[0][1], sender="b")) == (heartbeat,)
+    peer.flush(0.0)
+    peer.flush(10.0)
+    assert heard == []
 
 
 def test_answers_that_come_in_the_wrong_order_do_no_harm() -> None:

@@ -114,7 +114,7 @@ class ClusterClientActor(Actor):
                 self._ask(now)
             if tick and not self.world.calm:
                 self._say_again()
-        self._network.flush(now, answer_all=tick)
+        self._network.flush(now)
 
     def _look_elsewhere(self, now: float) -> None:
         if now - self._heard_at > SILENCE_MAX:
