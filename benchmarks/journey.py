@@ -1,0 +1,188 @@
+"""One request's journey: which process did what, when and for how long, between a session's request and its reply.
+
+    python -m benchmarks.journey [--seconds 5] [--directory DIR]
+
+It runs the cluster of row 7 with one session and writes down when each handler of an actor, and each write of a log,
+began and ended; the processes of a host have one clock. Of the requests the fastest tenth is shown, as medians: what
+else the machine did meanwhile is mostly not in them.
+
+Limits: a record costs some microseconds per handler, which are in the figures. What a handler does after it has sent
+its message is in its time too, and holds nobody up but its own process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from client_replies.actors.component import ComponentActor
+from examples.cluster.client import ClientActor
+from examples.cluster.log_store import SqliteLogStore
+from examples.cluster.log_writer import LogWriter
+from examples.cluster.network import Envelope
+from examples.cluster.replica import ReplicaActor
+
+from .cluster import measure_ours
+
+RECORDS_AT_ONCE = 64
+SHARE_SHOWN = 0.1  # of the requests: the fastest
+SHARE_OF_STEP = 0.5  # of those that are shown, so that a step counts as part of the journey
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A handler, or a write of a log: in which process, of which actor, about what, from when to when."""
+
+    pid: int
+    actor: str
+    what: str
+    begun: float
+    ended: float
+
+
+class Recorder:
+    """The records of one process, in a file of its own."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._pid = 0
+        self._lines: list[str] = []
+        self.notes: list[str] = []
+
+    def record(self, actor: str, what: str, begun: float) -> None:
+        """It has ended just now."""
+        ended = time.monotonic()
+        if self._pid != os.getpid():
+            self._pid, self._lines = os.getpid(), []
+        self._lines.append(f"{self._pid}\t{actor}\t{what}\t{begun!r}\t{ended!r}\n")
+        if len(self._lines) >= RECORDS_AT_ONCE:
+            lines, self._lines = self._lines, []
+            with Path(self._directory, f"{self._pid}.steps").open("a") as file:
+                file.writelines(lines)
+
+
+def _what(message: object) -> str:
+    if isinstance(message, Envelope):
+        return ", ".join(dict.fromkeys(type(item).__name__ for item in message.items)) or "nothing but what was taken"
+    return type(message).__name__
+
+
+def install(directory: str) -> None:
+    """Write down what this process and those that it forks from now on do."""
+    recorder = Recorder(directory)
+    receive, tick, done, write = (
+        ComponentActor.receiveMessage,
+        ReplicaActor.tick,
+        LogWriter._done,
+        SqliteLogStore.write,
+    )
+
+    def received(self: ComponentActor, message: object, sender: Any) -> Any:
+        begun = time.monotonic()
+        recorder.notes.clear()
+        try:
+            return receive(self, message, sender)
+        finally:
+            recorder.record(type(self).__name__, " and ".join(recorder.notes) or _what(message), begun)
+
+    def noted(what: str, function: Callable[..., None]) -> Callable[..., None]:
+        def called(*arguments: Any) -> None:
+            recorder.notes.append(what)
+            function(*arguments)
+
+        return called
+
+    def written(self: SqliteLogStore, *writes: Any) -> None:
+        begun = time.monotonic()
+        write(self, *writes)
+        recorder.record("ReplicaActor's log", "write and sync", begun)
+
+    ComponentActor.receiveMessage = received  # type: ignore[method-assign]
+    ReplicaActor.tick = noted("tick", tick)  # type: ignore[method-assign]
+    LogWriter._done = noted("its log is written", done)  # type: ignore[method-assign]
+    SqliteLogStore.write = written  # type: ignore[method-assign]
+
+
+def steps(directory: Path) -> list[Step]:
+    """All that was written down, in the order in which it began."""
+    found = []
+    for file in directory.glob("*.steps"):
+        for line in file.read_text().splitlines():
+            fields = line.split("\t")
+            if len(fields) == 5:
+                found.append(Step(int(fields[0]), fields[1], fields[2], float(fields[3]), float(fields[4])))
+    return sorted(found, key=lambda step: step.begun)
+
+
+def journeys(found: Sequence[Step]) -> Iterator[list[Step]]:
+    """The steps of each request: from the end of the handler that sent it to that of the handler that got its reply."""
+    journey: list[Step] = []
+    for step in found:
+        journey.append(step)
+        if step.actor == ClientActor.__name__ and "Answer" in step.what:
+            yield journey
+            journey = [step]
+
+
+def table(found: Sequence[Step]) -> list[str]:
+    """The fastest requests' steps, as medians."""
+    fastest = sorted(journeys(found), key=lambda journey: journey[-1].begun - journey[0].ended)
+    shown = fastest[: max(1, int(len(fastest) * SHARE_SHOWN))]
+    places = _places(found)
+    spans: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+    for journey in shown:
+        seen: dict[tuple[str, str], int] = defaultdict(int)
+        for step in journey[1:]:
+            key = places.get((step.pid, step.actor), step.actor), step.what
+            seen[key] += 1
+            spans[(*key, seen[key])].append((step.begun - journey[0].ended, step.ended - step.begun))
+    lines = ["| after | takes | process | what it handles |", "| ---: | ---: | --- | --- |"]
+    kept = {key: times for key, times in spans.items() if len(times) >= SHARE_OF_STEP * len(shown)}
+    for (place, what, _), times in sorted(kept.items(), key=lambda one: median(at for at, _ in one[1])):
+        after, takes = (median(values) * 1e3 for values in zip(*times, strict=True))
+        lines.append(f"| {after:.2f} ms | {takes:.2f} ms | {place} | {what} |")
+    whole, every = (median(journey[-1].begun - journey[0].ended for journey in some) * 1e3 for some in (shown, fastest))
+    counts = f"the fastest {len(shown)} of {len(fastest)}"
+    return [*lines, "", f"{whole:.2f} ms, the median of {counts}; of all {every:.2f} ms"]
+
+
+def _places(found: Sequence[Step]) -> dict[tuple[int, str], str]:
+    """What a reader calls each process: the primary is the replica that hears requests."""
+    requests: dict[int, int] = defaultdict(int)
+    for step in found:
+        if step.actor == ReplicaActor.__name__:
+            requests[step.pid] += "Request" in step.what
+    primary = max(requests, key=lambda pid: requests[pid])
+    backups = [pid for pid in requests if pid != primary]
+    names = {primary: "primary", **{pid: f"backup {index + 1}" for index, pid in enumerate(backups)}}
+    log = "ReplicaActor's log"
+    places = {(pid, ReplicaActor.__name__): name for pid, name in names.items()}
+    return {**places, **{(pid, log): f"{name}, its log" for pid, name in names.items()}}
+
+
+def main(given: Sequence[str]) -> int:
+    """Run the cluster and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.journey", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="about so long (default 5)")
+    parser.add_argument("--directory", help="where the cluster's files are (default: the system's)")
+    chosen = parser.parse_args(given)
+    with tempfile.TemporaryDirectory(dir=chosen.directory) as files:
+        install(files)
+        measure_ours({"sessions": 1, "seconds": chosen.seconds, "files": files})
+        print("\n".join(table(steps(Path(files)))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
