@@ -25,13 +25,13 @@ from statistics import median
 from typing import Any
 
 from client_replies.actors.component import ComponentActor
+
+from .cluster import measure_ours
 from examples.cluster.client import ClientActor
 from examples.cluster.log_store import SqliteLogStore
 from examples.cluster.log_writer import LogWriter
 from examples.cluster.network import Envelope
 from examples.cluster.replica import ReplicaActor
-
-from .cluster import measure_ours
 
 RECORDS_AT_ONCE = 64
 SHARE_SHOWN = 0.1  # of the requests: the fastest
