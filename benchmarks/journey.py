@@ -24,6 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from thespian.actors import WatchMessage
+
 from client_replies.actors.component import ComponentActor
 
 from .cluster import measure_ours
@@ -79,12 +81,7 @@ def _what(message: object) -> str:
 def install(directory: str) -> None:
     """Write down what this process and those that it forks from now on do."""
     recorder = Recorder(directory)
-    receive, tick, done, write = (
-        ComponentActor.receiveMessage,
-        ReplicaActor.tick,
-        LogWriter._done,
-        SqliteLogStore.write,
-    )
+    receive, write = ComponentActor.receiveMessage, SqliteLogStore.write
 
     def received(self: ComponentActor, message: object, sender: Any) -> Any:
         begun = time.monotonic()
@@ -92,7 +89,8 @@ def install(directory: str) -> None:
         try:
             return receive(self, message, sender)
         finally:
-            recorder.record(type(self).__name__, " and ".join(recorder.notes) or _what(message), begun)
+            came = [] if recorder.notes and isinstance(message, WatchMessage) else [_what(message)]
+            recorder.record(type(self).__name__, ", ".join(dict.fromkeys([*came, *recorder.notes])), begun)
 
     def noted(what: str, function: Callable[..., None]) -> Callable[..., None]:
         def called(*arguments: Any) -> None:
@@ -107,8 +105,9 @@ def install(directory: str) -> None:
         recorder.record("ReplicaActor's log", "write and sync", begun)
 
     ComponentActor.receiveMessage = received  # type: ignore[method-assign]
-    ReplicaActor.tick = noted("tick", tick)  # type: ignore[method-assign]
-    LogWriter._done = noted("its log is written", done)  # type: ignore[method-assign]
+    ReplicaActor.tick = noted("tick", ReplicaActor.tick)  # type: ignore[method-assign]
+    ReplicaActor._answer = noted("commit and answer", ReplicaActor._answer)  # type: ignore[method-assign]
+    LogWriter._done = noted("its log is written", LogWriter._done)  # type: ignore[method-assign]
     SqliteLogStore.write = written  # type: ignore[method-assign]
 
 
