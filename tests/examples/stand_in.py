@@ -168,6 +168,7 @@ class StandInActor(ComponentActor):
         self._stand_in = StandIn(StandInBehaves())
         self._port = GatewayPort(0, CLUSTER, self.send)
         self._lose = 0
+        self._begun = False
 
     def handlers(self) -> dict[type, Handler]:
         """See `ComponentActor`."""
@@ -175,7 +176,8 @@ class StandInActor(ComponentActor):
 
     def behave(self, message: StandInBehaves, sender: ActorAddress) -> None:
         """Behave like this from now on."""
-        if self._tick_period == 0.0:
+        if not self._begun:
+            self._begun = True
             self._stand_in = StandIn(message)
             self._port = GatewayPort(message.replica, CLUSTER, self.send)
             self.start_ticks(0.1)
