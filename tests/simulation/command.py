@@ -222,8 +222,14 @@ def workers(command: Command) -> Iterator[Pool]:
     """One process per core. They are forked, so that planted bugs need not be pickled, and ended with the block."""
     global _command
     _command = command
-    with get_context("fork").Pool(len(os.sched_getaffinity(0)), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with get_context("fork").Pool(len(os.sched_getaffinity(0)), _begin) as pool:
         yield pool
+
+
+def _begin() -> None:
+    """In a worker: Ctrl-C is the parent's to handle, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(task: tuple[int, int | None]) -> RunResult:
@@ -239,7 +245,8 @@ def _print_marks(counts: dict[str, int]) -> None:
 
 
 def run(command: Command) -> None:
-    """Run it, and end the process."""
+    """Run it, and end the process, its workers included, also where it is terminated."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     try:
         status = command.main()
     except KeyboardInterrupt:
