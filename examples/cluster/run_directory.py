@@ -18,11 +18,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PREFIX = "client-replies-run-"
 LOCK_FILE = "lock"
 GATE_TIMEOUT = 10.0  # seconds that another run may look around before ours begins
-ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DirectoryUnusable(ValueError):
@@ -32,24 +33,39 @@ class DirectoryUnusable(ValueError):
 @contextlib.contextmanager
 def run_directory(parent: Path, *, keep: bool) -> Iterator[Path]:
     """A new directory below `parent` for the length of a run. Raises `DirectoryUnusable`."""
-    with _one_at_a_time(parent):
+    with contextlib.ExitStack() as stack:
         # From the moment the directory exists until it is sure to be removed, a signal has to wait.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-        try:
+        with _one_at_a_time(parent), _signals_wait():
             remove_stale(parent)
             directory, lock = _make(parent, keep)
-        except BaseException:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            raise
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if not keep:
+                stack.callback(_remove, directory, lock)
         yield directory
+
+
+def _remove(directory: Path, lock: int) -> None:
+    with _signals_wait():
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Deliver ending signals at the end of the block, to who handles them outside of it. In the main thread only.
+
+    A mask would not do: it is of one thread, and the kernel gives the signal to another, which tells the first.
+    """
+    came: list[int] = []
+    outside: dict[int, Any] = {}
+    try:
+        for number in ENDING_SIGNALS:
+            outside[number] = signal.signal(number, lambda number, _frame: came.append(number))
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-        if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(lock)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for ending, handler in outside.items():
+            signal.signal(ending, handler)
+        for each in came:
+            signal.raise_signal(each)
 
 
 @contextlib.contextmanager

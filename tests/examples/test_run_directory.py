@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,22 @@ def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
             pass
 
 
+@pytest.fixture
+def another_thread() -> Iterator[None]:
+    """A thread that waits until the test is over."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("another_thread")
 def test_a_signal_that_comes_while_the_directory_is_made_or_removed_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise Ctrl-C at that moment would leave the directory behind."""
+    """Otherwise Ctrl-C at that moment would leave the directory behind. Another thread may be the one that gets it."""
     make = tempfile.mkdtemp
     remove = shutil.rmtree
 
