@@ -1,6 +1,7 @@
 """Actors that the tests of the base talk to."""
 
 import os
+import resource
 import threading
 import time
 from datetime import timedelta
@@ -49,6 +50,28 @@ class Echo(Actor):
                 time.sleep(seconds)
             case str() | int() | Payload() | tuple() | list():
                 self.send(sender, msg)
+
+
+class Deep(Actor):
+    """Tells how many page faults a thousand calls cost where they cost most, at the depths below this one."""
+
+    def receiveMessage(self, msg: Any, sender: ActorAddress) -> None:
+        """Measure."""
+        if isinstance(msg, int):
+            self.send(sender, max(_page_faults_at(depth) for depth in range(msg)))
+
+
+def _page_faults_at(depth: int) -> int:
+    if depth:
+        return _page_faults_at(depth - 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(1000):
+        _called()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def _called(*, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0, f: int = 0, g: int = 0, h: int = 0) -> None:
+    """Do nothing, in a frame that is larger than that of who goes down: no end of a chunk is stepped over."""
 
 
 @requireCapability("elsewhere")

@@ -17,7 +17,7 @@ from thespian.actors import ActorAddress, ActorExitRequest, ActorSystem, Invalid
 from client_replies.actors.base import FRAME_SIZE_MAX, UNIX_BASE
 from client_replies.actors.system import OwnedSystem, processes_of, running_system
 
-from .actors import Authority, Echo, Flooder, Initialised, Letters, Parent, Payload, Sleeper, Watcher
+from .actors import Authority, Deep, Echo, Flooder, Initialised, Letters, Parent, Payload, Sleeper, Watcher
 from tests.processes import is_living, listening, wait_until
 
 TIMEOUT_S = 20
@@ -53,6 +53,11 @@ def until_told(system: OwnedSystem, parent: ActorAddress, condition: Callable[[l
 
     wait_until(holds, TIMEOUT_S, "what the parent waits for")
     return told
+
+
+def test_no_call_of_a_handler_maps_memory_anew(system: OwnedSystem) -> None:
+    """CPython maps a chunk for frames where the last one ends; an actor's process begins deep, and might end there."""
+    assert asked(system, system.createActor(Deep), 200) < 100
 
 
 def test_an_actor_answers_whoever_asks(system: OwnedSystem) -> None:
