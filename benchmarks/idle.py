@@ -32,6 +32,7 @@ LONGER = 4
 
 
 def _serve(directory: Path, base: str, said: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell script ignores
     live: Any = importlib.import_module("examples.cluster.live")
     live.running_system = functools.partial(running_system, base)
     with contextlib.suppress(KeyboardInterrupt):
