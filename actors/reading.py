@@ -44,6 +44,7 @@ class ClientRead:
     sender: ActorAddress
     lent: Lease | None = None
     sent: float = 0.0
+    failed: bool = False  # the disk did not hold it; while the slot is unverified, the verification is waited for
 
 
 @dataclass(slots=True, eq=False)
@@ -264,9 +265,10 @@ class Reading:
             read = self._waiting.popleft()
             lease = NO_LEASE
             inline = opened.is_inline(read.message.expected)
-            if opened.slots.pending(read.message.slot, read.message.expected) is not None or not (
-                inline or opened.read_stock
-            ):
+            may_start = inline or bool(opened.read_stock)
+            if read.failed and read.message.slot in opened.slots.unverified:
+                may_start = False
+            if not may_start or opened.slots.pending(read.message.slot, read.message.expected) is not None:
                 self._waiting.append(read)
                 continue
             if not inline:
@@ -324,6 +326,7 @@ class Reading:
         if answered or read.overtaken or isinstance(result, SlotFault):
             if lease != NO_LEASE:
                 self._opened.read_stock.append(lease)
+            client.failed = isinstance(result, SlotFault)
             if not answered and not self._answer_now(client):
                 # Overtaken by a write of the same reply that is durable by now: the disk is asked again.
                 self._waiting.append(client)

@@ -20,7 +20,7 @@ what moves between them (write and install: of another reply than the expected o
     durable    | queued   refused   -         -         faulty      durable    empty    unverified
     queued     | queued   refused   writing   -         queued      queued     empty    unverified
     writing    | queued   refused   -         durable   writing     writing    empty    faulty
-    unverified | queued   refused   -         -         faulty      durable    empty    unverified
+    unverified | queued   refused   -         -         unverified  durable    empty    unverified
     faulty     | queued   queued    -         faulty    faulty      faulty     empty    unverified
 """
 
@@ -314,10 +314,11 @@ class Slots:
     def read_done(self, read: Read, *, failed: bool) -> bool:
         """The read ended. True if this made the slot faulty.
 
-        A failure counts only if nothing has changed the slot since the read started (invariant 3).
+        A failure counts only if nothing has changed the slot since the read started (invariant 3), and not while the
+        slot is unverified: a read does not tell damage from a later reply, a verification does.
         """
         self._end(read)
-        if not failed or not self._counts(read):
+        if not failed or read.slot in self.unverified or not self._counts(read):
             return False
         invariant(self.expected[read.slot] == read.header, f"slot {read.slot} changed under a read unnoticed")
         self.mark_faulty(read.slot)
@@ -335,11 +336,11 @@ class Slots:
         `later` is the header of the whole reply that the slot holds instead, if the owner has not told of its op yet.
         """
         if not failed or later is None:
-            became_faulty = self.read_done(read, failed=failed)
-            if not failed and self._counts(read):
-                self.stored[read.slot] = read.header
+            if self._counts(read):
                 self.unverified.pop(read.slot, None)
-            return became_faulty
+                if not failed:
+                    self.stored[read.slot] = read.header
+            return self.read_done(read, failed=failed)
         self._end(read)
         if self._counts(read):
             self._clear(read.slot)

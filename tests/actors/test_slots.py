@@ -164,7 +164,7 @@ TABLE: dict[Event, tuple[SlotState | None, ...]] = {
     repair_other: (None, None, None, None, None, None),
     start: (EMPTY, DURABLE, WRITING, WRITING, UNVERIFIED, FAULTY),
     done: (None, None, None, DURABLE, None, None),
-    read_fails: (None, FAULTY, QUEUED, WRITING, FAULTY, FAULTY),
+    read_fails: (None, FAULTY, QUEUED, WRITING, UNVERIFIED, FAULTY),
     read_ends: (None, DURABLE, QUEUED, WRITING, UNVERIFIED, FAULTY),
     read_starts: (None, DURABLE, None, None, UNVERIFIED, None),
     read_other: (None, None, None, None, None, None),
@@ -428,7 +428,7 @@ class Walk:
         held = model.disk.get(slot, b"")
         failed = held != read.header
         if chance.random() < 0.5:
-            counts = model.state(slot) in (DURABLE, UNVERIFIED) and slot not in model.ahead
+            counts = model.state(slot) is DURABLE
             self.slots.read_done(read, failed=failed)
             if failed and counts:
                 model.known[slot] = False
