@@ -252,8 +252,8 @@ def test_a_client_that_was_evicted_and_retries_its_registration_is_not_stranded(
     assert scenario.marks("request_SessionTooLow") > 0
 
 
-def test_a_state_sync_with_an_obsolete_write_in_flight_trusts_nothing() -> None:
-    """The write ends after the installation, in a slot that expects another reply by then."""
+def state_syncs_overtake_writes_in_flight() -> None:
+    """Writes end after the installation, in slots that expect other replies by then."""
     scenario = Scenario(checkpoint_interval=5, requests=300, think=0.08, log_size=1000)
     scenario.run_requests(10)
     scenario.world.disks[2].slow = 0.4
@@ -266,6 +266,14 @@ def test_a_state_sync_with_an_obsolete_write_in_flight_trusts_nothing() -> None:
     scenario.settle()
     scenario.finish()
     assert scenario.marks("sync_while_writing") > 0
+
+
+def test_a_state_sync_with_an_obsolete_write_in_flight_trusts_nothing() -> None:
+    """Nor serves the reply that is being written; the bug that does is found."""
+    state_syncs_overtake_writes_in_flight()
+    bug = next(bug for bug in PLANTED if bug.what == "an obsolete write is served")
+    with bug.applied(), pytest.raises(Broken, match="what is read is the reply that was made"):
+        state_syncs_overtake_writes_in_flight()
 
 
 def test_a_repair_that_arrives_after_a_commit_is_dropped() -> None:
