@@ -80,7 +80,8 @@ def run_rows(chosen: argparse.Namespace) -> dict[str, Any]:
             f"not accepted: something else uses {busy:.0%} of the machine, expected at most {QUIET_MAX:.0%}: end it"
         )
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    result |= {"machine": describe(DIRECTORY), "scale": scale.name, "rounds": scale.rounds}
+    # Of a run that some rows are measured again for, the rounds are those of the rest.
+    result |= {"machine": describe(DIRECTORY), "scale": scale.name, "rounds": result.get("rounds", scale.rounds)}
     for row in rows:
         for group in importlib.import_module(f"benchmarks.{row}").groups(scale):
             if group.name.startswith(tuple(chosen.groups.split(","))):
