@@ -117,18 +117,7 @@ class PoolMemory:
 
     def contents(self, payloads: Iterable[Payload]) -> list[Buffer]:
         """For each payload its bytes: its own, or the whole buffer of its lease. Raises `LeaseStale`."""
-        generations, slices, count = self._generations, self._slices, self.buffers
-        found: list[Buffer] = []
-        for payload in payloads:
-            if isinstance(payload, bytes):
-                found.append(payload)
-                continue
-            index = payload & LEASE_BUFFER_MASK
-            if index >= count or generations[index] != payload >> LEASE_BUFFER_BITS:
-                raise LeaseStale(payload)
-            view = slices[index]
-            found.append(view if view is not None else self._slice(index))
-        return found
+        return [payload if isinstance(payload, bytes) else self.buffer(payload) for payload in payloads]
 
     def valid(self, lease: Lease) -> bool:
         """Whether the lease's generation is the table's."""

@@ -6,7 +6,7 @@ import pytest
 
 from client_replies.actors.system import OwnedSystem
 from client_replies.actors.writing import SMALL_BATCH
-from client_replies.messages.config import OpenMode
+from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.leases import Lease
 from client_replies.messages.replies import (
@@ -206,15 +206,18 @@ def test_durable_is_said_only_after_the_storage_said_so(asys: OwnedSystem, tmp_p
     driver.close()
 
 
+def config_for_large(path: Path) -> RepliesConfig:
+    """Replies of 512 KiB travel in messages, and no tick answers anything."""
+    largest = 512 * KIB
+    return config_for(path, message_size_max=largest, inline_size_max=largest, repair_bytes_max=largest, tick=60.0)
+
+
 @pytest.mark.parametrize(("durable", "size"), [(True, 300), (True, 300_000), (False, 300)])
 def test_a_small_batch_is_accepted_and_durable_in_one_message(
     asys: OwnedSystem, tmp_path: Path, durable: bool, size: int
 ) -> None:
     """If its durability is to be told; a large one is accepted first, so that the next is on its way meanwhile."""
-    largest = 512 * KIB
-    config = config_for(
-        tmp_path / "file", message_size_max=largest, inline_size_max=largest, repair_bytes_max=largest, tick=60.0
-    )
+    config = config_for_large(tmp_path / "file")
     book, driver = Book(), Driver(asys, scripted=True)
     driver.open(config)
     driver.hold("write")
@@ -232,10 +235,7 @@ def test_a_small_batch_is_accepted_and_durable_in_one_message(
 
 def test_two_large_batches_are_in_flight_and_cost_two_messages_each(asys: OwnedSystem, tmp_path: Path) -> None:
     """The first is accepted at once; the second is with the storage meanwhile, and its answer tells of the first."""
-    largest = 512 * KIB
-    config = config_for(
-        tmp_path / "file", message_size_max=largest, inline_size_max=largest, repair_bytes_max=largest, tick=60.0
-    )
+    config = config_for_large(tmp_path / "file")
     book, driver = Book(), Driver(asys, scripted=True)
     driver.open(config)
     driver.hold("write")

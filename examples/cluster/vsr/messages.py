@@ -104,33 +104,17 @@ class LogEntry(Message):
         """The entry that was packed as `data`. Raises `EntryInvalid`."""
         if checksum128(data) != checksum or len(data) < _ENTRY.size:
             raise EntryInvalid(f"{len(data)} bytes that do not have the checksum {checksum.hex()}")
-        fields = _ENTRY.unpack_from(data)
+        entry = _restored(data, checksum)
         try:
-            request = Request(
-                cluster=int.from_bytes(fields[6], "little"),
-                client=int.from_bytes(fields[7], "little"),
-                session=fields[8],
-                number=fields[9],
-                operation=fields[10],
-                body=data[_ENTRY.size :],
-                checksum=fields[11],
-            )
-            return cls(
-                op=fields[2],
-                view=fields[3],
-                replica=fields[4],
-                timestamp=fields[5],
-                parent=fields[0],
-                request=request,
-                checksum=checksum,
-                packed=data,
-            )
+            entry.request.validate()
+            entry.validate()
         except MessageInvalid as error:
             raise EntryInvalid(str(error)) from error
+        return entry
 
 
 def _restored(packed: bytes, checksum: bytes) -> LogEntry:
-    """The entry that was pickled. Like every message it is validated by who receives it."""
+    """The entry that was packed, not validated: who receives a message does that."""
     parent, _, op, view, replica, timestamp, cluster, client, session, number, operation, asked = _ENTRY.unpack_from(
         packed
     )
