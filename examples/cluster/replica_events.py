@@ -1,9 +1,10 @@
 """What a replica writes down about itself, and the planned faults of a run: a slot that is damaged, its own end.
 
 Guarantees: a reply whose slot is to be damaged is withheld, and everything else to that session, until the slot was
-durable and then damaged. A replica kills itself only as primary, with replies that are committed and not sent, each
-noted before; and only while no damage is under way: a kill that is due comes before the next damage. All that it
-counted is written before a planned kill.
+durable and then damaged. It is one that no earlier primary can have sent: its client would not ask for it again. A
+replica kills itself only as primary, with replies that are committed and not sent, each noted before; and only while no
+damage is under way: a kill that is due comes before the next damage. All that it counted is written before a planned
+kill.
 
 Owns: the events' file; which sessions wait for a damage.
 """
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client_replies.actors.replies_port import RepliesPort
-from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
+from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, packed_op, packed_size
 from client_replies.storage.layout import Layout
 
 from .control import StartReplica
@@ -136,6 +137,8 @@ class Events:
         if sent or effect.repeated or damages is None or packed_size(reply) == HEADER_SIZE or not self._port.is_open:
             return
         header = reply[:HEADER_SIZE]
+        if ReplyHeader.unpack(header).view != effect.view:
+            return  # An earlier primary prepared it, and may have sent it: its client would have no reason to ask.
         slot = self._slots.get(header)
         op = packed_op(reply)
         if slot is not None and damages.is_due(op) and not self._is_kill_due(op) and (number := damages.claim()):

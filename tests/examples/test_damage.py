@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from thespian.actors import ActorAddress
 
 from client_replies.actors.replies_port import RepliesPort
 from client_replies.actors.system import OwnedSystem
+from client_replies.messages.config import OpenMode
+from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply import Reply, verify_reply
 from client_replies.messages.reply_header import HeaderInvalid
 from client_replies.storage.shared_memory import PoolMemory
@@ -130,6 +133,57 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
     assert not list(tmp_path.glob("damage-*")), "the kill of op 10 is due"
     assert kills.claim() == 1
     assert is_lost(13)
+
+
+def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: Path) -> None:
+    """After a failover the new primary answers it again: if its client has it, nobody would ask for the damaged one."""
+    plan = MomentsPlan(directory=str(tmp_path), ops=20, damages=1, kills=0)
+    config = replies_config(tmp_path / "data", 1, 0)
+    start = StartReplica(name="r", replicas=3, config=config, directory=str(tmp_path), fresh=True, moments=plan)
+    memory = PoolMemory.create(1, SLOT_SIZE, b"t" * 16)
+    memory.set_generation(0, 1)
+    port = RepliesPort(
+        owner=1,
+        send=lambda message: None,
+        send_pool=lambda pool, message: None,
+        now=time.monotonic,
+        open_memory=PoolMemory.open,
+    )
+    try:
+        port.open(config, OpenMode.OPEN_OR_FORMAT)
+        port.receive(
+            RepliesOpened(
+                owner=1,
+                formatted=True,
+                sequence=0,
+                op=0,
+                sessions=b"",
+                faulty=(),
+                credit=100,
+                pool=ActorAddress(None),
+                memory=memory.name,
+            )
+        )
+        events = Events(start, None, port, lambda saboteur, order: None, dict)
+        for op, prepared_in in ((10, 0), (11, 1)):
+            reply = Reply.build(
+                cluster=1,
+                client=op,
+                session=1,
+                request=1,
+                op=op,
+                operation=2,
+                timestamp=op,
+                view=prepared_in,
+                body=b"body",
+            ).pack()
+            events.kept(op, reply)
+            effect = AnswerClient(client=op, reply=reply, repeated=False, view=1)
+            events.on_answer(effect)
+            events.answered(effect, sent=False)
+            assert len(list(tmp_path.glob("damage-*"))) == prepared_in
+    finally:
+        memory.close()
 
 
 def test_a_lost_disk_is_lost_or_an_error(tmp_path: Path) -> None:
