@@ -24,9 +24,11 @@ Threads may write (different slots) and read at the same time, one of them a che
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from operator import itemgetter
-from typing import overload
+from typing import NamedTuple, overload
 
 from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
 from client_replies.messages.faults import CheckpointDamaged, Fault, FaultKind, SlotFault, invariant
@@ -57,6 +59,15 @@ GAP_MAX = 32 * 1024
 _ZEROS = bytes(SECTOR_SIZE)
 _DAMAGE = frozenset({FaultKind.TRAILER_CORRUPT, FaultKind.IO_ERROR})  # of a trailer, for which there may be another
 _PAIRS = (range(0, SUPERBLOCK_COPIES // 2), range(SUPERBLOCK_COPIES // 2, SUPERBLOCK_COPIES))
+
+
+class _Expected(NamedTuple):
+    """Where the sectors of a reply begin and end, its slot, and its packed header."""
+
+    begin: int
+    end: int
+    number: int
+    header: bytes
 
 
 class DataFile:
@@ -231,43 +242,64 @@ class DataFile:
     def verify_slots(self, expected: Iterable[tuple[int, bytes]]) -> dict[int, SlotFault | None]:
         """What is wrong with each of these slots, as `verify_slot` says it.
 
-        Neighbours are read together. One that does not look whole then is read by itself: what kept the others from
-        being read, or was misread with them, is no fault of it.
+        Neighbours are read together, and the next of them while these are looked at. One that does not look whole then
+        is read by itself: what kept the others from being read, or was misread with them, is no fault of it.
         """
         self._check_usable()
         faults: dict[int, SlotFault | None] = {}
         doubted = []
-        for run in self._runs(expected):
-            begin, end = run[0][0], run[-1][1]
-            sectors = self._scratch_memory(end - begin)
-            is_read = self._read_directly(begin, sectors)
-            for offset, slot_end, slot, header in run:
+        for run, sectors in self._read_ahead(self._runs(expected)):
+            first = run[0].begin
+            for begin, end, slot, header in run:
                 faults[slot] = None
-                if not is_read or slot_fault(sectors[offset - begin : slot_end - begin], header) is not None:
+                if sectors is None or slot_fault(sectors[begin - first : end - first], header) is not None:
                     doubted.append((slot, header))
         for slot, header in doubted:
             faults[slot] = self.verify_slot(slot, header)
         return faults
 
-    def _runs(self, expected: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, int, int, bytes]]]:
-        """Slots that are read together: where each reply's sectors begin and end, the slot, and the header."""
-        run: list[tuple[int, int, int, bytes]] = []
+    def _runs(self, expected: Iterable[tuple[int, bytes]]) -> Iterator[list[_Expected]]:
+        """Slots that are read together."""
+        run: list[_Expected] = []
         for slot, header in expected:
-            offset = self.layout.slot_offset(slot)
-            end = offset + sectors_size(self._expected_size(header))
-            if run and not (0 <= offset - run[-1][1] <= GAP_MAX and end - run[0][0] <= RUN_SIZE):
+            begin = self.layout.slot_offset(slot)
+            end = begin + sectors_size(self._expected_size(header))
+            if run and not (0 <= begin - run[-1].end <= GAP_MAX and end - run[0].begin <= RUN_SIZE):
                 yield run
                 run = []
-            run.append((offset, end, slot, header))
+            run.append(_Expected(begin, end, slot, header))
         if run:
             yield run
 
-    def _read_directly(self, offset: int, into: memoryview) -> bool:
+    def _read_ahead(self, runs: Iterator[list[_Expected]]) -> Iterator[tuple[list[_Expected], memoryview | None]]:
+        """Each run with its sectors, or None where they cannot be read; valid until the next is asked for.
+
+        After a large one another thread reads ahead: the disk and the checksums take about the same time.
+        """
+        for run in runs:
+            yield run, self._read_run(run, self._scratch_memory(_size_of(run)))
+            if _size_of(run) > RUN_SIZE // 2:
+                break
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            size = max(RUN_SIZE, sectors_size(self.layout.message_size_max))
+            memories = [aligned_memory(size), aligned_memory(size)]
+            ahead: deque[tuple[list[_Expected], Future[memoryview | None]]] = deque()
+            for run in runs:
+                memories.reverse()
+                ahead.append((run, reader.submit(self._read_run, run, memories[0])))
+                if len(ahead) == len(memories):
+                    ready, reading = ahead.popleft()
+                    yield ready, reading.result()
+            for ready, reading in ahead:
+                yield ready, reading.result()
+
+    def _read_run(self, run: list[_Expected], memory: memoryview) -> memoryview | None:
+        sectors = memory[: _size_of(run)]
         try:
-            self._device.read(offset, into, direct=True)
+            self._device.read(run[0].begin, sectors, direct=True)
         except StorageError:
-            return False
-        return True
+            return None
+        return sectors
 
     def reply_in(self, slot: int) -> bytes | None:
         """The packed header of the whole reply that the slot holds on the disk itself, whatever it is, or None."""
@@ -359,6 +391,10 @@ class DataFile:
     def _check_usable(self) -> None:
         if self._refusal is not None:
             raise StorageError(self._refusal)
+
+
+def _size_of(run: list[_Expected]) -> int:
+    return run[-1].end - run[0].begin
 
 
 def slot_fault(sectors: memoryview, header: bytes) -> SlotFault | None:
