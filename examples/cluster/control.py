@@ -15,9 +15,6 @@ from thespian.actors import ActorAddress
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
 
-from .damage import MomentsPlan
-from .journal import Plant
-
 
 class Sender(enum.Enum):
     """Who talks to a member of the cluster, beside its own component."""
@@ -47,7 +44,7 @@ class StartReplica(Message):
 
     `fresh`: this replica was never up; else a directory without a log is a disk that was lost. `rebuild`: the others
     can do without what is on its disk (`may_lose_disk`), so that damage may be set aside and the replica begin anew.
-    `evidence` is where journal and events go, or nothing. `epoch` is the wall clock when the monotonic one was zero.
+    `epoch` is the wall clock when the monotonic one was zero.
     """
 
     name: str
@@ -56,7 +53,6 @@ class StartReplica(Message):
     directory: str
     fresh: bool
     rebuild: bool = False
-    evidence: str = ""
     checkpoint_interval: int = 500
     view_change: float = 1.0
     seed: int = 0
@@ -64,8 +60,6 @@ class StartReplica(Message):
     drop_replies: float = 0.0
     duplicate_requests: float = 0.0
     weather: bool = False
-    moments: MomentsPlan | None = None
-    plant: Plant | None = None
     faults: ReplicaFaults = ReplicaFaults()
 
 

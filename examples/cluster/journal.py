@@ -52,18 +52,16 @@ class JournaledMachine(LedgerMachine):
 
 
 class Journal:
-    """The journal of one replica, and the machine that it is about. Without a path nothing is written."""
+    """The journal of one replica, and the machine that it is about."""
 
-    def __init__(self, path: Path | None, plant: Plant | None = None) -> None:
+    def __init__(self, path: Path, plant: Plant | None = None) -> None:
         self.machine = JournaledMachine(plant)
-        self._writer = EvidenceWriter(path) if path is not None else None
+        self._writer = EvidenceWriter(path)
         self._op: int | None = None
 
     def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
         """An entry was applied; see `vsr.core.Observer`."""
         executed, self.machine.executed = self.machine.executed, []
-        if self._writer is None:
-            return
         if entry.op - 1 != self._op:
             self._writer.write(restored_line(entry.op - 1))
         self._op = entry.op
@@ -76,19 +74,17 @@ class Journal:
 
     def installed(self, op: int) -> None:
         """The state was replaced by that of another replica."""
-        if self._writer is not None and op != self._op:
+        if op != self._op:
             self._op = op
             self._writer.write(restored_line(op))
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""
-        if self._writer is not None:
-            self._writer.flush()
+        self._writer.flush()
 
     def close(self) -> None:
         """Write the rest and close."""
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
 
 def _execution(entry: LogEntry, result: Result, checksum: bytes) -> Execution:

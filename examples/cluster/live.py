@@ -35,6 +35,7 @@ from .durable_files import replace_file
 from .fault_keeper import FaultKeeper
 from .gateway import GatewayStatus, GetGatewayStatus
 from .gateway_keeper import GATEWAY, GatewayKeeper
+from .ledger_replica import LedgerReplica
 from .members import Members, MembersFailed, is_living, is_stopped, kill, on_machine
 from .replica import DATA_FILE, replica_name
 from .status import has_quorum
@@ -49,7 +50,7 @@ class Live:
     """See the module."""
 
     def __init__(self, opened_directory: OpenDirectory, shape: Shape, system: OwnedSystem, port: int) -> None:
-        self.members = Members(system)
+        self.members = Members(system, LedgerReplica)
         self.members.on_formed = self._formed
         self.gateway = GatewayKeeper(self.members, shape.cluster, (HOST, port))
         self._opened = opened_directory

@@ -83,7 +83,7 @@ class _Replica:
 class Members:
     """See the module."""
 
-    def __init__(self, system: OwnedSystem) -> None:
+    def __init__(self, system: OwnedSystem, replica: type[ReplicaActor]) -> None:
         self.addresses: dict[str, ActorAddress] = {}
         self.replicas: dict[str, _Replica] = {}
         self.restarts = 0
@@ -92,6 +92,7 @@ class Members:
         self.on_turn: Callable[[Message | None], None] = lambda heard: None
         self.say: Callable[[str], None] = lambda text: None
         self._system = system
+        self._replica = replica
         self._request = 0
         self._told: Join | None = None
         self._others: dict[str, int] = {}  # who else is to be told of a replica's new address, and was told last
@@ -116,7 +117,7 @@ class Members:
 
     def create_replica(self, start: StartReplica) -> None:
         """Create a replica, and keep it up from now on."""
-        process = self.create(start.name, ReplicaActor)
+        process = self.create(start.name, self._replica)
         self.replicas[start.name] = _Replica(start, process, created_at=time.monotonic())
 
     def tell_of_replicas(self, name: str) -> None:
@@ -300,7 +301,7 @@ class Members:
     def _restart(self, name: str, replica: _Replica, now: float) -> None:
         replica.restart_at = 0.0
         self.restarts += 1
-        replica.process = self.create(name, ReplicaActor)
+        replica.process = self.create(name, self._replica)
         replica.created_at, replica.asked_at = now, 0.0
 
     def _ask_again(self, name: str, replica: _Replica, now: float) -> None:

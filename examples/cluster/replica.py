@@ -1,17 +1,17 @@
 """One replica as an actor: it puts the protocol, the log, the service and the component together, and decides nothing.
 
-    clients -> gateway or network -> vsr (order) -> ledger (execute) -> RepliesPort (keep the reply) -> answer
+    clients -> gateway or network -> vsr (order) -> state machine (execute) -> RepliesPort (keep the reply) -> answer
 
 Guarantees: what the protocol wants done is done in its order, and what it waits for is told when it is durable and not
 before. An entry is executed only while the port takes writes, so a slow disk slows the replica down instead of filling
-its memory. A repeated request is answered from the component, never from memory of its own. What was executed is in the
-journal before any of it leaves.
+its memory. A repeated request is answered from the component, never from memory of its own. Its observer hears of what
+was executed before any of it leaves.
 
 Limits: it does not go on without its log or its component. It says why, does nothing more, and ends its process by
 SIGKILL like any other crash; its supervisor starts it again, from what is durable. Only proven rot, or what is not of
 one life, is given up: set aside, while a majority votes without this replica, so that it comes back from the others.
 
-Owns: the protocol's state machine, the log store, the port; its ClientRepliesActor; its journal and events.
+Owns: the protocol's state, the service's state machine, the log store, the port; its ClientRepliesActor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import Any, NoReturn
 
 from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
@@ -51,17 +50,14 @@ from .control import (
     Sender,
     StartReplica,
 )
-from .damage import SABOTEUR, SlotDamaged
-from .evidence import Final
 from .forwarding import ForwardRequests, GatewayPort, request_of
 from .frames import PRIMARY_UNKNOWN
-from .journal import Journal
 from .log_store import LogStore, LogStoreError, StoreDamaged, StoreIdentity, StoreMissing
 from .log_writer import LogWriter
 from .machine import Machine
 from .network import Envelope, Network, cluster_faults
+from .observer import Observer
 from .protocol import Answer, Redirected, Refusal, Refused, Request
-from .replica_events import Events
 from .replica_replies import Replies
 from .vsr.config import VsrConfig
 from .vsr.core import Status
@@ -74,7 +70,7 @@ from .vsr.effects import (
     SendMessage,
     WriteLog,
 )
-from .vsr.execution import Applied, Skipped
+from .vsr.execution import Applied, Skipped, StateMachine
 from .vsr.messages import LogEntry, VsrMessage
 from .vsr.replica import Replica, RestartImpossible
 
@@ -83,9 +79,6 @@ IDLE_TICKS = 5  # at which nothing waited, until they become rarer
 HEARTBEATS = 5  # in the time after which a silent primary is given up
 END_DELAY = 1.0  # seconds that a replica which stopped leaves its supervisor to hear why and to end it
 DATA_FILE = "replies.data"
-JOURNAL_FILE = "journal.jsonl"
-EVENTS_FILE = "events.jsonl"
-FINAL_FILE = "final.json"
 NO_MAJORITY = "left as it is while no majority of the replicas votes without this one"
 
 
@@ -99,7 +92,7 @@ def replica_name(replica: int) -> str:
 
 
 class ReplicaActor(ComponentActor):
-    """See the module."""
+    """See the module. A service says in a subclass what it executes."""
 
     # Anyone may be a gateway, as anyone may be a client; what a gateway said, it alone is answered (`GatewayPort`).
     senders = {
@@ -109,7 +102,6 @@ class ReplicaActor(ComponentActor):
         Finish: Sender.SCRIPT,
         Hurt: Sender.SCRIPT,
         Envelope: Sender.MEMBER,
-        SlotDamaged: Sender.MEMBER,
         ForwardRequests: Party.ANYONE,
         GetProgress: Party.ANYONE,
     }
@@ -143,6 +135,14 @@ class ReplicaActor(ComponentActor):
         """What this replica runs on."""
         return Machine()
 
+    def make_state_machine(self, message: StartReplica) -> StateMachine:
+        """What this replica executes, in the state before the first operation."""
+        raise NotImplementedError
+
+    def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
+        """Who hears what this replica does."""
+        return Observer()
+
     def handlers(self) -> dict[type, Handler]:
         """See `ComponentActor`."""
         return {
@@ -153,7 +153,6 @@ class ReplicaActor(ComponentActor):
             GetProgress: self.progress,
             Finish: self.finish,
             Hurt: self.hurt,
-            SlotDamaged: self.slot_damaged,
             GetReplies: self.asked_for_replies,
             **dict.fromkeys(PORT_MESSAGES, self.port_message),
         }
@@ -168,7 +167,11 @@ class ReplicaActor(ComponentActor):
             return self._script is None or sender == self._script
         if self._vsr is None:
             return True  # Before it takes part, a replica hears nothing of the others.
-        known = self._members.get(message.sender if isinstance(message, Envelope) else SABOTEUR)
+        return isinstance(message, Envelope) and self.is_member(message.sender, sender)
+
+    def is_member(self, name: str, sender: ActorAddress) -> bool:
+        """Whether the member of this name is at this address."""
+        known = self._members.get(name)
         return known is not None and sender == known
 
     # Starting.
@@ -191,11 +194,9 @@ class ReplicaActor(ComponentActor):
         with self._on_refusal("its directory"):
             self.machine.make_directory(message.directory)
         weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
-        self._network = Network(message.name, message.seed, weather, self._send_envelope)
+        self._network = Network(message.name, message.seed, weather, self.tell_member)
         self._obey(message.faults)
         self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
-        evidence = Path(message.evidence) if message.evidence else None
-        self._journal = Journal(evidence / JOURNAL_FILE if evidence else None, message.plant)
         self._port = RepliesPort(
             owner=self.environment.unique(),
             send=self._send_to_replies,
@@ -203,9 +204,9 @@ class ReplicaActor(ComponentActor):
             now=self.environment.monotonic,
             open_memory=self.environment.open_memory,
         )
-        self._replies = Replies(self._port, self._input)
-        events = evidence / EVENTS_FILE if evidence else None
-        self._events = Events(message, events, self._port, self._order_damage, self._counts)
+        self._state_machine = self.make_state_machine(message)
+        self._observer = self.make_observer(message, self._port)
+        self._replies = Replies(self._port, self._input, self._observer)
         self._port.open(message.config, OpenMode.OPEN_OR_FORMAT)
         self._idle_period = 1.05 * message.view_change / HEARTBEATS  # a heartbeat is due at each of these ticks
         self.start_ticks(TICK)
@@ -249,7 +250,7 @@ class ReplicaActor(ComponentActor):
         try:
             self._vsr = Replica(
                 self.vsr_config(message),
-                self._journal.machine,
+                self._state_machine,
                 stored,
                 replies_op=opened.op,
                 faulty=opened.faulty,
@@ -277,8 +278,8 @@ class ReplicaActor(ComponentActor):
         )
 
     def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
-        """An entry was applied: write it down."""
-        self._journal.observe(entry, applied)
+        """An entry was applied."""
+        self._observer.executed(entry, applied)
 
     def _open_store(self, message: StartReplica, opened: RepliesOpened) -> LogStore:
         identity = StoreIdentity(message.config.cluster, message.config.replica)
@@ -413,11 +414,6 @@ class ReplicaActor(ComponentActor):
                 self._input("log_written", number)
             self._advance()
 
-    def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
-        """The slot is damaged: let its client ask."""
-        if self._vsr is not None:
-            self._events.slot_damaged(message.number)
-
     def tick(self) -> None:
         """Let time pass."""
         if self._start is None:
@@ -425,7 +421,7 @@ class ReplicaActor(ComponentActor):
         with self._on_refusal("evidence"):
             self._port.tick()
             if self._vsr is not None:
-                self._events.tick(self.environment.monotonic())
+                self._observer.tick(self.environment.monotonic())
                 self._replies.tick(self.environment.monotonic())
                 self._input("tick")
             if self._drop_answers != self._drop_answers_told:
@@ -465,10 +461,10 @@ class ReplicaActor(ComponentActor):
             elif isinstance(effect, RedirectClient):
                 self._redirect(effect)
             else:
-                self._replies.carry_out(effect, self._journal, self._events)
+                self._replies.carry_out(effect)
 
     def _answer(self, effect: AnswerClient) -> None:
-        verdict = self._events.on_answer(effect)
+        verdict = self._observer.answer(effect)
         route = self._routes.get(effect.client)
         if route is None:
             return
@@ -484,7 +480,7 @@ class ReplicaActor(ComponentActor):
             return
         answer = Answer(client=effect.client, reply=verdict.reply, view=effect.view)
         sent = self._network.post(route, answer, self.environment.monotonic(), lose=lose)
-        self._events.answered(effect, sent)
+        self._observer.answered(effect, sent)
 
     def _refuse(self, effect: RefuseClient) -> None:
         route = self._routes.get(effect.client)
@@ -529,7 +525,7 @@ class ReplicaActor(ComponentActor):
                 elif isinstance(event, PortFailed):
                     self._die(str(event.fault))
                 else:
-                    self._replies.port_event(event, self._events, self._die)
+                    self._replies.port_event(event, self._die)
         vsr = self._vsr
         if vsr is None:
             return
@@ -545,9 +541,7 @@ class ReplicaActor(ComponentActor):
         if self._finish_stage not in ("closing", "closed"):
             self._meet_peers(vsr)
         self._advance_finish()
-        self._journal.flush()
-        self._events.view(vsr.core.view, vsr.core.is_primary, syncing=vsr.core.sync_op > 0)
-        self._events.flush(vsr.core.executed)
+        self._observer.flush(vsr.core)
         # Clients first: they wait for nothing else. The log's thread last: it takes the interpreter from this one.
         knows = vsr.core.status is Status.NORMAL
         self._gateways.flush(now, view=vsr.core.view, primary=vsr.core.primary if knows else PRIMARY_UNKNOWN)
@@ -559,14 +553,11 @@ class ReplicaActor(ComponentActor):
 
     # What goes out.
 
-    def _order_damage(self, saboteur: str, order: object) -> None:
-        if saboteur in self._members:
-            self.send(self._members[saboteur], order)
-
-    def _send_envelope(self, peer: str, envelope: Envelope) -> None:
-        address = self._members.get(peer)
+    def tell_member(self, name: str, message: object) -> None:
+        """Send to a member, if it is there."""
+        address = self._members.get(name)
         if address is not None:
-            self.send(address, envelope)
+            self.send(address, message)
 
     def _send_to_replies(self, message: object) -> None:
         if self._replies_actor is not None:
@@ -584,14 +575,15 @@ class ReplicaActor(ComponentActor):
             name=self._start.name,
             done=self._vsr.core.executed,
             total=self._vsr.core.commit,
-            counters=self._counts(),
+            counters=self.counts(),
             status={key: value for key, value in status.items() if key not in self._vsr.core.counters},
         )
         self.send(sender, answer)
 
-    def _counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
+        """What was counted in this life."""
         protocol = self._vsr.core.counters if self._vsr is not None else {}
-        return {**protocol, **self._network.counters, **self._events.counters, **(+self.counters)}
+        return {**protocol, **self._network.counters, **self._replies.counters, **(+self.counters)}
 
     def hurt(self, message: Hurt, sender: ActorAddress) -> None:
         """Behave badly, as told."""
@@ -653,17 +645,5 @@ class ReplicaActor(ComponentActor):
 
     def _closed(self) -> None:
         self._finish_stage = "closed"
-        vsr, start = self._vsr, self._start
-        if vsr is None or start is None:
-            return
-        self._journal.close()
-        self._events.close()
-        ledger = self._journal.machine.ledger
-        final = Final(
-            op=vsr.core.executed,
-            balances=ledger.balances(),
-            digest=ledger.digest().hex(),
-            slots=tuple(vsr.core.execution.sessions.expectations()),
-            counters=self._counts(),
-        )
-        self.machine.write_file(start.evidence or start.directory, FINAL_FILE, final.text())
+        if self._vsr is not None:
+            self._observer.close(self._vsr.core)

@@ -14,20 +14,23 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from client_replies.actors.replies_port import RepliesPort
+from client_replies.messages.config import RepliesConfig
 from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, packed_op, packed_size
 from client_replies.storage.layout import Layout
 
-from .control import StartReplica
-from .damage import SABOTEUR, DamageSlot, Moments
-from .evidence import EvidenceWriter, Seen, counted_line
-from .journal import Plant, wrong_reply
+from .damage import DamageSlot, Moments, MomentsPlan
+from .evidence import EvidenceWriter, Final, Seen, counted_line
+from .journal import Journal, Plant, wrong_reply
+from .observer import Observer, Verdict
+from .vsr.core import Core
 from .vsr.effects import AnswerClient
+from .vsr.execution import Applied, Skipped
+from .vsr.messages import LogEntry
 
 COUNTS_INTERVAL = 0.25  # seconds between two lines of what was counted
 DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again
@@ -40,41 +43,41 @@ class _Withheld:
     slot: int
     header: bytes
     wait: int
-    order: DamageSlot | None = None
+    order: DamageSlot
     ordered_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of an answer."""
-
-    reply: bytes
-    lose: bool
-
-
-class Events:
+class Events(Observer):
     """See the module."""
 
     def __init__(
         self,
-        start: StartReplica,
-        path: Path | None,
+        *,
+        config: RepliesConfig,
+        seed: int,
+        moments: MomentsPlan,
+        plant: Plant | None,
+        path: Path,
+        journal: Journal,
         port: RepliesPort,
-        order: Callable[[str, object], None],
+        order: Callable[[DamageSlot], None],
         counts: Callable[[], Mapping[str, int]],
+        save: Callable[[str], None],
     ) -> None:
-        self.counters: Counter[str] = Counter()
-        self._start = start
+        self._path = config.path
+        self._seed = seed
+        self._plant = plant
+        self._journal = journal
         self._port = port
         self._order = order
         self._counts = counts
+        self._save = save
         self._counted: dict[str, int] = {}  # what is written down
         self._counted_at = 0.0
-        self._writer = EvidenceWriter(path) if path is not None else None
-        plan = start.moments
-        self._damages = Moments(plan.directory, "damage", plan.damages, plan.ops) if plan is not None else None
-        self._kills = Moments(plan.directory, "kill", plan.kills, plan.ops) if plan is not None else None
-        self._layout = Layout.of(start.config)
+        self._writer = EvidenceWriter(path)
+        self._damages = Moments(moments.directory, "damage", moments.damages, moments.ops)
+        self._kills = Moments(moments.directory, "kill", moments.kills, moments.ops)
+        self._layout = Layout.of_shape(config.clients_max, config.message_size_max)
         self._withheld: dict[int, _Withheld] = {}
         self._damaged: set[bytes] = set()  # headers of damaged replies that nobody has asked for yet
         self._slots: dict[bytes, int] = {}  # by header, of the replies kept since the last flush
@@ -85,37 +88,44 @@ class Events:
         self._primary_of = self._answering = -1
 
     def _write(self, event: str, slot: int = -1, header: bytes = b"") -> None:
-        if self._writer is not None:
-            seen = Seen(event, time.time(), self._view, slot, header[:16].hex())
-            self._writer.write(seen.line())
+        self._writer.write(Seen(event, time.time(), self._view, slot, header[:16].hex()).line())
 
-    def slot(self, event: str, slot: int, header: bytes) -> None:
-        """Something happened to the reply in a slot."""
-        if event == "lost" and self._syncing:
-            # The others have gone on from the snapshot that this replica took over, and so will it.
-            event = "superseded"
-        self._write(event, slot, header)
-        if event == "damaged":
-            self._broken.add(header)
-        elif event in ("repaired", "lost"):
+    def executed(self, entry: LogEntry, applied: Applied | Skipped) -> None:
+        """See `Observer`."""
+        self._journal.observe(entry, applied)
+
+    def installed(self, op: int) -> None:
+        """See `Observer`."""
+        self._journal.installed(op)
+
+    def reply_repaired(self, slot: int, header: bytes) -> None:
+        """See `Observer`."""
+        self._write("repaired", slot, header)
+        self._broken.discard(header)
+
+    def reply_lost(self, slot: int, header: bytes) -> None:
+        """See `Observer`. During a state sync the others have gone on from its snapshot, and so will this replica."""
+        self._write("superseded" if self._syncing else "lost", slot, header)
+        if not self._syncing:
             self._broken.discard(header)
 
-    def view(self, view: int, is_primary: bool, syncing: bool) -> None:
+    def _look(self, core: Core) -> None:
         """Where the replica is now."""
+        syncing = core.sync_op > 0
         if self._syncing and not syncing:
             self._write("synced")
         self._syncing = syncing
-        self._view = view
-        if is_primary and self._primary_of != view:
-            self._primary_of = view
+        self._view = core.view
+        if core.is_primary and self._primary_of != core.view:
+            self._primary_of = core.view
             self._write("primary")
 
     # Answers.
 
-    def on_answer(self, effect: AnswerClient) -> Verdict:
-        """Judge an answer that is about to leave."""
+    def answer(self, effect: AnswerClient) -> Verdict:
+        """See `Observer`."""
         reply = effect.reply
-        if effect.repeated and self._start.plant is Plant.WRONG_REPLY:
+        if effect.repeated and self._plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
         lose = effect.client in self._withheld
         # Read before the slot was damaged: were it to arrive, the damage would be needless.
@@ -125,16 +135,16 @@ class Events:
             if self._answering != effect.view:
                 self._answering = effect.view
                 self._write("answering")
-            if self._damages is not None and packed_size(reply) > HEADER_SIZE:
+            if packed_size(reply) > HEADER_SIZE:
                 op = packed_op(reply)
                 lose |= self._damages.is_overdue(op) and not self._is_kill_due(op)
         return Verdict(reply, lose)
 
     def answered(self, effect: AnswerClient, sent: bool) -> None:
-        """The answer left, or was lost; a lost one may be chosen for damage."""
+        """See `Observer`. A lost one may be chosen for damage."""
         reply = effect.reply
         damages = self._damages
-        if sent or effect.repeated or damages is None or packed_size(reply) == HEADER_SIZE or not self._port.is_open:
+        if sent or effect.repeated or packed_size(reply) == HEADER_SIZE or not self._port.is_open:
             return
         header = reply[:HEADER_SIZE]
         if ReplyHeader.unpack(header).view != effect.view:
@@ -144,48 +154,47 @@ class Events:
         if slot is not None and damages.is_due(op) and not self._is_kill_due(op) and (number := damages.claim()):
             order = DamageSlot(
                 number=number,
-                path=self._start.config.path,
+                path=self._path,
                 offset=self._layout.slot_offset(slot),
                 size=packed_size(header),
-                seed=self._start.seed,
+                seed=self._seed,
             )
             wait = self._port.await_durable((slot,))
             self._withheld[effect.client] = _Withheld(slot, header, wait, order)
 
-    def kept(self, slot: int, reply: bytes) -> None:
-        """The reply belongs in this slot."""
-        if self._damages is not None:
-            self._slots[reply[:HEADER_SIZE]] = slot
+    def reply_kept(self, slot: int, reply: bytes) -> None:
+        """See `Observer`."""
+        self._slots[reply[:HEADER_SIZE]] = slot
 
     # Damage.
 
     def slots_durable(self, wait: int) -> None:
-        """A slot is durable: now it can be damaged."""
+        """See `Observer`. Now the slot can be damaged."""
         for withheld in self._withheld.values():
             if withheld.wait == wait and not withheld.ordered_at:
                 self._order_damage(withheld, time.monotonic())
 
     def _order_damage(self, withheld: _Withheld, now: float) -> None:
         withheld.ordered_at = now
-        if withheld.order is not None:
-            self._order(SABOTEUR, withheld.order)
+        self._order(withheld.order)
 
     def slot_damaged(self, number: int) -> None:
         """The saboteur has done it: let the client ask."""
         for client, withheld in list(self._withheld.items()):
-            if withheld.order is not None and withheld.order.number == number:
+            if withheld.order.number == number:
                 del self._withheld[client]
                 self._damaged.add(withheld.header)
-                self.slot("damaged", withheld.slot, withheld.header)
+                self._broken.add(withheld.header)
+                self._write("damaged", withheld.slot, withheld.header)
 
     def reply_needed(self, slot: int, header: bytes) -> None:
-        """A client asks for a stored reply."""
+        """See `Observer`."""
         if header in self._damaged:
             self._damaged.remove(header)
-            self.slot("needed", slot, header)
+            self._write("needed", slot, header)
 
     def tick(self, now: float) -> None:
-        """Write down what was counted, and ask the saboteur again."""
+        """See `Observer`. Write down what was counted, and ask the saboteur again."""
         if now - self._counted_at >= COUNTS_INTERVAL:
             self._counted_at = now
             self._write_counts()
@@ -195,27 +204,26 @@ class Events:
 
     # The end of a handler.
 
-    def flush(self, executed: int) -> None:
-        """Before anything leaves: write what was seen; and end, if this is the moment for it."""
+    def flush(self, core: Core) -> None:
+        """See `Observer`. Write what was seen; and end, if this is the moment for it."""
+        self._journal.flush()
+        self._look(core)
         fresh, self._fresh = self._fresh, []
-        if self._damages is not None:
-            self._slots.clear()
+        self._slots.clear()
         quiet = not (self._withheld or self._damaged or self._broken)
-        if fresh and quiet and self._kills is not None and self._is_kill_due(executed) and self._kills.claim():
+        if fresh and quiet and self._is_kill_due(core.executed) and self._kills.claim():
             self._write("killed")
             for header in fresh:
                 self._write("unsent", header=header)
             self._write_counts()
-            self._flush()
+            self._writer.flush()
             os.kill(os.getpid(), signal.SIGKILL)
-        self._flush()
+        self._writer.flush()
 
     def _is_kill_due(self, op: int) -> bool:
-        return self._kills is not None and self._kills.is_due(op)
+        return self._kills.is_due(op)
 
     def _write_counts(self) -> None:
-        if self._writer is None:
-            return
         counts = dict(self._counts())
         grown = {name: count - self._counted.get(name, 0) for name, count in counts.items()}
         grown = {name: increment for name, increment in grown.items() if increment}
@@ -223,13 +231,17 @@ class Events:
             self._writer.write(counted_line(grown))
             self._counted = counts
 
-    def _flush(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Write the rest and close."""
+    def close(self, core: Core) -> None:
+        """See `Observer`. Write the rest, and the state that all came to."""
+        self._journal.close()
         self._write_counts()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._writer.close()
+        ledger = self._journal.machine.ledger
+        final = Final(
+            op=core.executed,
+            balances=ledger.balances(),
+            digest=ledger.digest().hex(),
+            slots=tuple(core.execution.sessions.expectations()),
+            counters=self._counts(),
+        )
+        self._save(final.text())

@@ -9,7 +9,7 @@ Owns: which number of the port's stands for what.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,8 +24,7 @@ from client_replies.messages.replies import (
     StorageFailed,
 )
 
-from .journal import Journal
-from .replica_events import Events
+from .observer import Observer
 from .vsr.effects import (
     AwaitReply,
     CheckpointReplies,
@@ -51,24 +50,26 @@ class _Awaited:
 class Replies:
     """See the module."""
 
-    def __init__(self, port: RepliesPort, tell: Callable[..., None]) -> None:
+    def __init__(self, port: RepliesPort, tell: Callable[..., None], observer: Observer) -> None:
         self.closed: Callable[[], None] | None = None
+        self.counters: Counter[str] = Counter()
         self._port = port
         self._tell = tell
+        self._observer = observer
         self._now = 0.0
         self._installs: deque[int] = deque()
         self._waits: dict[int, int] = {}  # the protocol's: slots by number
         self._all: tuple[int, Callable[[], None]] | None = None
         self._awaited: dict[bytes, _Awaited] = {}  # by header
 
-    def carry_out(self, effect: Effect, journal: Journal, events: Events) -> None:
+    def carry_out(self, effect: Effect) -> None:
         """Ask the component for what the protocol wants."""
         port = self._port
         if not port.is_open:
             return  # The replica ends. What is not kept now comes back with its log.
         if isinstance(effect, KeepReply):
             port.write(effect.slot, effect.reply)
-            events.kept(effect.slot, effect.reply)
+            self._observer.reply_kept(effect.slot, effect.reply)
         elif isinstance(effect, ForgetReply):
             port.remove(effect.slot, effect.op)
         elif isinstance(effect, RepliesCommitted):
@@ -77,36 +78,36 @@ class Replies:
             port.committed(effect.op)
             port.checkpoint(effect.op, effect.sessions)
         elif isinstance(effect, InstallReplies):
-            journal.installed(effect.op)
+            self._observer.installed(effect.op)
             self._installs.append(effect.op)
             port.install(effect.op, effect.sessions)
         elif isinstance(effect, AwaitReply):
             self._waits[port.await_durable((effect.slot,))] = effect.slot
         elif isinstance(effect, ReadReply):
-            events.reply_needed(effect.slot, effect.header)
+            self._observer.reply_needed(effect.slot, effect.header)
             port.read(effect.slot, effect.header)
 
-    def port_event(self, event: object, events: Events, die: Callable[[str], None]) -> None:
+    def port_event(self, event: object, die: Callable[[str], None]) -> None:
         """Tell the protocol what the component says."""
         if isinstance(event, ReplyHad):
-            events.counters["replies_read"] += 1
+            self.counters["replies_read"] += 1
             self._tell("reply_read", event.header, event.reply)
         elif isinstance(event, ReplyNotHad):
             self._not_had(event)
         elif isinstance(event, SlotsAreDurable):
-            self._durable(event, events)
+            self._durable(event)
         elif isinstance(event, CheckpointDone):
-            events.counters["checkpoints"] += 1
+            self.counters["checkpoints"] += 1
             self._tell("checkpoint_done", event.op)
         elif isinstance(event, SessionsInstalled):
             self._tell("replies_installed", self._installs.popleft(), event.faulty)
         elif isinstance(event, RepliesRepaired):
             for slot, header in event.repaired:
-                events.slot("repaired", slot, header)
+                self._observer.reply_repaired(slot, header)
                 if self._awaited.pop(header, None) is not None and self._port.is_open:
                     self._port.read(slot, header)
         elif isinstance(event, ReplyLost):
-            events.slot("lost", event.slot, event.header)
+            self._observer.reply_lost(event.slot, event.header)
             self._tell("reply_lost", event.slot)
             if self._awaited.pop(event.header, None) is not None:
                 self._tell("reply_not_read", event.header, True)
@@ -123,14 +124,14 @@ class Replies:
             # Unexpected: the client has moved on. Busy or closed: it asks again.
             self._tell("reply_not_read", event.header, event.reason is NotRead.LOST)
 
-    def _durable(self, event: SlotsAreDurable, events: Events) -> None:
+    def _durable(self, event: SlotsAreDurable) -> None:
         slot = self._waits.pop(event.wait, None)
         if slot is not None:
             self._tell("reply_durable", slot)
         elif self._all is not None and self._all[0] == event.wait:
             self._all[1]()
         else:
-            events.slots_durable(event.wait)
+            self._observer.slots_durable(event.wait)
 
     def await_all(self, slots: tuple[int, ...], done: Callable[[], None]) -> None:
         """Say when all these slots are durable."""

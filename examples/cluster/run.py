@@ -34,7 +34,6 @@ from .control import (
     GetProgress,
     Progress,
     StartClient,
-    StartReplica,
     client_id,
 )
 from .damage import SABOTEUR, MomentsPlan
@@ -43,8 +42,9 @@ from .evidence import Totals, read_answers, read_events, read_final, read_journa
 from .exit_status import ExitStatus
 from .journal import Plant
 from .ledger import Transfer
+from .ledger_replica import EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, LedgerReplica, StartRecordedReplica
 from .members import Members, MembersFailed, on_machine
-from .replica import DATA_FILE, EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, replica_name
+from .replica import DATA_FILE, replica_name
 from .report import Figures, broken_count, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
 from .saboteur import SaboteurActor
@@ -139,7 +139,7 @@ class Run:
         shutil.copyfile(self._options.transfers_file, self._transfers)
         configure_logging(str(self._directory / "log.jsonl"))
         with running_system() as system:
-            members = Members(system)
+            members = Members(system, LedgerReplica)
             self._progress.say(f"starting {len(self._replicas)} replicas in {self._directory}")
             self._start(members)
             self._progress.say(
@@ -189,12 +189,12 @@ class Run:
             START_TIMEOUT,
         )
 
-    def _start_replica(self, replica: int, epoch: float) -> StartReplica:
+    def _start_replica(self, replica: int, epoch: float) -> StartRecordedReplica:
         options = self._options
         # The second execution happens where the clients do not see it; the wrong reply where they do.
         planted = options.plant is not Plant.EXECUTE_TWICE or replica == options.replicas - 1
         ops = len(options.transfers) + options.clients
-        return StartReplica(
+        return StartRecordedReplica(
             name=replica_name(replica),
             replicas=options.replicas,
             config=replies_config(self._directory / replica_name(replica) / DATA_FILE, self._cluster, replica),

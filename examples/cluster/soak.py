@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .control import StartReplica, client_id
+from .control import client_id
 from .descriptors import prepare_descriptors
 from .door_clients import DoorClients
 from .evidence import read_answers
@@ -30,6 +30,7 @@ from .gateway_keeper import GatewayKeeper
 from .generate_transfers import rows
 from .harm import Harm
 from .journal import Plant
+from .ledger_replica import StartRecordedReplica
 from .members import Members, MembersFailed, on_machine
 from .report import figure_lines, percentile, verdict_lines
 from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outcome, Run, after
@@ -96,7 +97,7 @@ class Soak(Run):
         )
         self._door.start(lambda number: self._record(f"door-{number}"))
 
-    def _start_replica(self, replica: int, epoch: float) -> StartReplica:
+    def _start_replica(self, replica: int, epoch: float) -> StartRecordedReplica:
         start = super()._start_replica(replica, epoch)
         config = replace(
             start.config, scrub_bytes_per_second=SCRUB_BYTES_PER_SECOND, scrub_pass_interval=SCRUB_PASS_INTERVAL

@@ -10,6 +10,7 @@ import pytest
 
 from examples.cluster import members as members_module
 from examples.cluster.control import may_lose_disk
+from examples.cluster.ledger_replica import LedgerReplica
 from examples.cluster.members import (
     RESTART_PAUSE,
     RESTARTS_MAX,
@@ -35,7 +36,7 @@ def test_a_disk_may_be_lost_only_while_a_majority_votes_without_it(replicas: int
 @pytest.fixture
 def members() -> Members:
     """Of no actor system."""
-    return Members(system=None)  # type: ignore[arg-type]
+    return Members(system=None, replica=LedgerReplica)  # type: ignore[arg-type]
 
 
 def replica(**known: Any) -> _Replica:

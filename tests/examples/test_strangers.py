@@ -31,8 +31,8 @@ from examples.cluster.control import (
 )
 from examples.cluster.forwarding import ForwardedReplies, ForwardRequests, GatewayPort
 from examples.cluster.gateway import SetReplica
+from examples.cluster.ledger_replica import LedgerReplica
 from examples.cluster.network import Envelope
-from examples.cluster.replica import ReplicaActor
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted
 from tests.actors.driver import Driver, config_for
 from tests.examples.stand_in import CLUSTER, Front
@@ -125,7 +125,7 @@ def test_a_gateway_without_a_free_descriptor_goes_on_and_serves_again(tcp_system
 
 def test_who_may_tell_a_replica_what_is_its_script_alone(tcp_system: OwnedSystem, tmp_path: Path) -> None:
     """A stranger's `Join`, `Hurt` and `Finish` are not followed, and its envelope in a member's name is not opened."""
-    driver = Driver(tcp_system, ReplicaActor)
+    driver = Driver(tcp_system, LedgerReplica)
     config = config_for(tmp_path / "replies", clients_max=64)
     start = StartReplica(name="replica-0", replicas=1, config=config, directory=str(tmp_path), fresh=True)
     found: list[ReplicaStarted] = []

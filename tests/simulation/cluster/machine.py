@@ -23,9 +23,9 @@ from ..disk import PowerLost, SimDisk
 from ..environment import SimEnvironment
 from ..system import Killed, SimSystem
 from examples.cluster.control import StartReplica
+from examples.cluster.ledger_replica import LedgerReplica
 from examples.cluster.log_store import LogStore, MemoryLogStore, StoreFailed, StoreIdentity, StoreMissing
 from examples.cluster.machine import Machine
-from examples.cluster.replica import ReplicaActor
 from examples.cluster.vsr.config import VsrConfig
 from examples.cluster.vsr.core import Core
 from examples.cluster.vsr.durable import DurableState, LogWrite
@@ -152,7 +152,7 @@ class ReplicaEnvironment(SimEnvironment):
         self.machine = SimMachine(world, index)
 
 
-class ClusterReplicaActor(ReplicaActor):
+class ClusterReplicaActor(LedgerReplica):
     """The shipped replica on a simulated machine, with small limits; and what the checkers want to know of it."""
 
     def __init__(self, capabilities: Any = None, requirements: Any = None) -> None:

@@ -11,6 +11,7 @@ from client_replies.messages.storage_io import OpenStorage
 
 from examples.cluster.control import Join, Joined
 from examples.cluster.ledger_machine import LedgerMachine
+from examples.cluster.ledger_replica import LedgerReplica
 from examples.cluster.log_store import MemoryLogStore, StoreIdentity
 from examples.cluster.members import Members, _Replica
 from examples.cluster.vsr import sync, view_change
@@ -96,7 +97,7 @@ def test_a_join_that_was_overtaken_changes_nothing() -> None:
 
 def test_an_answer_to_an_earlier_join_does_not_stand_for_the_latest() -> None:
     """Seed 57: the latest may be lost, and would never be said again."""
-    members = Members(system=None)  # type: ignore[arg-type]
+    members = Members(system=None, replica=LedgerReplica)  # type: ignore[arg-type]
     members.replicas["replica-0"] = _Replica(start=None, pid=1)  # type: ignore[arg-type]
     members._told = Join(number=2, members=(), replies=())
     members._joined(Joined(name="replica-0", number=1))
