@@ -30,10 +30,10 @@ from client_replies.actors.component import ComponentActor
 
 from .cluster import measure_ours
 from examples.cluster.client import ClientActor
+from examples.cluster.ledger_replica import LedgerReplica
 from examples.cluster.log_store import SqliteLogStore
 from examples.cluster.log_writer import LogWriter
 from examples.cluster.network import Envelope
-from examples.cluster.ledger_replica import LedgerReplica
 
 RECORDS_AT_ONCE = 64
 SHARE_SHOWN = 0.1  # of the requests: the fastest

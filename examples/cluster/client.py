@@ -19,19 +19,41 @@ from typing import Any, ClassVar
 from thespian.actors import ActorAddress
 
 from client_replies.actors.component import ComponentActor, Handler
+from client_replies.messages.message import Message
 from client_replies.messages.protocol import Party
 
-from .control import GetProgress, Join, Joined, MemberFailed, Progress, Sender, StartClient, client_id
+from .control import GetProgress, Join, Joined, MemberFailed, Progress, Sender
 from .evidence import AnswerSeen, EvidenceWriter
-from .ledger import Outcome, Result, Transfer
+from .ledger import OPERATION_TRANSFER, Outcome, Result, Transfer
 from .network import Envelope, Network, cluster_faults
-from .protocol import OPERATION_TRANSFER, Answer, Redirected, Refused, Request
+from .protocol import Answer, Redirected, Refused, Request
 from .replica import replica_name
 from .session_client import AnswerKind, SessionClient, SessionEnded
 from .transfers import read_transfers
 
 TICK = 0.01  # seconds
 SILENCE_MAX = 0.6  # seconds without an answer until another replica is asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartClient(Message):
+    """Send transfers of the file: session `i` of `sessions_all` sends rows `i`, `i + sessions_all`, and so on.
+
+    With a `rate`, row `n` is sent `n / rate` seconds after the start at the earliest.
+    """
+
+    name: str
+    replicas: int
+    cluster: int
+    transfers: str
+    record: str
+    sessions: tuple[int, ...]
+    sessions_all: int
+    seed: int
+    rate: float
+    drop_replies: float
+    duplicate_requests: float
+    members: tuple[tuple[str, ActorAddress], ...]
 
 
 @dataclass(slots=True)
@@ -269,3 +291,8 @@ class ClientActor(ComponentActor):
         """See `ComponentActor`."""
         if self._start is not None:
             self._record.close()
+
+
+def client_id(session: int) -> int:
+    """The client that uses session `session` of the run (from 0): any u128 above 0 would do."""
+    return (session + 1) << 64 | 0xC11E

@@ -30,8 +30,18 @@ from client_replies.messages.message import U64_MAX
 from .cluster_client import Answer, ClusterClient, ClusterError, ReplyLost, RetryPolicy, Session
 from .cluster_directory import read_running, whole_number
 from .exit_status import ExitStatus
-from .ledger import AMOUNT_MAX, NameInvalid, Outcome, Result, ResultMalformed, Transfer, account_name, quoted
-from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
+from .ledger import (
+    AMOUNT_MAX,
+    OPERATION_BALANCE,
+    OPERATION_TRANSFER,
+    NameInvalid,
+    Outcome,
+    Result,
+    ResultMalformed,
+    Transfer,
+    account_name,
+    quoted,
+)
 from .terminal import FAIR, GOOD, Line, OutputLost, check_output, plain, show, show_error
 from .transfers import TransferFileError, read_transfers
 

@@ -111,27 +111,6 @@ class Joined(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StartClient(Message):
-    """Send transfers of the file: session `i` of `sessions_all` sends rows `i`, `i + sessions_all`, and so on.
-
-    With a `rate`, row `n` is sent `n / rate` seconds after the start at the earliest.
-    """
-
-    name: str
-    replicas: int
-    cluster: int
-    transfers: str
-    record: str
-    sessions: tuple[int, ...]
-    sessions_all: int
-    seed: int
-    rate: float
-    drop_replies: float
-    duplicate_requests: float
-    members: tuple[tuple[str, ActorAddress], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GetProgress(Message):
     """How far is it?"""
 
@@ -192,8 +171,3 @@ class HurtDone(Message):
 def may_lose_disk(replica: str, voters: Iterable[str], replicas: int) -> bool:
     """True if those that vote are a majority without this replica: only then may what is on its disk be given up."""
     return len(set(voters) - {replica}) > replicas // 2
-
-
-def client_id(session: int) -> int:
-    """The client that uses session `session` of the run (from 0): any u128 above 0 would do."""
-    return (session + 1) << 64 | 0xC11E

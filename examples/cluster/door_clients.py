@@ -27,8 +27,7 @@ from .cluster_client import (
     Session,
 )
 from .evidence import AnswerSeen, EvidenceWriter
-from .ledger import Outcome, Result, Transfer
-from .protocol import OPERATION_TRANSFER
+from .ledger import OPERATION_TRANSFER, Outcome, Result, Transfer
 
 TIMEOUT = 3.0  # seconds; shorter than some of what the cluster goes through, so that clients have to resume
 REPEAT_PROBABILITY = 0.3

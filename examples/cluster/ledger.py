@@ -23,6 +23,9 @@ from dataclasses import dataclass, field
 
 from client_replies.messages.reply_header import checksum128
 
+# The operations of requests.
+OPERATION_TRANSFER = 2
+OPERATION_BALANCE = 4
 EQUITY = "equity"
 NAME_SIZE_MAX = 24  # bytes of UTF-8
 AMOUNT_MAX = 10**12

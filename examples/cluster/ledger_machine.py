@@ -9,8 +9,16 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from .ledger import EQUITY, LINE_SIZE, STATEMENT_LINES_MAX, Ledger, Result, _Account
-from .protocol import OPERATION_BALANCE, OPERATION_TRANSFER
+from .ledger import (
+    EQUITY,
+    LINE_SIZE,
+    OPERATION_BALANCE,
+    OPERATION_TRANSFER,
+    STATEMENT_LINES_MAX,
+    Ledger,
+    Result,
+    _Account,
+)
 
 
 class LedgerMachine:

@@ -23,8 +23,6 @@ from client_replies.messages.message import (
 )
 from client_replies.messages.reply_header import CHECKSUM_SIZE, HEADER_SIZE, OPERATION_REGISTER, checksum128
 
-OPERATION_TRANSFER = 2
-OPERATION_BALANCE = 4
 BODY_SIZE_MAX = 4096
 
 _CHECKED = struct.Struct("<16s16sQIB")

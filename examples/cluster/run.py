@@ -26,15 +26,13 @@ from client_replies.actors.system import configure_logging, running_system
 from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import Layout, sectors_size
 
-from .client import ClientActor
+from .client import ClientActor, StartClient, client_id
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control import (
     Finish,
     FinishState,
     GetProgress,
     Progress,
-    StartClient,
-    client_id,
 )
 from .damage import SABOTEUR, MomentsPlan
 from .descriptors import prepare_descriptors

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .control import client_id
+from .client import client_id
 from .descriptors import prepare_descriptors
 from .door_clients import DoorClients
 from .evidence import read_answers

@@ -22,8 +22,7 @@ import pytest
 from examples.cluster.cluster_client import ClusterClient, RetryPolicy, Session
 from examples.cluster.cluster_directory import RUNNING_FILE, SOCKET, ClusterUnusable, ask, read_running
 from examples.cluster.durable_files import NEW
-from examples.cluster.ledger import Result, Transfer
-from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER
+from examples.cluster.ledger import OPERATION_BALANCE, OPERATION_TRANSFER, Result, Transfer
 from tests.processes import living_descendants
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,9 +22,8 @@ from examples.cluster.cluster_client import Answer, ClusterClient, ReplyLost, Re
 from examples.cluster.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
 from examples.cluster.config import CLIENTS_MAX, MESSAGE_SIZE_MAX
 from examples.cluster.exit_status import ExitStatus
-from examples.cluster.ledger import Outcome, Result, Transfer
+from examples.cluster.ledger import OPERATION_BALANCE, OPERATION_TRANSFER, Outcome, Result, Transfer
 from examples.cluster.members import parent_of
-from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER
 from tests.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

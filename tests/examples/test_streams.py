@@ -19,8 +19,7 @@ import pytest
 from examples.cluster.cluster_client import ClusterClient
 from examples.cluster.cluster_directory import ClusterUnusable, ask, read_running
 from examples.cluster.exit_status import ExitStatus
-from examples.cluster.ledger import Outcome, Result
-from examples.cluster.protocol import OPERATION_BALANCE
+from examples.cluster.ledger import OPERATION_BALANCE, Outcome, Result
 from tests.processes import living_descendants, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ import pytest
 from client_replies.messages.reply_header import ReplyHeader
 from client_replies.storage.layout import sectors_size
 
-from examples.cluster.control import client_id
+from examples.cluster.client import client_id
 from examples.cluster.evidence import (
     AnswerSeen,
     EvidenceWriter,
@@ -33,8 +33,8 @@ from examples.cluster.evidence import (
 )
 from examples.cluster.evidence import Execution as Line
 from examples.cluster.journal import Journal as ReplicaJournal
-from examples.cluster.ledger import Transfer
-from examples.cluster.protocol import OPERATION_TRANSFER, Request
+from examples.cluster.ledger import OPERATION_TRANSFER, Transfer
+from examples.cluster.protocol import Request
 from examples.cluster.report import figures, percentile, report_json, report_lines
 from examples.cluster.run import Options, Outcome, default_damages, default_kills, not_done
 from examples.cluster.soak import whole_again

@@ -16,6 +16,7 @@ import pytest
 
 from client_replies.messages.reply_header import checksum128
 
+from examples.cluster.ledger import OPERATION_TRANSFER
 from examples.cluster.log_store import (
     LogStore,
     MemoryLogStore,
@@ -29,7 +30,7 @@ from examples.cluster.log_store import (
     StoreOfOther,
     StoreVersionUnknown,
 )
-from examples.cluster.protocol import OPERATION_TRANSFER, Request
+from examples.cluster.protocol import Request
 from examples.cluster.vsr.durable import CorruptEntry, DurableState, LogWrite, Snapshot, SnapshotInvalid
 from examples.cluster.vsr.messages import LogEntry
 

@@ -6,7 +6,8 @@ import pytest
 
 from client_replies.messages.reply_header import OPERATION_REGISTER
 
-from examples.cluster.protocol import OPERATION_TRANSFER, Request
+from examples.cluster.ledger import OPERATION_TRANSFER
+from examples.cluster.protocol import Request
 from examples.cluster.vsr import view_change
 from examples.cluster.vsr.core import Status
 from examples.cluster.vsr.effects import (

@@ -23,8 +23,9 @@ from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, OPERATION_REGISTER, checksum128, packed_op
 from client_replies.storage.client_sessions import ClientSessions
 
+from examples.cluster.ledger import OPERATION_TRANSFER
 from examples.cluster.log_store import MemoryLogStore, StoreIdentity
-from examples.cluster.protocol import OPERATION_TRANSFER, Request
+from examples.cluster.protocol import Request
 from examples.cluster.vsr.config import VsrConfig
 from examples.cluster.vsr.durable import LogWrite
 from examples.cluster.vsr.effects import (

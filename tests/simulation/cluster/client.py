@@ -15,16 +15,9 @@ from ..chance import MICROSECONDS, Chance
 from ..history import CLUSTER
 from examples.cluster.control import Join, Joined
 from examples.cluster.frames import OPERATION_CLOSE
-from examples.cluster.ledger import EQUITY, Transfer
+from examples.cluster.ledger import EQUITY, OPERATION_BALANCE, OPERATION_TRANSFER, Transfer
 from examples.cluster.network import Envelope, Network, cluster_faults
-from examples.cluster.protocol import (
-    OPERATION_BALANCE,
-    OPERATION_TRANSFER,
-    Answer,
-    Redirected,
-    Refused,
-    Request,
-)
+from examples.cluster.protocol import Answer, Redirected, Refused, Request
 from examples.cluster.replica import replica_name
 from examples.cluster.session_client import AnswerKind, SessionClient, SessionEnded
 

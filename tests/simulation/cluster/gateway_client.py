@@ -45,8 +45,8 @@ from examples.cluster.frames import (
     Signal,
     request_frame,
 )
-from examples.cluster.ledger import EQUITY, Transfer
-from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER, Refusal, Refused
+from examples.cluster.ledger import EQUITY, OPERATION_BALANCE, OPERATION_TRANSFER, Transfer
+from examples.cluster.protocol import Refusal, Refused
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
