@@ -27,13 +27,13 @@ from typing import Any
 from thespian.actors import WatchMessage
 
 from client_replies.actors.component import ComponentActor
+from client_replies.cluster.log.log_store import SqliteLogStore
+from client_replies.cluster.log.log_writer import LogWriter
+from client_replies.cluster.replica.network import Envelope
 
 from .cluster import measure_ours
-from examples.cluster.client import ClientActor
-from examples.cluster.ledger_replica import LedgerReplica
-from examples.cluster.log_store import SqliteLogStore
-from examples.cluster.log_writer import LogWriter
-from examples.cluster.network import Envelope
+from examples.ledger.client import ClientActor
+from examples.ledger.ledger_replica import LedgerReplica
 
 RECORDS_AT_ONCE = 64
 SHARE_SHOWN = 0.1  # of the requests: the fastest

@@ -33,7 +33,7 @@ LONG_FILES = (
     "tests/simulation/test_simulation.py",
     "tests/examples/test_soak.py",
     "tests/examples/test_live.py",
-    "tests/examples/test_vsr_simulation.py",
+    "tests/cluster/test_vsr_simulation.py",
     "tests/actors/test_strangers.py",
     "tests/actors/base/test_strangers.py",
     "tests/actors/test_system.py",

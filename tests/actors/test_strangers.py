@@ -29,6 +29,8 @@ from client_replies.actors.logs import LIMITED_LINES_BURST
 from client_replies.actors.message_pool import MessagePoolActor
 from client_replies.actors.storage import StorageActor
 from client_replies.actors.system import OwnedSystem, configure_logging, get_logger, running_system
+from client_replies.cluster.door.gateway import GatewayActor, GatewayFailed, GetGatewayStatus
+from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.leases import (
@@ -70,10 +72,8 @@ from client_replies.messages.replies import (
 )
 from client_replies.messages.storage_io import OpenStorage, StorageOpened
 
-from examples.cluster.client import ClientActor
-from examples.cluster.gateway import GatewayActor, GatewayFailed, GetGatewayStatus
-from examples.cluster.replica import ReplicaActor
-from examples.cluster.saboteur import SaboteurActor
+from examples.ledger.client import ClientActor
+from examples.ledger.saboteur import SaboteurActor
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted, WatchedReplies
 from tests.actors.driver import KIB, Book, Driver, config_for, damage, found, missing
 from tests.processes import few_descriptors, is_living, listening

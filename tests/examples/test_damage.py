@@ -12,15 +12,17 @@ from thespian.actors import ActorAddress
 
 from client_replies.actors.replies_port import RepliesPort
 from client_replies.actors.system import OwnedSystem
+from client_replies.cluster.control import Join, Joined
+from client_replies.cluster.host.members import kill
+from client_replies.cluster.vsr.effects import AnswerClient
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply import Reply, verify_reply
 from client_replies.messages.reply_header import HeaderInvalid
 from client_replies.storage.shared_memory import PoolMemory
 
-from examples.cluster.config import replies_config
-from examples.cluster.control import Join, Joined
-from examples.cluster.damage import (
+from examples.ledger.config import replies_config
+from examples.ledger.damage import (
     DamageSlot,
     Moments,
     MomentsPlan,
@@ -29,12 +31,10 @@ from examples.cluster.damage import (
     damage_slot,
     lose_directory,
 )
-from examples.cluster.harm import holds_reply
-from examples.cluster.journal import Journal
-from examples.cluster.members import kill
-from examples.cluster.replica_events import Events
-from examples.cluster.saboteur import SaboteurActor
-from examples.cluster.vsr.effects import AnswerClient
+from examples.ledger.harm import holds_reply
+from examples.ledger.journal import Journal
+from examples.ledger.replica_events import Events
+from examples.ledger.saboteur import SaboteurActor
 from tests.actors.doubles import Forward, Forwarded, Forwarder
 from tests.actors.driver import Driver
 
@@ -211,7 +211,7 @@ def test_a_lost_disk_is_lost_or_an_error(tmp_path: Path) -> None:
     assert not directory.exists()
     directory.write_bytes(b"a file, which is no directory")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("examples.cluster.damage.LOSE_TIMEOUT", 0.0)
+        patch.setattr("examples.ledger.damage.LOSE_TIMEOUT", 0.0)
         with pytest.raises(NotADirectoryError):
             lose_directory(directory)
 

@@ -14,16 +14,23 @@ from typing import Any
 
 import pytest
 
+from client_replies.cluster.client.cluster_client import (
+    Answer,
+    ClusterClient,
+    ReplyLost,
+    RequestTimeout,
+    RetryPolicy,
+    Session,
+)
+from client_replies.cluster.host.members import parent_of
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
 
-from examples.cluster.cluster_client import Answer, ClusterClient, ReplyLost, RequestTimeout, RetryPolicy, Session
-from examples.cluster.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
-from examples.cluster.config import CLIENTS_MAX, MESSAGE_SIZE_MAX
-from examples.cluster.exit_status import ExitStatus
-from examples.cluster.ledger import OPERATION_BALANCE, OPERATION_TRANSFER, Outcome, Result, Transfer
-from examples.cluster.members import parent_of
+from examples.ledger.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
+from examples.ledger.config import CLIENTS_MAX, MESSAGE_SIZE_MAX
+from examples.ledger.exit_status import ExitStatus
+from examples.ledger.ledger import OPERATION_BALANCE, OPERATION_TRANSFER, Outcome, Result, Transfer
 from tests.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +45,7 @@ class Terminal:
         self.out = place.parent / f"{place.name}.out"
         with self.out.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "examples.cluster", "start", str(place), *options],
+                [sys.executable, "-m", "examples.ledger", "start", str(place), *options],
                 cwd=ROOT,
                 stdout=out,
                 stderr=out,
@@ -57,7 +64,7 @@ class Terminal:
 
     def other(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         """The other terminal: run a command, `DIR` being the second word, and type something into it."""
-        command = [sys.executable, "-m", "examples.cluster", words[0], str(self.place), *words[1:]]
+        command = [sys.executable, "-m", "examples.ledger", words[0], str(self.place), *words[1:]]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90.0, input=typed)
 
     def status(self) -> dict[str, Any]:
@@ -174,7 +181,7 @@ def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "letter").write_text("dear")
-    command = [sys.executable, "-m", "examples.cluster", "start", str(strange)]
+    command = [sys.executable, "-m", "examples.ledger", "start", str(strange)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60.0)
     assert done.returncode == 2
     assert "found letter, and no cluster" in done.stderr

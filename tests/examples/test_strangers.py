@@ -14,9 +14,7 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.system import OwnedSystem
-
-from examples.cluster.cluster_directory import short_path
-from examples.cluster.control import (
+from client_replies.cluster.control import (
     Finish,
     FinishState,
     GetProgress,
@@ -29,15 +27,17 @@ from examples.cluster.control import (
     ReplicaStarted,
     StartReplica,
 )
-from examples.cluster.forwarding import ForwardedReplies, ForwardRequests, GatewayPort
-from examples.cluster.gateway import SetReplica
-from examples.cluster.ledger_replica import LedgerReplica
-from examples.cluster.network import Envelope
+from client_replies.cluster.door.forwarding import ForwardedReplies, ForwardRequests, GatewayPort
+from client_replies.cluster.door.gateway import SetReplica
+from client_replies.cluster.replica.network import Envelope
+
+from examples.ledger.cluster_directory import short_path
+from examples.ledger.ledger_replica import LedgerReplica
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted
 from tests.actors.driver import Driver, config_for
-from tests.examples.stand_in import CLUSTER, Front
-from tests.examples.test_forwarding import HERE, request
-from tests.examples.test_gateway import served
+from tests.cluster.stand_in import CLUSTER, Front
+from tests.cluster.test_forwarding import HERE, request
+from tests.cluster.test_gateway import served
 from tests.examples.test_live import Terminal
 from tests.processes import few_descriptors, is_living, wait_until
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from examples.cluster import terminal
-from examples.cluster.client_command import reply_line
-from examples.cluster.report import verdict_lines
-from examples.cluster.status import has_quorum, show_status, status_lines
-from examples.cluster.terminal import ProgressLine, plain, show
-from examples.cluster.verdict import Check, CheckResult
+from examples.ledger import terminal
+from examples.ledger.client_command import reply_line
+from examples.ledger.report import verdict_lines
+from examples.ledger.status import has_quorum, show_status, status_lines
+from examples.ledger.terminal import ProgressLine, plain, show
+from examples.ledger.verdict import Check, CheckResult
 
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -274,7 +274,7 @@ def test_a_run_on_a_real_terminal_shows_progress_and_a_green_verdict(
     transfers.write_text("from,to,amount\n" + "equity,ada,5\n" * 20)
     ours, theirs = pty.openpty()
     words = ["run", "--transfers", str(transfers), "--damage", "0", "--kill", "0", "--directory", str(tmp_path)]
-    run = subprocess.Popen([sys.executable, "-m", "examples.cluster", *words], cwd=ROOT, stdout=theirs)
+    run = subprocess.Popen([sys.executable, "-m", "examples.ledger", *words], cwd=ROOT, stdout=theirs)
     os.close(theirs)
     text = _everything(ours)
     assert run.wait(60.0) == 0, text

@@ -20,6 +20,29 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from client_replies.cluster.client.cluster_client import Answer as ClientAnswer
+from client_replies.cluster.door.forwarding import ForwardedReplies
+from client_replies.cluster.door.frames import (
+    OPERATION_CLOSE,
+    REPLY_SIZE_MAX,
+    TO_CLIENT,
+    Command,
+    Frame,
+    Reason,
+    unpack_frame,
+)
+from client_replies.cluster.protocol import Answer, Refusal, Refused
+from client_replies.cluster.replica.network import Envelope
+from client_replies.cluster.replica.replica import NO_MAJORITY
+from client_replies.cluster.vsr.durable import Snapshot
+from client_replies.cluster.vsr.execution import Applied, Execution, Skipped
+from client_replies.cluster.vsr.messages import (
+    DoViewChange,
+    LogEntry,
+    PrepareOk,
+    RecoveryResponse,
+    StartViewChange,
+)
 from client_replies.messages.replies import CheckpointDone, InstallSessions, RepliesOpened, SessionsInstalled
 from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
 from client_replies.messages.storage_io import WriteCheckpoint
@@ -30,16 +53,7 @@ from ..history import CLUSTER, ClientRequest, Entry, Result
 from ..system import Process
 from .gateway import ClusterGatewayActor
 from .machine import ClusterReplicaActor, SimLogStore
-from examples.cluster.cluster_client import Answer as ClientAnswer
-from examples.cluster.forwarding import ForwardedReplies
-from examples.cluster.frames import OPERATION_CLOSE, REPLY_SIZE_MAX, TO_CLIENT, Command, Frame, Reason, unpack_frame
-from examples.cluster.ledger_machine import LedgerMachine
-from examples.cluster.network import Envelope
-from examples.cluster.protocol import Answer, Refusal, Refused
-from examples.cluster.replica import NO_MAJORITY
-from examples.cluster.vsr.durable import Snapshot
-from examples.cluster.vsr.execution import Applied, Execution, Skipped
-from examples.cluster.vsr.messages import DoViewChange, LogEntry, PrepareOk, RecoveryResponse, StartViewChange
+from examples.ledger.ledger_machine import LedgerMachine
 
 if TYPE_CHECKING:
     from .world import ClusterWorld

@@ -16,21 +16,27 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from thespian.actors import Actor, ActorAddress
 
 from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.cluster.control import StartReplica
+from client_replies.cluster.log.log_store import (
+    LogStore,
+    MemoryLogStore,
+    StoreFailed,
+    StoreIdentity,
+    StoreMissing,
+)
+from client_replies.cluster.replica.machine import Machine
+from client_replies.cluster.vsr.config import VsrConfig
+from client_replies.cluster.vsr.core import Core
+from client_replies.cluster.vsr.durable import DurableState, LogWrite
+from client_replies.cluster.vsr.execution import Applied, Skipped
+from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.storage.client_sessions import ClientSessions
 
 from ..chance import Chance
 from ..disk import PowerLost, SimDisk
 from ..environment import SimEnvironment
 from ..system import Killed, SimSystem
-from examples.cluster.control import StartReplica
-from examples.cluster.ledger_replica import LedgerReplica
-from examples.cluster.log_store import LogStore, MemoryLogStore, StoreFailed, StoreIdentity, StoreMissing
-from examples.cluster.machine import Machine
-from examples.cluster.vsr.config import VsrConfig
-from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.durable import DurableState, LogWrite
-from examples.cluster.vsr.execution import Applied, Skipped
-from examples.cluster.vsr.messages import LogEntry
+from examples.ledger.ledger_replica import LedgerReplica
 
 if TYPE_CHECKING:
     from .world import ClusterWorld

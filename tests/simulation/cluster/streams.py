@@ -194,7 +194,7 @@ class Streams:
 
 
 class DoorLine:
-    """A connection at the gateway: see `examples.cluster.front_door.Line`."""
+    """A connection at the gateway: see `client_replies.cluster.door.front_door.Line`."""
 
     def __init__(self, end: End, door: Door) -> None:
         self.peer = end.peer.process.name
@@ -234,7 +234,7 @@ class DoorLine:
 
 
 class Door:
-    """Where a gateway listens: see `examples.cluster.front_door.Sockets`."""
+    """Where a gateway listens: see `client_replies.cluster.door.front_door.Sockets`."""
 
     def __init__(self, streams: Streams, process: Process, gateway: int, fileno: int, connections_max: int) -> None:
         self.process = process

@@ -7,20 +7,20 @@ from random import Random
 
 import pytest
 
+from client_replies.cluster.control import Join, Joined
+from client_replies.cluster.host.members import Members, _Replica
+from client_replies.cluster.log.log_store import MemoryLogStore, StoreIdentity
+from client_replies.cluster.vsr import sync, view_change
+from client_replies.cluster.vsr.config import VsrConfig
+from client_replies.cluster.vsr.core import Core
+from client_replies.cluster.vsr.durable import Snapshot
+from client_replies.cluster.vsr.effects import SendMessage, WriteLog
+from client_replies.cluster.vsr.messages import DoViewChange, StartViewChange
+from client_replies.cluster.vsr.replica import Replica
 from client_replies.messages.storage_io import OpenStorage
 
-from examples.cluster.control import Join, Joined
-from examples.cluster.ledger_machine import LedgerMachine
-from examples.cluster.ledger_replica import LedgerReplica
-from examples.cluster.log_store import MemoryLogStore, StoreIdentity
-from examples.cluster.members import Members, _Replica
-from examples.cluster.vsr import sync, view_change
-from examples.cluster.vsr.config import VsrConfig
-from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.durable import Snapshot
-from examples.cluster.vsr.effects import SendMessage, WriteLog
-from examples.cluster.vsr.messages import DoViewChange, StartViewChange
-from examples.cluster.vsr.replica import Replica
+from examples.ledger.ledger_machine import LedgerMachine
+from examples.ledger.ledger_replica import LedgerReplica
 from tests.simulation.cluster.plan import ClusterPlan
 from tests.simulation.cluster.world import ClusterWorld
 from tests.simulation.history import CLUSTER

@@ -13,6 +13,11 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
+from client_replies.cluster.door.forwarding import ForwardedReplies
+from client_replies.cluster.protocol import Answer
+from client_replies.cluster.replica.network import Envelope
+from client_replies.cluster.vsr.core import Core
+from client_replies.cluster.vsr.messages import DoViewChange, Prepare, Recovery, SnapshotChunk, StartView
 from client_replies.messages.replies import CheckpointDone, InstallSessions
 
 from ..chance import MICROSECONDS, Chance
@@ -28,11 +33,6 @@ from .machine import ClusterReplicaActor, ReplicaEnvironment, SimLogStore
 from .plan import ClusterPlan
 from .streams import Streams
 from .supervisor import SupervisorActor
-from examples.cluster.forwarding import ForwardedReplies
-from examples.cluster.network import Envelope
-from examples.cluster.protocol import Answer
-from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.messages import DoViewChange, Prepare, Recovery, SnapshotChunk, StartView
 
 RARE = (DoViewChange, StartView, SnapshotChunk, Recovery)
 FINAL_FILE = "final.json"
