@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from client_replies.actors.base import UNIX_BASE
-from client_replies.actors.system import running_system
+from client_replies.actors.thespian.base import UNIX_BASE
+from client_replies.actors.thespian.system import running_system
 
 from . import etcd, raft
 from .accounting import account, begin, install

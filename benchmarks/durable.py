@@ -13,9 +13,9 @@ from typing import Any
 
 from thespian.actors import Actor
 
-from client_replies.actors.base import UNIX_BASE
-from client_replies.actors.system import running_system
-from client_replies.actors.writing import SMALL_BATCH
+from client_replies.actors.component.writing import SMALL_BATCH
+from client_replies.actors.thespian.base import UNIX_BASE
+from client_replies.actors.thespian.system import running_system
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import RepliesOpened
 from client_replies.storage.layout import Layout, sectors_size

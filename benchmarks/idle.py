@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from client_replies.actors.base import UNIX_BASE
-from client_replies.actors.system import running_system
+from client_replies.actors.thespian.base import UNIX_BASE
+from client_replies.actors.thespian.system import running_system
 
 from .accounting import account, begin, install
 from .contest import Contestant, Group, Scale, group_of

@@ -26,7 +26,7 @@ from typing import Any
 
 from thespian.actors import WatchMessage
 
-from client_replies.actors.component import ComponentActor
+from client_replies.actors.thespian.component_actor import ComponentActor
 from client_replies.cluster.log.log_store import SqliteLogStore
 from client_replies.cluster.log.log_writer import LogWriter
 from client_replies.cluster.replica.network import Envelope

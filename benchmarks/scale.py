@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from client_replies.actors.replies_port import PortEvent, ReplyHad, ReplyNotHad
+from client_replies.actors.owner.replies_port import PortEvent, ReplyHad, ReplyNotHad
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import RepliesOpened
 

@@ -21,11 +21,11 @@ MODULE_LINES_MAX = 450
 CLASS_LINES_MAX = 350
 LONG_MODULES = frozenset(
     {
-        "actors/base/transport.py",
-        "actors/client_replies.py",
-        "actors/reading.py",
-        "actors/replies_port.py",
-        "actors/slots.py",
+        "actors/thespian/base/transport.py",
+        "actors/component/client_replies.py",
+        "actors/component/reading.py",
+        "actors/owner/replies_port.py",
+        "actors/component/slots.py",
         "cluster/client/cluster_client.py",
         "cluster/door/forwarding.py",
         "cluster/door/frames.py",
@@ -40,11 +40,11 @@ LONG_MODULES = frozenset(
 )
 LONG_CLASSES = frozenset(
     {
-        "actors/base/transport.py:Transport",
-        "actors/client_replies.py:ClientRepliesActor",
-        "actors/reading.py:Reading",
-        "actors/replies_port.py:RepliesPort",
-        "actors/slots.py:Slots",
+        "actors/thespian/base/transport.py:Transport",
+        "actors/component/client_replies.py:ClientRepliesActor",
+        "actors/component/reading.py:Reading",
+        "actors/owner/replies_port.py:RepliesPort",
+        "actors/component/slots.py:Slots",
         "cluster/replica/replica.py:ReplicaActor",
     }
 )

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component import ComponentActor, Handler
+from client_replies.actors.thespian.component_actor import ComponentActor, Handler
 from client_replies.cluster.control import Sender
 from client_replies.messages.message import (
     U8_MAX,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from thespian.actors import ActorAddress, ActorSystemException
 
-from client_replies.actors.system import OwnedSystem, SystemFailure, processes_of
+from client_replies.actors.thespian.system import OwnedSystem, SystemFailure, processes_of
 from client_replies.cluster.control import (
     Join,
     Joined,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from client_replies.actors.environment import Executor, Outcome
+from client_replies.actors.thespian.environment import Executor, Outcome
 from client_replies.cluster.vsr.effects import WriteLog
 
 from .log_store import LogStore

@@ -23,9 +23,9 @@ from typing import Any, NoReturn
 
 from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.component import ComponentActor, Handler
-from client_replies.actors.replies_port import PORT_MESSAGES, PortFailed, RepliesPort
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.owner.replies_port import PORT_MESSAGES, PortFailed, RepliesPort
+from client_replies.actors.thespian.component_actor import ComponentActor, Handler
 from client_replies.cluster.control import (
     Finish,
     FinishState,

@@ -13,7 +13,13 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client_replies.actors.replies_port import PortFailed, RepliesPort, ReplyHad, ReplyNotHad, SlotsAreDurable
+from client_replies.actors.owner.replies_port import (
+    PortFailed,
+    RepliesPort,
+    ReplyHad,
+    ReplyNotHad,
+    SlotsAreDurable,
+)
 from client_replies.cluster.vsr.effects import (
     AwaitReply,
     CheckpointReplies,

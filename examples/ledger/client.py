@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component import ComponentActor, Handler
+from client_replies.actors.thespian.component_actor import ComponentActor, Handler
 from client_replies.cluster.control import GetProgress, Join, Joined, MemberFailed, Progress, Sender
 from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
 from client_replies.cluster.replica.network import Envelope, Network, cluster_faults

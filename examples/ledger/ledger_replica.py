@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component import Handler
-from client_replies.actors.replies_port import RepliesPort
+from client_replies.actors.owner.replies_port import RepliesPort
+from client_replies.actors.thespian.component_actor import Handler
 from client_replies.cluster.control import Sender, StartReplica
 from client_replies.cluster.replica.observer import Observer
 from client_replies.cluster.replica.replica import ReplicaActor

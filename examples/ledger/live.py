@@ -20,7 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from client_replies.actors.system import OwnedSystem, configure_logging, processes_of, running_system
+from client_replies.actors.thespian.system import (
+    OwnedSystem,
+    configure_logging,
+    processes_of,
+    running_system,
+)
 from client_replies.cluster.control import GetProgress, Progress, StartReplica
 from client_replies.cluster.door.gateway import GatewayStatus, GetGatewayStatus
 from client_replies.cluster.durable_files import replace_file

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client_replies.actors.replies_port import RepliesPort
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.cluster.replica.observer import Observer, Verdict
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.effects import AnswerClient

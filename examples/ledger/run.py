@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client_replies.actors.system import configure_logging, running_system
+from client_replies.actors.thespian.system import configure_logging, running_system
 from client_replies.cluster.control import Finish, FinishState, GetProgress, Progress
 from client_replies.cluster.host.members import Members, MembersFailed, on_machine
 from client_replies.cluster.replica.replica import DATA_FILE, replica_name

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component import ComponentActor, Handler
+from client_replies.actors.thespian.component_actor import ComponentActor, Handler
 from client_replies.cluster.control import Join, Joined, Sender
 
 from .damage import SABOTEUR, DamageSlot, SlotDamaged, damage_slot

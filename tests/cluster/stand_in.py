@@ -16,9 +16,9 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component import ComponentActor, Handler
-from client_replies.actors.environment import Environment
-from client_replies.actors.system import OwnedSystem, processes_of
+from client_replies.actors.thespian.component_actor import ComponentActor, Handler
+from client_replies.actors.thespian.environment import Environment
+from client_replies.actors.thespian.system import OwnedSystem, processes_of
 from client_replies.cluster.door.forwarding import ForwardingLimits, ForwardRequests, GatewayPort
 from client_replies.cluster.door.frames import OPERATION_CLOSE, Frame, Reason, refused_frame, reply_frame
 from client_replies.cluster.door.front_door import DoorLimits

@@ -16,7 +16,12 @@ from typing import Any
 
 import pytest
 
-from client_replies.actors.system import OwnedSystem, configure_logging, processes_of, running_system
+from client_replies.actors.thespian.system import (
+    OwnedSystem,
+    configure_logging,
+    processes_of,
+    running_system,
+)
 from client_replies.cluster.client.cluster_client import Answer, ClusterClient, RetryPolicy, SessionEvicted
 from client_replies.cluster.door.door_sockets import DoorSockets
 from client_replies.cluster.door.forwarding import ForwardingLimits

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.replies_port import RepliesPort
-from client_replies.actors.system import OwnedSystem
+from client_replies.actors.owner.replies_port import RepliesPort
+from client_replies.actors.thespian.system import OwnedSystem
 from client_replies.cluster.control import Join, Joined
 from client_replies.cluster.host.members import kill
 from client_replies.cluster.vsr.effects import AnswerClient

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.system import OwnedSystem
+from client_replies.actors.thespian.system import OwnedSystem
 from client_replies.cluster.control import (
     Finish,
     FinishState,

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from client_replies.actors.system import running_system
+from client_replies.actors.thespian.system import running_system
 from client_replies.cluster.client.cluster_client import ClusterClient, RetryPolicy, Session
 from client_replies.cluster.door.front_door import DoorLimits
 

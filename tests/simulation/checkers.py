@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.message_pool import MessagePoolActor
-from client_replies.actors.reading import ClientRead, PeerRead
-from client_replies.actors.replies_port import PortFailed, ReplyHad
-from client_replies.actors.storage import StorageActor
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.message_pool import MessagePoolActor
+from client_replies.actors.component.reading import ClientRead, PeerRead
+from client_replies.actors.component.storage import StorageActor
+from client_replies.actors.owner.replies_port import PortFailed, ReplyHad
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing

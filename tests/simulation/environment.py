@@ -1,6 +1,6 @@
 """What the component's actors take from outside, decided by the simulator.
 
-Guarantees: the classes are those that `client_replies.actors.environment` declares, so the actors run unmodified. A
+Guarantees: the classes are those that `actors.thespian.environment` declares, so the actors run unmodified. A
 function that is submitted runs whole at a later virtual time, in order within its lane; functions of different lanes
 end in any order. When its process dies, a function that had started is run as far as the seed says: some of its
 transfers are done, one perhaps by half. An actor that forgets to return its watch hangs, as it would on TCP.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from client_replies.actors.environment import Done, Environment, Executor, Outcome, Timer
+from client_replies.actors.thespian.environment import Done, Environment, Executor, Outcome, Timer
 from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.leases import MemoryName
 from client_replies.storage.shared_memory import PoolMemory

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.replies_port import RepliesPort, SlotsAreDurable, WritesAreDurable
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.owner.replies_port import RepliesPort, SlotsAreDurable, WritesAreDurable
 from client_replies.messages.peers import GetReplies, Missing, RepliesMissing
 from client_replies.messages.replies import (
     AwaitDurable,

@@ -21,13 +21,8 @@ from thespian.actors import (
     WakeupMessage,
 )
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.replies_port import (
-    PortFailed,
-    ReplyHad,
-    ReplyNotHad,
-    SlotsAreDurable,
-)
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.owner.replies_port import PortFailed, ReplyHad, ReplyNotHad, SlotsAreDurable
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.cluster.control import StartReplica
 from client_replies.cluster.log.log_store import (
     LogStore,
