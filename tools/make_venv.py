@@ -12,7 +12,7 @@ import sys
 import venv
 from pathlib import Path
 
-FOLDERS = ("messages", "storage", "actors", "cluster")
+FOLDERS = ("messages", "storage", "actors", "cluster", "client_replies/__init__.py")
 BUILD_REQUIREMENTS = ("build >= 1.2, < 2",)
 
 
@@ -53,7 +53,7 @@ def link(directory: Path, python: Path) -> None:
     package = directory / "import" / "client_replies"
     package.mkdir(parents=True, exist_ok=True)
     for folder in FOLDERS:
-        place = package / folder
+        place = package / Path(folder).name
         place.unlink(missing_ok=True)
         place.symlink_to(Path("..", "..", "..", folder))
     answer = subprocess.run(
