@@ -32,14 +32,12 @@ class ScaleDriver(Owner):
     """Opens a full file, then reads."""
 
     def configure(self) -> RepliesConfig:
-        """See `Owner`."""
         config = replies_config(self.params["path"], self.params["size"], clients_max=self.params["slots"])
         self._headers = make_file(config, Replies(self.params["size"], sessions=config.clients_max))
         self._begun = time.perf_counter()
         return config
 
     def opened(self, event: RepliesOpened) -> None:
-        """See `Owner`."""
         self._opening = time.perf_counter() - self._begun
         self._reads: list[float] = []
         self._before = begin()
@@ -52,7 +50,6 @@ class ScaleDriver(Owner):
         self.port.read(slot, self._headers[slot])
 
     def event(self, event: PortEvent) -> None:
-        """See `Owner`."""
         if isinstance(event, ReplyNotHad):
             self.fail(f"a reply could not be read: {event.reason}")
         if isinstance(event, ReplyHad):

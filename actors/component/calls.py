@@ -1,7 +1,7 @@
 """Requests in flight, one in each lane, sent again while they have no answer.
 
 Guarantees: at most one unanswered request a lane; an answer counts once, and only for the request in flight. Sending
-again is harmless because every receiver recognises a repeated request. Gives up: deadlines. A request to an actor of
+again is harmless because every receiver recognises a repeated request. Limits: no deadlines. A request to an actor of
 the same replica is repeated until it is answered or that actor is known to be dead.
 """
 

@@ -4,7 +4,7 @@ Guarantees: the design's invariants 1 to 15, each in the part that keeps it (`sl
 `checkpointing`). This module is the door: who may ask what and when, every message that changes something once and in
 its turn, opening and closing.
 
-Gives up: anything about requests. Whether a request is new is the session table's business, which the replica owns;
+Limits: it knows nothing of requests. Whether a request is new is the session table's business, which the replica owns;
 this actor is told what to keep.
 
 Owns: the slots' state; its StorageActor and MessagePoolActor unless it was told of others. It does no I/O.
@@ -146,7 +146,6 @@ class ClientRepliesActor(ComponentActor):
         self._pool_calls: Calls | None = None
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {
             OpenReplies: self.open,
             SetPeers: self.set_peers,

@@ -5,7 +5,7 @@ and double releases are refused; a request repeated because its answer was lost 
 too few are free waits in a bounded queue, which is the component's backpressure. It serves the component that opened
 it and the holders that this one named, each at its own address; another component may open it once nothing is held.
 
-Gives up: to notice by itself that a holder died. Whoever learns of it sends `ReclaimLeases`.
+Limits: it does not notice that a holder died. Whoever learns of it sends `ReclaimLeases`.
 
 Owns: the shared memory, which is gone when the last process that maps it is.
 """
@@ -52,7 +52,6 @@ class MessagePoolActor(ComponentActor):
         self._holders: OrderedDict[int, ActorAddress] = OrderedDict()  # that it named
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {
             OpenPool: self.open,
             AcquireLeases: self.acquire,
@@ -85,7 +84,6 @@ class MessagePoolActor(ComponentActor):
             self._refuse(message, Fault(kind=FaultKind.HOLDER_UNKNOWN, found=found, expected=expected), sender)
 
     def stop(self) -> None:
-        """See `ComponentActor`."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None

@@ -7,7 +7,7 @@ or behind has not said so (invariant 11).
 
 A message costs in proportion to what it is about, however many slots are faulty.
 
-Gives up: knowledge of content. The caller verifies what arrives. Owns: nothing but its notes on peers and slots.
+Limits: no knowledge of content. The caller verifies what arrives. Owns: nothing but its notes on peers and slots.
 """
 
 from __future__ import annotations

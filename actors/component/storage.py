@@ -6,7 +6,7 @@ and checkpoints run beside each other and are answered as they end.
 A batch that is repeated because its answer was lost is answered again and not done twice, and one that comes late does
 nothing. Only the sender that opened the file is served, until it is closed.
 
-Gives up: retrying. After a failed write or sync nothing about the file can be trusted, so the storage says
+Limits: no retries. After a failed write or sync nothing about the file can be trusted, so the storage says
 `StorageStopped`, once for every request, and does no more (invariant 14).
 
 Owns: the data file with its lock, its mapping of the pool's memory, and the threads of its executor.
@@ -81,7 +81,6 @@ class StorageActor(ComponentActor):
         self._stopped: StorageStopped | None = None
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {
             OpenStorage: self.open,
             WriteSlots: self.write,
@@ -103,7 +102,6 @@ class StorageActor(ComponentActor):
             self._refuse_open(message, FaultKind.ALREADY_OPEN, sender)
 
     def stop(self) -> None:
-        """See `ComponentActor`."""
         # The executor's threads end first: none may write to a file that is closed, and whose lock is free.
         self.close_executor()
         self._close_file()

@@ -5,7 +5,7 @@ those that came back from the component either; one request of each kind is in f
 answer; a lease is handed out once. Nothing is acquired before the first lease is wanted: a service whose replies are
 small costs the pool nothing.
 
-Gives up: fairness. Owns: the free leases.
+Limits: no fairness. Owns: the free leases.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ rate, and otherwise harmless. A handler runs once: an exception that it lets out
 `InvariantBroken` and ends the process, because Thespian would call it again with half its work done. Whatever the
 actor watches is watched after every handler, since a handler that does not return the watch loses it for good.
 
-Gives up: order and delivery. Handlers are written for messages that come late, twice, reversed or never.
+Limits: no order, no delivery. Handlers are written for messages that come late, twice, reversed or never.
 
 Owns: the actor's environment, executor and timer.
 """

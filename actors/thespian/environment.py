@@ -4,7 +4,7 @@ Guarantees: an actor that takes all this from its `Environment` alone behaves th
 decides everything from one seed. A function given to an `Executor` runs in the lane that was named, in order within
 the lane; what it returned is handed over inside a handler of the actor, never from another thread.
 
-Gives up: nothing here reacts to a failing function. It ends up in its `Outcome`, and who submitted it decides.
+Limits: nothing here reacts to a failing function. It ends up in its `Outcome`, and who submitted it decides.
 
 Owns: `RealEnvironment` owns nothing; an executor owns its threads and its eventfd, a timer its timerfd.
 """
@@ -130,35 +130,27 @@ class RealEnvironment(Environment):
         self._watching = capabilities.get(SYSTEM_NAME) in WATCHING_SYSTEMS
 
     def monotonic(self) -> float:
-        """See `Environment`."""
         return time.monotonic()
 
     def unique(self) -> int:
-        """See `Environment`."""
         return random.SystemRandom().randrange(1, 2**64)
 
     def uniform(self, low: float, high: float) -> float:
-        """See `Environment`."""
         return random.uniform(low, high)
 
     def disk(self) -> Disk:
-        """See `Environment`."""
         return FileDisk()
 
     def create_memory(self, buffers: int, size: int) -> PoolMemory:
-        """See `Environment`."""
         return PoolMemory.create(buffers, size, os.urandom(16))
 
     def open_memory(self, name: MemoryName) -> PoolMemory:
-        """See `Environment`."""
         return PoolMemory.open(name)
 
     def executor(self) -> Executor:
-        """See `Environment`."""
         return ThreadExecutor() if self._watching else InlineExecutor()
 
     def timer(self) -> Timer | None:
-        """See `Environment`."""
         return DescriptorTimer() if self._watching else None
 
 
@@ -169,21 +161,17 @@ class InlineExecutor(Executor):
         self._finished: deque[tuple[Done, Outcome]] = deque()
 
     def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
-        """See `Executor`."""
         self._finished.append((done, _run(function)))
 
     def collect(self) -> None:
-        """See `Executor`."""
         while self._finished:
             done, outcome = self._finished.popleft()
             done(outcome)
 
     def filenos(self) -> list[int]:
-        """See `Executor`."""
         return []
 
     def close(self) -> None:
-        """See `Executor`."""
         self._finished.clear()
 
 
@@ -202,7 +190,6 @@ class ThreadExecutor(Executor):
         self._unread = 0  # collected from threads, and their announcement not read yet
 
     def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
-        """See `Executor`."""
         self._outstanding += 1
         if short and self._outstanding == 1:
             self._finished.append((done, _run(function)))
@@ -226,7 +213,6 @@ class ThreadExecutor(Executor):
             os.eventfd_write(self._eventfd, 1)
 
     def collect(self) -> None:
-        """See `Executor`."""
         # What has finished is there before it is announced, so that after most messages no system call is needed.
         if not self._finished and not self._unread:
             return
@@ -239,11 +225,9 @@ class ThreadExecutor(Executor):
             done(outcome)
 
     def filenos(self) -> list[int]:
-        """See `Executor`."""
         return [self._eventfd]
 
     def close(self) -> None:
-        """See `Executor`."""
         self._closing = True
         for thread, queue in self._lanes.values():
             queue.put(None)
@@ -264,11 +248,9 @@ class DescriptorTimer(Timer):
         self._next = sys.maxsize  # on the monotonic clock: never later than the descriptor becomes readable
 
     def fileno(self) -> int:
-        """See `Timer`."""
         return self._fd
 
     def set(self, seconds: float) -> None:
-        """See `Timer`."""
         # Zero would take it back.
         after = max(1, int(seconds * 1e9))
         self._next = time.monotonic_ns() + after
@@ -278,7 +260,6 @@ class DescriptorTimer(Timer):
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def drain(self) -> bool:
-        """See `Timer`."""
         if time.monotonic_ns() < self._next:
             return False  # as after most messages, without a system call
         try:
@@ -289,7 +270,6 @@ class DescriptorTimer(Timer):
         return True
 
     def close(self) -> None:
-        """See `Timer`."""
         os.close(self._fd)
 
 

@@ -98,31 +98,26 @@ class SocketLine:
         return self._socket.fileno()
 
     def receive(self, size: int) -> bytes | None:
-        """See `Line`."""
         try:
             return self._socket.recv(size)
         except (BlockingIOError, InterruptedError):
             return None
 
     def send(self, data: bytes | bytearray) -> int:
-        """See `Line`."""
         try:
             return self._socket.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
 
     def watch(self, *, reads: bool, writes: bool) -> None:
-        """See `Line`."""
         self._sockets.watch(self, (select.EPOLLIN if reads else 0) | (select.EPOLLOUT if writes else 0))
 
     def end(self) -> None:
-        """See `Line`."""
         self._socket.shutdown(socket.SHUT_WR)
         # What is not read would make the close a reset, which overtakes what we said.
         self._socket.recv(LINGER_READ_MAX)
 
     def close(self) -> None:
-        """See `Line`."""
         self._sockets.forget(self)
         self._socket.close()
 
@@ -140,7 +135,6 @@ class DoorSockets:
         self._lookout = Lookout(self._epoll)
 
     def fileno(self) -> int:
-        """See `Sockets`."""
         return self._lookout.bell
 
     def ready(self, limit: int) -> Sequence[tuple[SocketLine | None, bool, bool]]:
@@ -152,7 +146,6 @@ class DoorSockets:
         return found
 
     def accept(self) -> SocketLine | None:
-        """See `Sockets`."""
         try:
             accepted, address = self._listener.accept()
         except (BlockingIOError, InterruptedError):
@@ -184,19 +177,15 @@ class DoorSockets:
                 self._epoll.unregister(line.fileno())
 
     def listen(self, on: bool) -> None:
-        """See `Sockets`."""
         self._epoll.modify(self._listener.fileno(), select.EPOLLIN if on else 0)
 
     def heard(self) -> None:
-        """See `Sockets`."""
         self._lookout.heard()
 
     def look_again(self, *, at_once: bool) -> None:
-        """See `Sockets`."""
         self._lookout.look_again(at_once=at_once)
 
     def close(self) -> None:
-        """See `Sockets`."""
         self._lookout.close()
         self._epoll.close()
         self._listener.close()

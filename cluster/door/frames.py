@@ -19,7 +19,7 @@ Guarantees: a length is believed only after the checksum of its header, a body o
 to the same bytes; each way to be wrong has an error of its own below `FrameInvalid`, after which a decoder is in
 ERROR for good. A decoder holds one frame and one read at most, and its work is linear in the bytes it was given.
 
-Gives up: secrecy and authenticity. XXH3 finds rot, not malice: who knows a client's number can speak for it.
+Limits: no secrecy, no authenticity. XXH3 finds rot, not malice: who knows a client's number can speak for it.
 """
 
 from __future__ import annotations

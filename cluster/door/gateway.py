@@ -6,7 +6,7 @@ Guarantees: what clients send is never unpickled, and reaches replicas only as f
 It listens on one named address and on no other. Bad clients are bounded, counted and dropped (`front_door`); silent
 replicas are noticed and passed by (`forwarding`); each event is counted, and logged by name at a bounded rate.
 
-Gives up: it stores nothing and repeats nothing. If it dies, clients connect again, here or elsewhere, and ask again.
+Limits: it stores nothing and repeats nothing. If it dies, clients connect again, here or elsewhere, and ask again.
 It needs an actor system that can watch a descriptor (the one that `start_system` gives).
 
 Owns: its front door and its table of who waits for what.
@@ -156,7 +156,6 @@ class GatewayActor(ComponentActor):
         return self._door is None or (known is not None and sender == known)
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {
             StartGateway: self.start,
             SetReplica: self.set_replica,
@@ -265,7 +264,6 @@ class GatewayActor(ComponentActor):
             self._door.answer(delivery.connection, delivery.packed, delivery.key)
 
     def tick(self) -> None:
-        """See `ComponentActor`."""
         if self._forwarding is None or self._door is None:
             return
         now = self.environment.monotonic()
@@ -302,6 +300,5 @@ class GatewayActor(ComponentActor):
         return filenos if self._door is None or self.exiting else [*filenos, self._door.fileno()]
 
     def stop(self) -> None:
-        """See `ComponentActor`."""
         if self._door is not None:
             self._door.close()

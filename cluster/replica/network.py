@@ -5,7 +5,7 @@ alone. What passes goes into an envelope; at most `WINDOW` envelopes to a peer a
 is in the next one, so that a slow peer costs its sender neither messages nor memory. Of heartbeats alone only every few
 are to be answered: an idle cluster is quiet, and a peer that stands still is noticed. Delays share one wheel of timers.
 
-Gives up: what it loses, as a network does. An envelope without an answer in time counts as lost and is not repeated:
+Limits: it loses messages, as a network does. An envelope without an answer in time counts as lost and is not repeated:
 those who talk over it repeat what matters. A queue that is full loses its oldest item.
 
 Owns: the links, and the counts of everything that it did.

@@ -150,7 +150,6 @@ class ReplicaActor(ComponentActor):
         return Observer()
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {
             StartReplica: self.start,
             Join: self.join,

@@ -5,7 +5,7 @@ both change in one durable step. Had a replica the new `log_view` with half of t
 its log for the better one, and lose what the rest of it held. The own log is kept as far as it is the same: up to an op
 with the same checksum, or to what is committed.
 
-Gives up: entries that everybody has trimmed. A backup then needs a state sync; a new primary leaves the view to others.
+Limits: no entries that all have trimmed. A backup then needs a state sync; a new primary leaves the view to others.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ session table when all that the view began with is executed, and a client with a
 one. A repeated request gets the original reply's bytes, read through the component. What can never be answered is
 refused with a reason.
 
-Gives up: requests beyond `requests_max`, and those in the hands of a replica that stops being primary. Clients retry.
+Limits: it drops requests beyond `requests_max`, and those of a replica that stops being primary. Clients retry.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ bytes (invariant 15), gives the same slots and evicts the same sessions (12). An
 it commits is skipped on every replica alike, and its client told why. A registration of an unknown client is a new
 session, also if it is a late retry; its client finds out by SESSION_TOO_LOW when it goes on under the old one (13).
 
-Gives up: bodies of replies, which are in the component. Owns: the session table and the state machine.
+Limits: no bodies of replies, which are in the component. Owns: the session table and the state machine.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Guarantees: immutable, validated where made. A log entry is sealed by a checksum
 checksum of the entry before it, so that an op and a checksum name not one entry but a whole log up to it: two logs
 that differ anywhere differ at every op from there on.
 
-Gives up: order and delivery. Everything here may be lost, late, doubled or reordered.
+Limits: no order, no delivery. Everything here may be lost, late, doubled or reordered.
 
     message              from        to          about
     Prepare, Commit      primary     backups     new entries; the commit number, also as a heartbeat

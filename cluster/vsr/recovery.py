@@ -12,7 +12,7 @@ once its log is that of v up to H, or that of a later view, it knows what it eve
 state sync, if it needed one, is finished (invariant 9). Until then it follows the view as a backup whose
 acknowledgements do not count.
 
-Gives up: more than a minority without their disks at a time: then no quorum answers, and nobody pretends. And messages
+Limits: at most a minority may be without their disks at a time, else no quorum answers. And messages
 of an earlier life that arrive after the disks of two replicas were lost and brought up since: drop those of a life that
 a later one of the same replica is known to have followed.
 """

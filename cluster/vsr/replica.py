@@ -8,7 +8,7 @@
 Guarantees: no I/O, no clock, no chance but what is handed in; the same inputs give the same effects. A message that is
 not valid for this cluster or that comes out of turn changes nothing. Inputs come as `effects` allows.
 
-Gives up: a store and a data file that do not belong together (`RestartImpossible`): the replica's directory is to be
+Limits: no store with a data file of another life (`RestartImpossible`): the replica's directory is to be
 removed, and the replica started as one that lost its disk.
 """
 

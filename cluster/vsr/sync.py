@@ -8,7 +8,7 @@ begins again where the store says. Execution goes on meanwhile: what a session's
 Nobody is given a snapshot by who is in a later view: what that view has committed may stand where the logs for an
 earlier one have other entries, and a primary of the earlier one would take those for committed.
 
-Gives up: `Checkpoint`s of its own until the component has the one of the snapshot.
+Limits: no `Checkpoint` of its own until the component has the one of the snapshot.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ relies on (`recovery`). The new primary takes the log of the latest `log_view` a
 committed entry is in it: a quorum held the entry in the view in which it was committed, and each later view's log
 began with it. A long log of an earlier view may be nothing but what a cut-off primary hoped for.
 
-Gives up: a view whose primary cannot get its log together in time; the next one begins, after longer each time. A
+Limits: a view whose primary cannot complete its log in time gives way to the next, each with more time. A
 replica that hears nobody stays in the first view that it asked for, so that its return costs at most one view change.
 """
 

@@ -1,7 +1,7 @@
 """Client sessions as an actor: each sends its share of the transfers, one at a time, and records every answer it gets.
 
 Guarantees: every answer that arrives is recorded with its bytes, also those that nobody waits for any more: the verdict
-compares them. Gives up: a session that the service refuses ends the run; a reply that every replica lost is noted.
+compares them. Limits: a session that the service refuses ends the run; a reply that every replica lost is noted.
 
 Owns: its sessions and its record.
 """
@@ -98,7 +98,6 @@ class ClientActor(ComponentActor):
         return self._start is None or (known is not None and sender == known)
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {StartClient: self.start, Envelope: self.envelope, GetProgress: self.progress, Join: self.join}
 
     def start(self, message: StartClient, sender: ActorAddress) -> None:
@@ -288,7 +287,6 @@ class ClientActor(ComponentActor):
         self._network.flush(self.environment.monotonic())
 
     def stop(self) -> None:
-        """See `ComponentActor`."""
         if self._start is not None:
             self._record.close()
 

@@ -10,7 +10,7 @@ one directory: the directory itself is locked, not a file in it that somebody ma
 the lock changes nothing in it. A crash at any moment leaves a directory that can be opened. What is asked over the
 socket (`control_socket`) is one line of JSON, and so is its answer.
 
-Gives up: hosts. Everything is on this machine.
+Limits: one host. Everything is on this machine.
 """
 
 from __future__ import annotations

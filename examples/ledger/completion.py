@@ -1,7 +1,7 @@
 """What the shell is told when the user presses Tab: clusters, ways to hurt them, who can be hurt, requests.
 
 Guarantees: nothing is started or asked; a cluster's replicas are known from its directory. Without `argcomplete` the
-shell is told nothing. Gives up: accounts, of which only the cluster knows.
+shell is told nothing. Limits: no accounts, which only the cluster knows.
 """
 
 from __future__ import annotations

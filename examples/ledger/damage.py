@@ -7,7 +7,7 @@ durable and then damaged; the next retry finds the damage, and only the peers st
 Guarantees: the plan's moments are spread over the run and depend on the order of ops alone; if the network drops
 nothing around a moment, the plan drops a reply itself. The saboteur is a process of its own that knows the file's name.
 
-Gives up: to damage what nobody asks for again; the scrubber's tests do that.
+Limits: no damage to what nobody asks for again; the scrubber's tests do that.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Guarantees: every answer is recorded with its bytes before the next request is sent. After an answer a client often asks
 for it once more, as one does that lost it: those bytes are recorded, too. A time that is over is no answer: the client
-goes on asking for the same request. Gives up: nothing by itself; a session that is over says so in `failure`.
+goes on asking for the same request. Limits: it never gives up; a session that is over says so in `failure`.
 
 Owns: the threads, their sessions and records.
 """

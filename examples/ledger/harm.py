@@ -7,7 +7,7 @@ Guarantees: at most a minority of the replicas is harmed at a time. Others becom
 whole again, by what they say and by what is on their disks; until then only the same ones are hurt once more. Who is
 not whole again in time ends the soak: that is a failure, too.
 
-Gives up: harm to what everything hangs on (the script and the actor system's own two processes), and to the clients,
+Limits: no harm to what everything hangs on (the script and the actor system's own two processes), and to the clients,
 who are the witnesses.
 """
 

@@ -4,7 +4,7 @@ Guarantees: each execution of the ledger makes a line, with the reply that came 
 back to its last checkpoint and executes from there once more; a line says so (`restored`), and `evidence` then holds
 the second executions against the first.
 
-Gives up: durability, but not order: lines are flushed before anything that rests on them leaves the replica.
+Limits: no durability, but order: lines are flushed before anything that rests on them leaves the replica.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class JournaledMachine(LedgerMachine):
         self._plant = plant
 
     def execute(self, operation: int, body: bytes, timestamp: int) -> bytes:
-        """See `StateMachine`."""
         result = self.result(operation, body)
         self.executed.append(result)
         if self._plant is Plant.EXECUTE_TWICE and result.sequence >= PLANTED_SEQUENCE:

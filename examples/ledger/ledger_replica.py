@@ -51,7 +51,6 @@ class LedgerReplica(ReplicaActor):
     _events: Events | None = None
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {**super().handlers(), StartRecordedReplica: self.start, SlotDamaged: self.slot_damaged}
 
     def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
@@ -61,14 +60,12 @@ class LedgerReplica(ReplicaActor):
         return super().is_from(party, message, sender)
 
     def make_state_machine(self, message: StartReplica) -> LedgerMachine:
-        """See `ReplicaActor`."""
         if not isinstance(message, StartRecordedReplica):
             return LedgerMachine()
         self._journal = Journal(Path(message.evidence) / JOURNAL_FILE, message.plant)
         return self._journal.machine
 
     def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
-        """See `ReplicaActor`."""
         if not isinstance(message, StartRecordedReplica):
             return super().make_observer(message, port)
         self._events = Events(

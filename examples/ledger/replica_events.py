@@ -91,15 +91,12 @@ class Events(Observer):
         self._writer.write(Seen(event, time.time(), self._view, slot, header[:16].hex()).line())
 
     def executed(self, entry: LogEntry, applied: Applied | Skipped) -> None:
-        """See `Observer`."""
         self._journal.observe(entry, applied)
 
     def installed(self, op: int) -> None:
-        """See `Observer`."""
         self._journal.installed(op)
 
     def reply_repaired(self, slot: int, header: bytes) -> None:
-        """See `Observer`."""
         self._write("repaired", slot, header)
         self._broken.discard(header)
 
@@ -123,7 +120,6 @@ class Events(Observer):
     # Answers.
 
     def answer(self, effect: AnswerClient) -> Verdict:
-        """See `Observer`."""
         reply = effect.reply
         if effect.repeated and self._plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
@@ -163,7 +159,6 @@ class Events(Observer):
             self._withheld[effect.client] = _Withheld(slot, header, wait, order)
 
     def reply_kept(self, slot: int, reply: bytes) -> None:
-        """See `Observer`."""
         self._slots[reply[:HEADER_SIZE]] = slot
 
     # Damage.
@@ -188,7 +183,6 @@ class Events(Observer):
                 self._write("damaged", withheld.slot, withheld.header)
 
     def reply_needed(self, slot: int, header: bytes) -> None:
-        """See `Observer`."""
         if header in self._damaged:
             self._damaged.remove(header)
             self._write("needed", slot, header)

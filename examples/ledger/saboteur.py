@@ -30,7 +30,6 @@ class SaboteurActor(ComponentActor):
         self._members: tuple[tuple[str, ActorAddress], ...] = ()
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {DamageSlot: self.damage, Join: self.join}
 
     def is_from(self, party: Enum, message: object, sender: ActorAddress) -> bool:

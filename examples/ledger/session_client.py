@@ -5,7 +5,7 @@ jitter, the same bytes each time, until its reply comes. A reply counts only if 
 exactly this request: cluster, client, session, number and the request's checksum. What comes again is handed out too,
 marked as repeated, so that the caller can compare.
 
-Gives up: nothing by itself. There is no deadline: a caller that has one stops asking. A refusal ends the session.
+Limits: no deadline: a caller that has one stops asking. A refusal ends the session.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What stands in for replicas in tests of the front door: an actor with a session table and an echo, and its commands.
 
 Guarantees: a request is executed once, and its reply kept, as a replica would; requests of several threads are executed
-one after the other, in the order of their ops. Gives up: replication; only the one that is told to be primary executes.
+one after the other, in the order of their ops. Limits: no replication; only the one told to be primary executes.
 Owns: its sessions and replies.
 """
 
@@ -171,7 +171,6 @@ class StandInActor(ComponentActor):
         self._begun = False
 
     def handlers(self) -> dict[type, Handler]:
-        """See `ComponentActor`."""
         return {StandInBehaves: self.behave, ForwardRequests: self.requests}
 
     def behave(self, message: StandInBehaves, sender: ActorAddress) -> None:
@@ -202,7 +201,6 @@ class StandInActor(ComponentActor):
         self.tick()
 
     def tick(self) -> None:
-        """See `ComponentActor`."""
         behaviour = self._stand_in.behaviour
         if not behaviour.deaf:
             self._port.flush(self.environment.monotonic(), view=behaviour.view, primary=behaviour.primary)

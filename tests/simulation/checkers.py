@@ -10,7 +10,7 @@ checks run after every delivered message, the rest when something was promised, 
     clients    the reply that a client accepts is the first that was computed; an eviction is a real one
     liveness   after the faults, within a bounded time, everybody is answered and everything is repaired
 
-Gives up: reading minds. A reply that a harsh run lost everywhere is lost. Owns: a model of the session table.
+Limits: a reply that a harsh run lost everywhere is lost. Owns: a model of the session table.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Guarantees: it executes what is committed, in order, each entry once; answers a 
 its component keeps; takes checkpoints; after a crash it goes on from its file's last checkpoint; too far behind, or
 without its file, it takes over a peer's checkpoint. When its component dies or stops, it makes a new one.
 
-Gives up: agreement on the log, which is the oracle's. Owns: its session table, its port, its component.
+Limits: no agreement on the log, which is the oracle's. Owns: its session table, its port, its component.
 """
 
 from __future__ import annotations

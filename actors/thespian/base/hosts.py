@@ -231,7 +231,6 @@ class HostStream(Stream):
         self.transport.introduced(self)
 
     def ready(self, events: int) -> None:
-        """See `Stream`."""
         if self._connecting and self._peer is not None:
             self._connecting = False
             self._peer.connected(self, self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
@@ -254,7 +253,6 @@ class HostStream(Stream):
         return float(now() - ago_ms / 1000)
 
     def closed(self) -> None:
-        """See `Stream`."""
         self.transport.forget(self)
         if self._peer is not None:
             self._peer.lost(self)

@@ -124,7 +124,6 @@ class LocalStream(Stream):
         super().__init__(transport, connection)
 
     def attach(self, connection: socket.socket) -> None:
-        """See `Stream`."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         super().attach(connection)
 

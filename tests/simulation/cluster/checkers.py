@@ -85,7 +85,6 @@ class ClusterModel(ModelSessions):
     """The model, with sessions that end."""
 
     def commit(self, entry: Entry) -> int | None:
-        """See `ModelSessions`."""
         slot = super().commit(entry)
         request = entry.request
         if slot is not None and isinstance(request, ClusterRequest) and request.closes:
@@ -200,7 +199,6 @@ class ClusterCheckers(Checkers):
     # What is sent.
 
     def sent(self, process: Process, message: object) -> None:
-        """See `Checkers`."""
         super().sent(process, message)
         if isinstance(message, Envelope):
             if isinstance(process.instance, ClusterReplicaActor):
@@ -368,7 +366,6 @@ class ClusterCheckers(Checkers):
         self.seen[index].wanted = {slot: expected[slot] for slot in faulty if expected[slot] is not None}
 
     def delivered(self, process: Process, message: object) -> None:
-        """See `Checkers`."""
         super().delivered(process, message)
         if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
             self._replica(process, process.instance)
@@ -444,7 +441,6 @@ class ClusterCheckers(Checkers):
     # The end.
 
     def harvest(self) -> None:
-        """See `Checkers`."""
         super().harvest()
         for process in self.world.system.processes.values():
             if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
@@ -456,7 +452,6 @@ class ClusterCheckers(Checkers):
                     self.world.marks.hit(f"gateway_{name}", counters[name])
 
     def unfinished(self) -> list[str]:
-        """See `Checkers`."""
         world = self.world
         left = [client.name for client in world.clients if not client.instance.done]
         if world.system.now < world.quiet_at:

@@ -39,11 +39,9 @@ class ClusterGatewayActor(GatewayActor):
         super().__init__(capabilities, requirements)
 
     def pid(self) -> int:
-        """See `GatewayActor`."""
         return self._place._process().number
 
     def make_sockets(self, message: StartGateway) -> Sockets:
-        """See `GatewayActor`."""
         place = self._place
         return Door(
             place.world.streams,

@@ -74,16 +74,13 @@ class ClientLine:
 
     @property
     def is_open(self) -> bool:
-        """See `Line`."""
         return self._end is not None
 
     @property
     def name(self) -> str:
-        """See `Line`."""
         return f"gateway {self.address}"
 
     def hang_up(self) -> None:
-        """See `Line`."""
         end, self._end = self._end, None
         if end is not None:
             end.changed = lambda: None

@@ -55,7 +55,6 @@ class SimLogStore(MemoryLogStore):
         self.state = DurableState(voting=voting)
 
     def write(self, *writes: LogWrite) -> None:
-        """See `MemoryLogStore`."""
         disk = self._world.disks[self._index]
         if any(disk.spend() for _ in range(TRANSFERS)):
             raise PowerLost
@@ -104,12 +103,10 @@ class SimMachine(Machine):
         self.files: dict[str, str] = {}
 
     def pid(self) -> int:
-        """See `Machine`."""
         process = self._world.system.current
         return process.number if process is not None else 0
 
     def random(self) -> random.Random:
-        """See `Machine`."""
         return random.Random(self._chance.bits(64))
 
     def make_directory(self, directory: str) -> None:
@@ -124,23 +121,19 @@ class SimMachine(Machine):
         return f"{path}.damaged"
 
     def open_log(self, directory: str, identity: StoreIdentity) -> LogStore:
-        """See `Machine`."""
         if self.store is None:
             raise StoreMissing("there is no log")
         self.store.crash()
         return self.store
 
     def format_log(self, directory: str, identity: StoreIdentity, *, voting: bool) -> LogStore:
-        """See `Machine`."""
         self.store = SimLogStore(self._world, self._index, identity, voting=voting)
         return self.store
 
     def write_file(self, directory: str, name: str, text: str) -> None:
-        """See `Machine`."""
         self.files[name] = text
 
     def end(self) -> NoReturn:
-        """See `Machine`."""
         process = self._world.system.current
         if process is not None:
             self._world.marks.hit("replica_ended_itself")
@@ -166,18 +159,15 @@ class ClusterReplicaActor(LedgerReplica):
         super().__init__(capabilities, requirements)
 
     def make_machine(self) -> Machine:
-        """See `ReplicaActor`."""
         return self._place.machine
 
     def create_child(self, actor: type[Actor]) -> ActorAddress:
-        """See `ComponentActor`."""
         address = super().create_child(actor)
         if actor is ClientRepliesActor:
             self._place.world.component_created(self._place.index, address)
         return address
 
     def vsr_config(self, message: StartReplica) -> VsrConfig:
-        """See `ReplicaActor`."""
         plan = self._place.world.plan
         return replace(
             super().vsr_config(message),
@@ -217,6 +207,5 @@ class ClusterReplicaActor(LedgerReplica):
         return self._vsr is not None and self._vsr.is_whole and not self._vsr.core.log.rotten()
 
     def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
-        """See `ReplicaActor`."""
         super().observe(entry, applied)
         self._place.world.checkers.executed(self._place.index, entry, applied)
