@@ -15,7 +15,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.owner.replies_port import PortEvent, ReplyHad, ReplyNotHad
+from client_replies.actors.owner.replies_port import PortEvent, ReadFailed, ReadSucceeded
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
 from client_replies.messages.replies import RepliesOpened
@@ -81,11 +81,11 @@ class PendingReader(Owner):
         self.port.read(slot, self._headers[slot])
 
     def event(self, event: PortEvent) -> None:
-        if isinstance(event, ReplyHad):
+        if isinstance(event, ReadSucceeded):
             self._reads.append(time.perf_counter() - self._begun)
             self._begun = time.perf_counter()
             self.send(self._echo, Ping())
-        elif isinstance(event, ReplyNotHad):
+        elif isinstance(event, ReadFailed):
             self.fail(f"a reply could not be read: {event.reason}")
 
     def other(self, message: object, sender: ActorAddress) -> None:

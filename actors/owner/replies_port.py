@@ -95,7 +95,7 @@ class PortFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyHad:
+class ReadSucceeded:
     """A read ended well: the whole reply, verified, whose packed header was asked for."""
 
     read: int
@@ -105,7 +105,7 @@ class ReplyHad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyNotHad:
+class ReadFailed:
     """A read ended without the reply, and why."""
 
     read: int
@@ -159,8 +159,8 @@ PORT_MESSAGES: tuple[type[Message], ...] = (
 PortEvent = (
     RepliesOpened
     | PortFailed
-    | ReplyHad
-    | ReplyNotHad
+    | ReadSucceeded
+    | ReadFailed
     | SlotsAreDurable
     | WritesAreDurable
     | CheckpointDone
@@ -392,7 +392,7 @@ class RepliesPort:
         return message.wait
 
     def read(self, slot: int, header: bytes) -> int:
-        """Number a read of the reply with this packed header: `ReplyHad` or `ReplyNotHad` follows.
+        """Number a read of the reply with this packed header: `ReadSucceeded` or `ReadFailed` follows.
 
         A reply that still waits in the port is answered from here: the component has not heard of it.
         """
@@ -400,7 +400,7 @@ class RepliesPort:
         self._read_number += 1
         waiting = self._waiting_reply(slot, header)
         if waiting is not None:
-            self._events.append(ReplyHad(read=self._read_number, slot=slot, header=header, reply=waiting))
+            self._events.append(ReadSucceeded(read=self._read_number, slot=slot, header=header, reply=waiting))
             return self._read_number
         message = ReadReply(owner=self.owner, read=self._read_number, slot=slot, expected=header)
         self._reads_waiting.append(message)
@@ -564,7 +564,7 @@ class RepliesPort:
             reply = message.payload if isinstance(message.payload, bytes) else self._copied(message.payload)
             if reply[:HEADER_SIZE] == sent.message.expected:
                 header = sent.message.expected
-                self._events.append(ReplyHad(read=message.read, slot=message.slot, header=header, reply=reply))
+                self._events.append(ReadSucceeded(read=message.read, slot=message.slot, header=header, reply=reply))
             else:
                 # A late answer to an earlier sending: its loan was over, and the buffer holds something else by now.
                 self._reads[message.read] = sent
@@ -576,7 +576,7 @@ class RepliesPort:
         sent = self._reads.pop(message.read, None)
         if sent is not None and isinstance(sent.message, ReadReply):
             header = sent.message.expected
-            self._events.append(ReplyNotHad(read=message.read, slot=message.slot, header=header, reason=message.reason))
+            self._events.append(ReadFailed(read=message.read, slot=message.slot, header=header, reason=message.reason))
 
     def _on_installed(self, message: SessionsInstalled) -> None:
         flight = self._answered(message.number, InstallSessions)

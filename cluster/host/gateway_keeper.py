@@ -67,7 +67,7 @@ class GatewayKeeper:
         if not self._restart_at and not is_living(self.pid):
             self._pause = 0.0 if now - self._created_at > STEADY else min(2 * self._pause + 0.1, RESTART_PAUSE_MAX)
             self._is_up, self._restart_at = False, now + self._pause
-            self._members.say("the gateway has ended: starting it again")
+            self._members.say("the gateway exited; restarting")
         if self._restart_at:
             if now < self._restart_at:
                 return

@@ -331,7 +331,7 @@ class Members:
         pause = self._pause(replica, now)
         replica.restart_at = now + pause
         if not replica.reason:
-            self.say(f"{name} has ended: starting it again")
+            self.say(f"{name} exited; restarting")
         elif replica.reason != replica.said:
             self.say(f"{name} is down: {replica.reason}; trying again in {pause:.2g} s, then more slowly")
         replica.said = replica.reason

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from client_replies.actors.owner.replies_port import (
     PortFailed,
+    ReadFailed,
+    ReadSucceeded,
     RepliesPort,
-    ReplyHad,
-    ReplyNotHad,
     SlotsAreDurable,
 )
 from client_replies.cluster.vsr.effects import (
@@ -95,10 +95,10 @@ class Replies:
 
     def port_event(self, event: object, die: Callable[[str], None]) -> None:
         """Tell the protocol what the component says."""
-        if isinstance(event, ReplyHad):
+        if isinstance(event, ReadSucceeded):
             self.counters["replies_read"] += 1
             self._tell("reply_read", event.header, event.reply)
-        elif isinstance(event, ReplyNotHad):
+        elif isinstance(event, ReadFailed):
             self._not_had(event)
         elif isinstance(event, SlotsAreDurable):
             self._durable(event)
@@ -123,7 +123,7 @@ class Replies:
         elif isinstance(event, PortFailed | StorageFailed):
             die(str(event.fault))
 
-    def _not_had(self, event: ReplyNotHad) -> None:
+    def _not_had(self, event: ReadFailed) -> None:
         if event.reason is NotRead.CORRUPT:
             self._awaited[event.header] = _Awaited(event.slot, self._now)
         else:

@@ -251,7 +251,7 @@ class Replica:
         return {
             "replica": core.replica,
             "status": core.status.value,
-            "role": "primary" if core.is_primary else "backup" if core.durable.voting else "learner",
+            "role": "primary" if core.is_primary else "backup" if core.durable.voting else "non-voting",
             "view": core.view,
             "log_view": core.log_view,
             "op": core.log.op,

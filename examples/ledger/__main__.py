@@ -73,6 +73,15 @@ class _Parser(argparse.ArgumentParser):
         show(self.format_help().splitlines())
 
 
+def _add_plant(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--plant",
+        type=_plant,
+        metavar="FAULT",
+        help="plant a fault that the verdict must find: " + ", ".join(plant.value for plant in Plant),
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m examples.ledger", description="A replicated ledger.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -108,12 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"number of times to kill the primary (default {KILLS_DEFAULT}, fewer for a short file)",
     )
-    command.add_argument(
-        "--plant",
-        type=_plant,
-        metavar="FAULT",
-        help="plant a fault that the verdict must find: " + ", ".join(plant.value for plant in Plant),
-    )
+    _add_plant(command)
     command.add_argument("--json", action="store_true", help="print the result as JSON, progress on stderr")
     command.add_argument("--keep", action="store_true", help="do not remove the run's directory")
     _add_soak(commands)
@@ -134,7 +138,7 @@ def _add_soak(commands: Any) -> None:
     command.add_argument("--replicas", type=replicas, default=3, metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument("--seed", type=whole(0, SEED_MAX), default=1, metavar="N", help="decides about the harm (1)")
     command.add_argument("--directory", type=path, metavar="DIR", help="where the soak makes its temporary directory")
-    command.add_argument("--plant", type=_plant, metavar="FAULT", help="as with run")
+    _add_plant(command)
     command.add_argument("--keep", action="store_true", help="do not remove the soak's directory")
 
 

@@ -53,7 +53,7 @@ def add_parsers(commands: Any) -> None:
     command = commands.add_parser(
         "start",
         help="start a cluster that stays up until Ctrl-C",
-        description="Start a cluster in a directory, or start again the one that is there. Ctrl-C ends it.",
+        description="Start a cluster in a directory, or restart the one that is there. Press Ctrl-C to stop.",
     )
     place = command.add_argument(
         "place", type=arguments.path, metavar="DIR", help="the cluster's directory; a new one is made"
@@ -96,8 +96,10 @@ def add_parsers(commands: Any) -> None:
     )
     _add_place(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    completed_by(command.add_argument("action", metavar="HOW", help="see above"), ways_to_hurt)
-    completed_by(command.add_argument("words", nargs="*", metavar="...", help="see above"), victims)
+    completed_by(command.add_argument("action", metavar="HOW", help="one of the above"), ways_to_hurt)
+    completed_by(
+        command.add_argument("words", nargs="*", metavar="...", help="what the above shows beside it"), victims
+    )
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:

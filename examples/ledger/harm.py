@@ -144,7 +144,7 @@ class Harm:
             status = self._members.ask(replica.replies, lambda number: GetStatus(request=number), ANSWER_TIMEOUT)
             if not isinstance(status, RepliesStatus):
                 return f"the component of {name} does not say how it is"
-            if progress.status["sync"] or progress.status["role"] == "learner":
+            if progress.status["sync"] or progress.status["role"] == "non-voting":
                 return f"{name} takes over the others' state"
             if status.slots.get("faulty"):
                 return f"{name} has {status.slots['faulty']} faulty slots"

@@ -263,7 +263,7 @@ class Live:
         if who == GATEWAY:
             pids = {who: self.gateway.pid}
         elif number is not None and number >= len(self._names):
-            pids = {who: number}
+            pids = {self._name_of(number): number}
             if number not in processes_of(self._system):
                 raise ClusterUnusable(f"process {who} is none of this cluster's: status shows them")
         else:
@@ -273,7 +273,12 @@ class Live:
             raise ClusterUnusable(f"{', '.join(down)}: not up, but being started again. Try again in a moment")
         for pid in pids.values():
             kill(pid)
-        return ", ".join(f"kill -9 {pid} ({name})" for name, pid in pids.items())
+        return ", ".join(f"killed process {pid} ({name}) with SIGKILL" for name, pid in pids.items())
+
+    def _name_of(self, pid: int) -> str:
+        """What this process of the cluster is."""
+        known = {self.members.pid(name): name for name in self._names} | {self.gateway.pid: GATEWAY}
+        return known.get(pid, "an actor below a replica")
 
     def _lose_disk(self, who: str) -> str:
         name, *more = self._chosen([who])
@@ -320,7 +325,7 @@ def _keep_up(live: Live, control: ControlSocket, say: Any) -> None:
     while True:
         if not is_ready and live.has_quorum:
             is_ready = True
-            say("ready; Ctrl-C ends it, and starting it again goes on where it was")
+            say("ready; press Ctrl-C to stop; a restart resumes")
         live.turn()
         control.poll(live.handle)
 
@@ -340,6 +345,6 @@ def _announce(live: Live, directory: Path, shape: Shape, say: Any) -> None:
     pids = {name: live.members.pid(name) for name in live.members.replicas}
     names = ", ".join(f"{name} is {f'process {pid}' if pid else 'down'}" for name, pid in pids.items())
     say(f"a cluster of {shape.replicas} replicas in {directory}: {names}")
-    say(f"clients come in at {live.gateway.address[0]}:{live.gateway.address[1]}")
+    say(f"listening for clients on {live.gateway.address[0]}:{live.gateway.address[1]}")
     if not live.has_quorum:
         say(f"no quorum: nothing is executed until {live.members.quorum} replicas are up; status {directory} says more")

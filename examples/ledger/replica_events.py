@@ -124,7 +124,7 @@ class Events(Observer):
         if effect.repeated and self._plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
         lose = effect.client in self._withheld
-        # Read before the slot was damaged: were it to arrive, the damage would be needless.
+        # Read before the slot was damaged: were it to arrive, the damage would be useless.
         lose |= reply[:HEADER_SIZE] in self._damaged
         if not effect.repeated:
             self._fresh.append(reply[:HEADER_SIZE])

@@ -236,7 +236,7 @@ class Run:
             members.wait(after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
 
     def _details(self, counters: Mapping[str, int]) -> str:
-        """What a line of progress says of the faults so far."""
+        """What a progress line says of the faults so far."""
         events = self._totals.events
         return (
             f"lost {counters.get('Answer_dropped', 0)} replies, retried {counters.get('retries', 0)}"

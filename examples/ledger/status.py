@@ -21,7 +21,6 @@ from .terminal import BAD, FAIR, GOOD, Line, show, show_table
 COLUMNS = ("name", "pid", "state", "role", "view", "op", "commit", "executed")
 SLOT_COLUMNS = ("reply slots", "empty", "durable", "queued", "writing", "faulty", "lost", "checkpoint", "waiting")
 NON_VOTING = "non-voting"
-WORDS = {"learner": NON_VOTING}
 STYLES = {
     "state": {"up": GOOD, "starting": FAIR, "silent": BAD, "stopped": BAD, "down": BAD},
     "role": {"primary": "bold cyan", NON_VOTING: FAIR},
@@ -60,7 +59,6 @@ def status_row(replica: Mapping[str, Any]) -> list[Line]:
     row: list[Line] = []
     for column in COLUMNS:
         text = str(replica.get(column, "-"))
-        text = WORDS.get(text, text)
         row.append([(text, STYLES.get(column, {}).get(text, ""))])
     return row
 

@@ -94,7 +94,7 @@ class Terminal:
         """True if every replica is up, in the same view, and has executed everything."""
         replicas = self.replicas()
         return (
-            all(one["state"] == "up" and one.get("sync") == 0 and one.get("role") != "learner" for one in replicas)
+            all(one["state"] == "up" and one.get("sync") == 0 and one.get("role") != "non-voting" for one in replicas)
             and len({(one["view"], one["executed"], one["op"]) for one in replicas}) == 1
             and not any(one["slots"].get("faulty") for one in replicas)
         )
@@ -123,11 +123,11 @@ def test_two_terminals_kill_the_primary_and_lose_a_disk(terminal: Terminal) -> N
 
     primary = terminal.primary()
     done = terminal.other("hurt", "kill", str(primary["pid"]))
-    assert f"kill -9 {primary['pid']}" in done.stdout, done.stderr
+    assert f"killed process {primary['pid']}" in done.stdout, done.stderr
     done = terminal.other("client", "--timeout", "20", "transfer", "equity", "ada", "50")
     assert "done; equity has -150, ada has 150" in done.stdout, done.stderr
     assert terminal.primary()["name"] != primary["name"]
-    assert f"{primary['name']} has ended: starting it again" in terminal.said()
+    assert f"{primary['name']} exited; restarting" in terminal.said()
 
     wait_until(terminal.is_whole, 30.0, "three whole replicas")
     done = terminal.other("hurt", "--json", "lose-disk", "2")
@@ -173,7 +173,7 @@ def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_
     assert (done.returncode, len(done.stdout.splitlines())) == (2, 1), done
     assert done.stderr.startswith("line 3: found 'balance', expected a request such as "), done
     done = terminal.other("hurt", "kill", "backups")
-    assert done.stdout.count("kill -9") == 2, done
+    assert done.stdout.count("with SIGKILL") == 2, done
     done = terminal.other("client", "transfer", "nobody", "ada", "1")
     assert (done.returncode, "unknown account" in done.stdout) == (ExitStatus.REFUSED, True), done
     with pytest.raises(ClusterUnusable, match="there is no cluster"):
@@ -240,7 +240,7 @@ def test_the_gateway_and_a_replica_that_end_together_are_both_there_again(termin
             assert Result.decode(transfer(session, 10).body).target_balance == 11 * amount + amount * (amount - 1) // 2
             wait_until(lambda before=before: restarted(terminal) > before, 30.0, "the replica's next life")  # type: ignore[misc]
             wait_until(terminal.is_whole, 30.0, "three whole replicas")
-    assert terminal.said().count("the gateway has ended: starting it again") == 3
+    assert terminal.said().count("the gateway exited; restarting") == 3
 
 
 def test_a_replica_whose_log_is_garbage_comes_up_as_one_that_lost_its_disk(terminal: Terminal) -> None:

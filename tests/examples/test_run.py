@@ -204,7 +204,7 @@ def test_totals_never_fall_when_replicas_die_and_the_last_line_is_the_report(pla
     assert status == 0, out + err
     lines = re.findall(r"lost (\d+) replies, retried (\d+), damaged (\d+), repaired (\d+)", err)
     shown = [tuple(map(int, line)) for line in lines]
-    assert err.count("has ended: starting it again") == 2
+    assert err.count("exited; restarting") == 2
     for before, after in itertools.pairwise(shown):
         assert all(old <= new for old, new in zip(before, after, strict=True)), (before, after)
     network = json.loads(out)["network"]

@@ -101,7 +101,7 @@ def test_no_question_at_the_control_socket_ends_or_delays_the_cluster(terminal: 
             thread.start()
         try:
             terminal.hurt("kill", who="2")
-            wait_until(lambda: "replica-2 has ended: starting it again" in terminal.said(), 5.0, "the restart")
+            wait_until(lambda: "replica-2 exited; restarting" in terminal.said(), 5.0, "the restart")
             assert len(terminal.replicas()) == 3
         finally:
             stop.set()

@@ -25,7 +25,7 @@ from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.component.message_pool import MessagePoolActor
 from client_replies.actors.component.reading import ClientRead, PeerRead
 from client_replies.actors.component.storage import StorageActor
-from client_replies.actors.owner.replies_port import PortFailed, ReplyHad
+from client_replies.actors.owner.replies_port import PortFailed, ReadSucceeded
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing
@@ -657,7 +657,7 @@ class Checkers:
         if isinstance(event, PortFailed):
             self.world.marks.hit(f"port_failed_{event.fault.kind.name}")
             self._failure(index, event.fault.kind, str(event.fault))
-        elif isinstance(event, ReplyHad) and self._padded(event.header)[: len(event.reply)] != event.reply:
+        elif isinstance(event, ReadSucceeded) and self._padded(event.header)[: len(event.reply)] != event.reply:
             self.fail("6: what is read is the reply that was made", f"r{index} slot {event.slot}")
 
     def crashed(self, index: int) -> None:

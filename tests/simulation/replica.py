@@ -22,7 +22,7 @@ from thespian.actors import (
 )
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
-from client_replies.actors.owner.replies_port import PortFailed, ReplyHad, ReplyNotHad, SlotsAreDurable
+from client_replies.actors.owner.replies_port import PortFailed, ReadFailed, ReadSucceeded, SlotsAreDurable
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import (
@@ -299,9 +299,9 @@ class ReplicaActor(Actor):
             self._failed(event)
         elif isinstance(event, StorageFailed):
             self._replace_component()
-        elif isinstance(event, ReplyHad):
+        elif isinstance(event, ReadSucceeded):
             self._answer_read(event)
-        elif isinstance(event, ReplyNotHad):
+        elif isinstance(event, ReadFailed):
             self._answer_not_read(event)
         elif isinstance(event, CheckpointDone):
             self.checkpoint_op = event.op
@@ -490,7 +490,7 @@ class ReplicaActor(Actor):
         entry = self.world.commit(message, self.index)
         self._waiting[entry.op] = sender
 
-    def _answer_read(self, event: ReplyHad) -> None:
+    def _answer_read(self, event: ReadSucceeded) -> None:
         asked = self._reads.pop(event.read, None)
         if asked is not None:
             sender, client, _request = asked
@@ -503,7 +503,7 @@ class ReplicaActor(Actor):
             for slot, header in self.sessions.expectations().items():
                 self.port.read(slot, header)
 
-    def _answer_not_read(self, event: ReplyNotHad) -> None:
+    def _answer_not_read(self, event: ReadFailed) -> None:
         asked = self._reads.pop(event.read, None)
         self.world.marks.hit(f"not_read_{event.reason.name}")
         if asked is not None and event.reason is NotRead.LOST:

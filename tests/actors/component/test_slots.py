@@ -221,7 +221,7 @@ def test_a_write_in_flight_may_end_in_any_state_and_clears_nothing() -> None:
         slots.check_invariants()
 
 
-def test_a_needless_write_is_forgotten_each_time() -> None:
+def test_a_superseded_write_is_forgotten_each_time() -> None:
     """The one that a newer one replaces, the one that is on its way already, and the one of a removed session."""
     slots = Slots(4)
     slots.accept(0, H1, b"one", 0.0)

@@ -14,9 +14,9 @@ from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.owner.replies_port import (
     PortEvent,
     PortFailed,
+    ReadFailed,
+    ReadSucceeded,
     RepliesPort,
-    ReplyHad,
-    ReplyNotHad,
     SlotsAreDurable,
 )
 from client_replies.actors.thespian.system import OwnedSystem
@@ -103,15 +103,15 @@ class Owner:
         """The reply, or why not."""
         number = self.port.read(slot, header)
         self.events += self.port.take_events()
-        found: list[ReplyHad | ReplyNotHad] = []
+        found: list[ReadSucceeded | ReadFailed] = []
 
         def answered() -> bool:
-            found.extend(e for e in self.events if isinstance(e, ReplyHad | ReplyNotHad) and e.read == number)
+            found.extend(e for e in self.events if isinstance(e, ReadSucceeded | ReadFailed) and e.read == number)
             return bool(found)
 
         self.pump(answered)
         self.events.remove(found[0])
-        return found[0].reply if isinstance(found[0], ReplyHad) else found[0].reason
+        return found[0].reply if isinstance(found[0], ReadSucceeded) else found[0].reason
 
     def ask(self, target: ActorAddress, message: object, kind: type) -> object:
         """Ask an actor something beside the port."""

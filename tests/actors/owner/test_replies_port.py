@@ -13,9 +13,9 @@ from client_replies.actors.owner.replies_port import (
     READS_MAX,
     PortFailed,
     PortMisused,
+    ReadFailed,
+    ReadSucceeded,
     RepliesPort,
-    ReplyHad,
-    ReplyNotHad,
     SlotsAreDurable,
     WritesAreDurable,
 )
@@ -498,7 +498,7 @@ def test_what_nobody_waits_for_gathers_for_a_while(paced: Bench) -> None:
     bench.pass_time(0.4)
     assert bench.sent == []
     port.read(0, reply(0, 4)[:HEADER_SIZE])
-    assert [type(event) for event in port.take_events()] == [ReplyHad]
+    assert [type(event) for event in port.take_events()] == [ReadSucceeded]
     bench.pass_time(0.1)
     batch = bench.writes()
     assert (batch.slots, batch.payloads, batch.op) == ((0,), (reply(0, 4),), 4)
@@ -596,8 +596,8 @@ def test_a_read_is_answered_once_and_repeated_until_then(bench: Bench) -> None:
     port.receive(ReplyRead(owner=OWNER, read=first, slot=1, payload=one))
     port.receive(ReplyRead(owner=OWNER, read=first, slot=1, payload=one))
     assert port.take_events() == [
-        ReplyNotHad(read=second, slot=2, header=two[:HEADER_SIZE], reason=NotRead.CORRUPT),
-        ReplyHad(read=first, slot=1, header=one[:HEADER_SIZE], reply=one),
+        ReadFailed(read=second, slot=2, header=two[:HEADER_SIZE], reason=NotRead.CORRUPT),
+        ReadSucceeded(read=first, slot=1, header=one[:HEADER_SIZE], reply=one),
     ]
     bench.pass_time(5)
     assert bench.sent == []
@@ -627,7 +627,7 @@ def test_a_lent_buffer_is_copied_and_given_back_also_when_the_answer_comes_again
     read = port.read(1, large[:HEADER_SIZE])
     bench.sent.clear()
     port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=lease))
-    assert port.take_events() == [ReplyHad(read=read, slot=1, header=large[:HEADER_SIZE], reply=large)]
+    assert port.take_events() == [ReadSucceeded(read=read, slot=1, header=large[:HEADER_SIZE], reply=large)]
     assert bench.only_sent() == ReplyTaken(owner=OWNER, read=read)
     port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=lease))
     assert port.take_events() == []
@@ -643,7 +643,7 @@ def test_a_loan_that_was_over_is_not_taken_for_the_reply(bench: Bench) -> None:
     port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=make_lease(0, 1)))
     assert port.take_events() == []
     port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=wanted))
-    assert [type(event) for event in port.take_events()] == [ReplyHad]
+    assert [type(event) for event in port.take_events()] == [ReadSucceeded]
 
 
 def test_a_reply_that_still_waits_in_the_port_is_read_from_there(bench: Bench) -> None:
@@ -656,7 +656,7 @@ def test_a_reply_that_still_waits_in_the_port_is_read_from_there(bench: Bench) -
     port.read(1, small[:HEADER_SIZE])
     port.read(2, large[:HEADER_SIZE])
     assert bench.sent == []
-    assert [event.reply for event in port.take_events() if isinstance(event, ReplyHad)] == [small, large]
+    assert [event.reply for event in port.take_events() if isinstance(event, ReadSucceeded)] == [small, large]
 
 
 def test_a_checkpoint_goes_out_between_what_was_before_and_after_it(bench: Bench) -> None:
@@ -877,7 +877,7 @@ def test_a_large_reply_in_the_place_of_a_small_one_takes_a_buffer_from_behind(be
     assert bytes(bench.memory.buffer(make_lease(0, 1))[: len(large)]) == large
     header = reply(3, 4, size=6000)[:HEADER_SIZE]
     port.read(3, header)
-    assert port.take_events() == [ReplyHad(read=1, slot=3, header=header, reply=reply(3, 4, size=6000))]
+    assert port.take_events() == [ReadSucceeded(read=1, slot=3, header=header, reply=reply(3, 4, size=6000))]
     port.receive(WritesAccepted(owner=OWNER, number=2, credit=9, durable_through=2))
     assert bench.writes().slots == (3,)
 
