@@ -274,11 +274,6 @@ class ReplyHeader:
             if type(value) is not bytes or len(value) != CHECKSUM_SIZE:
                 raise HeaderFieldOutOfRange(f"{name} {shown(value)}", f"{CHECKSUM_SIZE} bytes")
 
-    @property
-    def size_body(self) -> int:
-        """Bytes of the body."""
-        return self.size - HEADER_SIZE
-
 
 _LIMITS = (
     *((name, U128_MAX) for name in ("cluster", "client")),

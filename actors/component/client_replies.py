@@ -860,7 +860,7 @@ class ClientRepliesActor(ComponentActor):
         if self._pool is None:
             self._finish_closing()
         else:
-            self._call_pool("reclaim", ReclaimLeases(holder=parts.opened.owner, kept=()))
+            self._call_pool("reclaim", ReclaimLeases(holder=parts.opened.owner))
 
     def _finish_closing(self) -> None:
         parts = self._parts

@@ -31,7 +31,6 @@ from client_replies.messages.leases import (
     PoolStatus,
     ReclaimLeases,
     ReleaseLeases,
-    RetainLeases,
 )
 from client_replies.messages.protocol import Party
 from client_replies.storage.errors import StorageError
@@ -55,7 +54,6 @@ class MessagePoolActor(ComponentActor):
         return {
             OpenPool: self.open,
             AcquireLeases: self.acquire,
-            RetainLeases: self.retain,
             ReleaseLeases: self.release,
             ReclaimLeases: self.reclaim,
             GetPoolStatus: self.status,
@@ -65,7 +63,7 @@ class MessagePoolActor(ComponentActor):
         """The component is who opened. A number that it named has an address of its own; all others are its own."""
         if self._opener is None or self._table is None:
             return True  # Nothing is there to be had: handlers say so.
-        if party is Party.HOLDER and isinstance(message, AcquireLeases | RetainLeases | ReleaseLeases):
+        if party is Party.HOLDER and isinstance(message, AcquireLeases | ReleaseLeases):
             return sender == self._address_of(message.holder)
         if sender == self._opener:
             return True
@@ -79,7 +77,7 @@ class MessagePoolActor(ComponentActor):
         if isinstance(message, OpenPool):
             fault = Fault(kind=FaultKind.ALREADY_OPEN, found="a pool in use", expected="the component that opened it")
             self.send(sender, PoolOpenFailed(fault=fault))
-        elif isinstance(message, AcquireLeases | RetainLeases | ReleaseLeases):
+        elif isinstance(message, AcquireLeases | ReleaseLeases):
             found, expected = f"holder {message.holder} from another sender", "a holder of its own"
             self._refuse(message, Fault(kind=FaultKind.HOLDER_UNKNOWN, found=found, expected=expected), sender)
 
@@ -118,13 +116,6 @@ class MessagePoolActor(ComponentActor):
         answer = self._table.acquire(message)
         if answer is not None:
             self.send(sender, answer)
-
-    def retain(self, message: RetainLeases, sender: ActorAddress) -> None:
-        """Count the leases once more."""
-        if self._table is None:
-            self._refuse_closed(message, sender)
-            return
-        self.send(sender, self._table.retain(message))
 
     def release(self, message: ReleaseLeases, sender: ActorAddress) -> None:
         """Take the leases back, and grant them to who waits."""
@@ -168,11 +159,9 @@ class MessagePoolActor(ComponentActor):
             if address is not None:
                 self.send(address, grant)
 
-    def _refuse_closed(self, message: AcquireLeases | RetainLeases | ReleaseLeases, sender: ActorAddress) -> None:
+    def _refuse_closed(self, message: AcquireLeases | ReleaseLeases, sender: ActorAddress) -> None:
         fault = Fault(kind=FaultKind.NOT_OPEN, found="a pool without memory", expected="OpenPool first")
         self._refuse(message, fault, sender)
 
-    def _refuse(
-        self, message: AcquireLeases | RetainLeases | ReleaseLeases, fault: Fault, sender: ActorAddress
-    ) -> None:
+    def _refuse(self, message: AcquireLeases | ReleaseLeases, fault: Fault, sender: ActorAddress) -> None:
         self.send(sender, LeasesRefused(holder=message.holder, number=message.number, fault=fault))

@@ -298,12 +298,6 @@ class Repair:
             peer.failures = 0
         return answered
 
-    def unreachable(self, replica: int, now: float) -> None:
-        """The peer's actor is known to have failed on what it was asked: no need to wait for the timeout."""
-        peer = self._peers.get(replica)
-        if peer is not None and peer.asked is not None:
-            self._failed(peer, now)
-
     def _failed(self, peer: Peer, now: float) -> None:
         if peer.asked is not None:
             for slot, header in peer.asked.slots.items():

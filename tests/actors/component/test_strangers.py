@@ -47,7 +47,6 @@ from client_replies.messages.leases import (
     PoolOpenFailed,
     ReclaimLeases,
     ReleaseLeases,
-    RetainLeases,
     make_lease,
 )
 from client_replies.messages.message import Message
@@ -254,8 +253,6 @@ def test_guessed_leases_of_a_stranger_release_nothing(asys: OwnedSystem, tmp_pat
     for holder in (10**6, driver.owner):
         stranger.send(ReleaseLeases(holder=holder, number=1, leases=guesses), driver.pool)
         assert stranger.expect(LeasesRefused).fault.kind is FaultKind.HOLDER_UNKNOWN
-        stranger.send(RetainLeases(holder=holder, number=1, leases=guesses), driver.pool)
-        assert stranger.expect(LeasesRefused).fault.kind is FaultKind.HOLDER_UNKNOWN
     assert driver.pool_status().held == held
     driver.write_durable({0: lease}, op=book.op)
     assert driver.read(0, book.header(0)) == book.replies[0]
@@ -296,7 +293,7 @@ def test_reclaiming_the_owners_leases_is_the_components_affair(asys: OwnedSystem
     driver = Driver(asys)
     driver.open(config)
     stranger = Stranger(driver)
-    stranger.send(ReclaimLeases(holder=driver.owner, kept=()), driver.pool)
+    stranger.send(ReclaimLeases(holder=driver.owner), driver.pool)
     stranger.send(ReleaseLeases(holder=1, number=1, leases=()), driver.pool)
     stranger.expect(LeasesRefused)  # so the reclaim was seen
     (lease,) = driver.lease(book.reply(0, 20 * KIB))
