@@ -15,7 +15,7 @@ READY := .venv/.ready
 ARGS ?=
 SEEDS ?= 100
 
-# The three packages are checked under the name they are installed with; the rest where it stands.
+# The packages are checked under the name they are installed with; the rest where it stands.
 CHECKED := $(wildcard examples tests benchmarks tools)
 PACKAGES := .venv/import/client_replies
 
@@ -29,10 +29,10 @@ $(READY): setup.cfg pyproject.toml tools/make_venv.py
 	@touch $@
 
 cluster: $(READY) ## run three replicas over a file of transfers, damage and kill them, and judge the result
-	@$(RUN) -m examples.cluster run $(ARGS)
+	@$(RUN) -m examples.ledger run $(ARGS)
 
 soak: $(READY) ## ten minutes of random harm to a cluster at work, and judge the result (ARGS="--seed 2")
-	@timeout --kill-after=10 600 $(RUN) -m examples.cluster soak $(ARGS)
+	@timeout --kill-after=10 600 $(RUN) -m examples.ledger soak $(ARGS)
 
 # The whole suite runs in several processes, two per core (see tests/conftest.py); each test file stays in one of them.
 # A chosen part runs in one, which starts at once, and in which --pdb and -s work; `ARGS="-n 4 tests/storage"` is heeded.

@@ -3,12 +3,18 @@
 What a user of the component needs is here by name; the modules have the rest.
 """
 
-from .client_replies import ClientRepliesActor
-from .environment import Environment, RealEnvironment
-from .message_pool import MessagePoolActor
-from .replies_port import RepliesPort
-from .storage import StorageActor
-from .system import configure_logging, get_logger, running_system, start_system, stop_system
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.message_pool import MessagePoolActor
+from client_replies.actors.component.storage import StorageActor
+from client_replies.actors.owner.replies_port import RepliesPort
+from client_replies.actors.thespian.environment import Environment, RealEnvironment
+from client_replies.actors.thespian.system import (
+    configure_logging,
+    get_logger,
+    running_system,
+    start_system,
+    stop_system,
+)
 
 __all__ = [
     "ClientRepliesActor",

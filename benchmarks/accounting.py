@@ -4,7 +4,7 @@ Guarantees: after `install`, and before the actor system is started, every actor
 itself after its actor in memory that all of them share. `begin` reads the CPU time of all those processes; two of its
 snapshots make an account. Nothing is added to what a message costs.
 
-Owns: the patched function of `actors.base.processes` with which a process begins.
+Owns: the patched function of `actors.thespian.base.processes` with which a process begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from thespian.system.multiprocCommon import startChild
 
-from client_replies.actors.base import processes
+from client_replies.actors.thespian.base import processes
 
 ROWS = 256
 # A row is a process: its name and pid.

@@ -1,6 +1,6 @@
 """A replicated service: committed requests per second and their latency, three replicas on this machine.
 
-Ours is examples/cluster without faults: nothing is lost, duplicated, delayed or killed. The cluster answers a request
+Ours is examples/ledger without faults: nothing is lost, duplicated, delayed or killed. The cluster answers a request
 when a quorum has it on disk, synced; the replies become durable beside that. etcd (puts through its JSON gateway, one
 connection per session) does the same. PySyncObj sends each entry at once and keeps a journal, but syncs nothing, and
 has no sessions: its callers are in the leader's own process.
@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from client_replies.actors.base import UNIX_BASE
-from client_replies.actors.system import running_system
+from client_replies.actors.thespian.base import UNIX_BASE
+from client_replies.actors.thespian.system import running_system
 
 from . import etcd, raft
 from .accounting import account, begin, install
@@ -34,11 +34,11 @@ REQUESTS_MIN = 2  # of each session
 def measure_ours(params: Mapping[str, Any]) -> dict[str, Any]:
     """A run of the example without faults, judged."""
     modules: dict[str, Any] = {
-        name: importlib.import_module(f"examples.cluster.{name}")
-        for name in ("client", "config", "replica", "run", "generate_transfers", "transfers")
+        name: importlib.import_module(f"examples.ledger.{name}")
+        for name in ("client", "config", "run", "generate_transfers", "transfers")
     }
-    for name in ("client", "replica"):
-        modules[name].cluster_faults = lambda drop, duplicate: {}
+    for module in (modules["client"], importlib.import_module("client_replies.cluster.replica.replica")):
+        module.cluster_faults = lambda drop, duplicate: {}
     run = modules["run"]
     run.running_system = functools.partial(running_system, params.get("base", UNIX_BASE))
     sessions = params["sessions"]
@@ -115,7 +115,7 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def groups(scale: Scale) -> list[Group]:
     """The contests of the row."""
     contestants = [
-        Contestant("ours", "client-replies, examples/cluster", on_base=True),
+        Contestant("ours", "client-replies, examples/ledger", on_base=True),
         Contestant("etcd", "etcd", missing=on_path("etcd")),
         Contestant("pysyncobj", "PySyncObj, each entry at once (syncs nothing, no sessions)"),
     ]

@@ -89,7 +89,6 @@ class Replica(Owner):
         self._begun = False
 
     def configure(self) -> RepliesConfig:
-        """See `Owner`."""
         return replies_config(self.params["path"], self.params["size"], clients_max=SESSIONS)
 
     def receiveMessage(self, message: object, sender: ActorAddress) -> None:
@@ -101,7 +100,6 @@ class Replica(Owner):
             super().receiveMessage(message, sender)
 
     def opened(self, event: RepliesOpened) -> None:
-        """See `Owner`."""
         self._begin()
 
     def _begin(self) -> None:
@@ -116,13 +114,11 @@ class Replica(Owner):
             self.send(self.createActor(Gateway), Begin(clients=tuple(range(first, first + share))))
 
     def other(self, message: object, sender: ActorAddress) -> None:
-        """See `Owner`."""
         if isinstance(message, Requests) and not self._meter.finished:
             self._waiting.append((message, sender))
             self._execute_waiting()
 
     def received(self) -> None:
-        """See `Owner`."""
         if self._begun:
             self._execute_waiting()
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client_replies.actors.base.tcp_base import TCP_BASE
+from client_replies.actors.thespian.base.tcp_base import TCP_BASE
 
 from .measure import DIRECTORY
 from .statistics import Spread, median

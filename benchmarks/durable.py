@@ -13,9 +13,9 @@ from typing import Any
 
 from thespian.actors import Actor
 
-from client_replies.actors.base import UNIX_BASE
-from client_replies.actors.system import running_system
-from client_replies.actors.writing import SMALL_BATCH
+from client_replies.actors.component.writing import SMALL_BATCH
+from client_replies.actors.thespian.base import UNIX_BASE
+from client_replies.actors.thespian.system import running_system
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import RepliesOpened
 from client_replies.storage.layout import Layout, sectors_size
@@ -37,12 +37,10 @@ class OursDriver(Owner):
     """Keeps the window full through a RepliesPort."""
 
     def configure(self) -> RepliesConfig:
-        """See `Owner`."""
         sessions = sessions_for(self.params["window"])
         return replies_config(self.params["path"], self.params["size"], clients_max=sessions)
 
     def opened(self, event: RepliesOpened) -> None:
-        """See `Owner`."""
         self._window = int(self.params["window"])
         self._batch = _batch_of_ours(self.params)
         sessions = sessions_for(self._window)
@@ -51,7 +49,6 @@ class OursDriver(Owner):
         self._fill()
 
     def durable(self, count: int, committed_at: float) -> None:
-        """See `Owner`."""
         if self._meter.finished:
             return
         if self._meter.done(count, committed_at):
@@ -82,7 +79,6 @@ class StoreDriver(WindowDriver):
     """Keeps the window full in front of a StoreActor."""
 
     def prepare(self) -> None:
-        """See `WindowDriver`."""
         self._store = self.createActor(StoreActor)
         opening = OpenStore(
             kind=self.params["kind"], path=self.params["path"], bytes_max=SESSIONS * self.params["size"]
@@ -90,12 +86,10 @@ class StoreDriver(WindowDriver):
         self.send(self._store, opening)
 
     def send_batch(self, number: int, count: int) -> None:
-        """See `WindowDriver`."""
         slots, replies = self._replies.batch(count)
         self.send(self._store, PutBatch(number=number, slots=slots, replies=replies))
 
     def answered(self, message: object) -> bool:
-        """See `WindowDriver`."""
         if isinstance(message, StoreOpened):
             self._replies = Replies(self.params["size"])
             self.begin(half(int(self.params["window"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from client_replies.actors.base.tcp_base import TCP_BASE
+from client_replies.actors.thespian.base.tcp_base import TCP_BASE
 
 from . import targets
 from .report import number

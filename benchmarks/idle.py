@@ -1,4 +1,4 @@
-"""What a cluster costs that nobody uses: the CPU time of all processes of examples/cluster with three replicas.
+"""What a cluster costs that nobody uses: the CPU time of all processes of examples/ledger with three replicas.
 
 It is the cluster that `start` keeps up, with its gateway, right after it said that it was ready.
 """
@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from client_replies.actors.base import UNIX_BASE
-from client_replies.actors.system import running_system
+from client_replies.actors.thespian.base import UNIX_BASE
+from client_replies.actors.thespian.system import running_system
 
 from .accounting import account, begin, install
 from .contest import Contestant, Group, Scale, group_of
@@ -33,7 +33,7 @@ LONGER = 4
 
 def _serve(directory: Path, base: str, said: Connection) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell script ignores
-    live: Any = importlib.import_module("examples.cluster.live")
+    live: Any = importlib.import_module("examples.ledger.live")
     live.running_system = functools.partial(running_system, base)
     with contextlib.suppress(KeyboardInterrupt):
         live.start(directory, REPLICAS, 0, said.send)
@@ -90,5 +90,5 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def groups(scale: Scale) -> list[Group]:
     """The contest of the row."""
-    ours = Contestant("ours", "client-replies, examples/cluster", on_base=True)
+    ours = Contestant("ours", "client-replies, examples/ledger", on_base=True)
     return [group_of(IDLE, "% of a core", [ours], figures=(("processes", ""),))]

@@ -26,14 +26,14 @@ from typing import Any
 
 from thespian.actors import WatchMessage
 
-from client_replies.actors.component import ComponentActor
+from client_replies.actors.thespian.component_actor import ComponentActor
+from client_replies.cluster.log.log_store import SqliteLogStore
+from client_replies.cluster.log.log_writer import LogWriter
+from client_replies.cluster.replica.network import Envelope
 
 from .cluster import measure_ours
-from examples.cluster.client import ClientActor
-from examples.cluster.log_store import SqliteLogStore
-from examples.cluster.log_writer import LogWriter
-from examples.cluster.network import Envelope
-from examples.cluster.replica import ReplicaActor
+from examples.ledger.client import ClientActor
+from examples.ledger.ledger_replica import LedgerReplica
 
 RECORDS_AT_ONCE = 64
 SHARE_SHOWN = 0.1  # of the requests: the fastest
@@ -102,11 +102,11 @@ def install(directory: str) -> None:
     def written(self: SqliteLogStore, *writes: Any) -> None:
         begun = time.monotonic()
         write(self, *writes)
-        recorder.record("ReplicaActor's log", "write and sync", begun)
+        recorder.record("LedgerReplica's log", "write and sync", begun)
 
     ComponentActor.receiveMessage = received  # type: ignore[method-assign]
-    ReplicaActor.tick = noted("tick", ReplicaActor.tick)  # type: ignore[method-assign]
-    ReplicaActor._answer = noted("commit and answer", ReplicaActor._answer)  # type: ignore[method-assign]
+    LedgerReplica.tick = noted("tick", LedgerReplica.tick)  # type: ignore[method-assign]
+    LedgerReplica._answer = noted("commit and answer", LedgerReplica._answer)  # type: ignore[method-assign]
     LogWriter._done = noted("its log is written", LogWriter._done)  # type: ignore[method-assign]
     SqliteLogStore.write = written  # type: ignore[method-assign]
 
@@ -158,13 +158,13 @@ def _places(found: Sequence[Step]) -> dict[tuple[int, str], str]:
     """What a reader calls each process: the primary is the replica that hears requests."""
     requests: dict[int, int] = defaultdict(int)
     for step in found:
-        if step.actor == ReplicaActor.__name__:
+        if step.actor == LedgerReplica.__name__:
             requests[step.pid] += "Request" in step.what
     primary = max(requests, key=lambda pid: requests[pid])
     backups = [pid for pid in requests if pid != primary]
     names = {primary: "primary", **{pid: f"backup {index + 1}" for index, pid in enumerate(backups)}}
-    log = "ReplicaActor's log"
-    places = {(pid, ReplicaActor.__name__): name for pid, name in names.items()}
+    log = "LedgerReplica's log"
+    places = {(pid, LedgerReplica.__name__): name for pid, name in names.items()}
     return {**places, **{(pid, log): f"{name}, its log" for pid, name in names.items()}}
 
 

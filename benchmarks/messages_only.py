@@ -47,19 +47,16 @@ class MessagesDriver(WindowDriver):
     """Sends as many batches as the component's driver."""
 
     def prepare(self) -> None:
-        """See `WindowDriver`."""
         self._relay = self.createActor(Relay)
         self._slots = tuple(range(self.params["batch"]))
         self._leases = tuple(make_lease(buffer, 1) for buffer in self._slots)
         self.begin(self.params["batch"])
 
     def send_batch(self, number: int, count: int) -> None:
-        """See `WindowDriver`."""
         batch = WriteReplies(
             owner=OWNER, number=number, op=number, slots=self._slots, payloads=self._leases, durable=True
         )
         self.send(self._relay, batch)
 
     def answered(self, message: object) -> bool:
-        """See `WindowDriver`."""
         return isinstance(message, WritesAccepted)

@@ -15,7 +15,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.replies_port import PortEvent, ReplyHad, ReplyNotHad
+from client_replies.actors.owner.replies_port import PortEvent, ReadFailed, ReadSucceeded
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
 from client_replies.messages.replies import RepliesOpened
@@ -53,11 +53,9 @@ class PendingReader(Owner):
     """Reads replies whose writes are pending, and sends messages to and fro in turn."""
 
     def configure(self) -> RepliesConfig:
-        """See `Owner`."""
         return replies_config(self.params["path"], self.params["size"], hold_back=HOLD_BACK)
 
     def opened(self, event: RepliesOpened) -> None:
-        """See `Owner`."""
         self._echo = self.createActor(Echo)
         self._headers: dict[int, bytes] = {}
         self._slots = itertools.cycle(range(PENDING))
@@ -83,16 +81,14 @@ class PendingReader(Owner):
         self.port.read(slot, self._headers[slot])
 
     def event(self, event: PortEvent) -> None:
-        """See `Owner`."""
-        if isinstance(event, ReplyHad):
+        if isinstance(event, ReadSucceeded):
             self._reads.append(time.perf_counter() - self._begun)
             self._begun = time.perf_counter()
             self.send(self._echo, Ping())
-        elif isinstance(event, ReplyNotHad):
+        elif isinstance(event, ReadFailed):
             self.fail(f"a reply could not be read: {event.reason}")
 
     def other(self, message: object, sender: ActorAddress) -> None:
-        """See `Owner`."""
         if isinstance(message, Ping):
             self._round_trips.append(time.perf_counter() - self._begun)
             if time.perf_counter() < self._until or len(self._reads) < WARM + self.params.get("samples", SAMPLES_MIN):

@@ -19,9 +19,9 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
-from client_replies.actors.base import MAC_SIZE
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.replies_port import PortFailed, RepliesPort, SlotsAreDurable
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.owner.replies_port import PortFailed, RepliesPort, SlotsAreDurable
+from client_replies.actors.thespian.base import MAC_SIZE
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.replies import GetStatus, RepliesClosed, RepliesOpened, RepliesStatus, ReplyLost
 from client_replies.messages.reply import verify_reply

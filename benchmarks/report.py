@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from client_replies.actors.base.tcp_base import TCP_BASE
+from client_replies.actors.thespian.base.tcp_base import TCP_BASE
 
 from .machine import one_line
 from .targets import TARGETS

@@ -19,9 +19,9 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.base import UNIX_BASE
-from client_replies.actors.base.tcp_base import TCP_BASE
-from client_replies.actors.system import running_system
+from client_replies.actors.thespian.base import UNIX_BASE
+from client_replies.actors.thespian.base.tcp_base import TCP_BASE
+from client_replies.actors.thespian.system import running_system
 
 from .contest import Contestant, Group, Scale, group_of
 from .statistics import percentile

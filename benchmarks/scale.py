@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from client_replies.actors.replies_port import PortEvent, ReplyHad, ReplyNotHad
+from client_replies.actors.owner.replies_port import PortEvent, ReadFailed, ReadSucceeded
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import RepliesOpened
 
@@ -32,14 +32,12 @@ class ScaleDriver(Owner):
     """Opens a full file, then reads."""
 
     def configure(self) -> RepliesConfig:
-        """See `Owner`."""
         config = replies_config(self.params["path"], self.params["size"], clients_max=self.params["slots"])
         self._headers = make_file(config, Replies(self.params["size"], sessions=config.clients_max))
         self._begun = time.perf_counter()
         return config
 
     def opened(self, event: RepliesOpened) -> None:
-        """See `Owner`."""
         self._opening = time.perf_counter() - self._begun
         self._reads: list[float] = []
         self._before = begin()
@@ -52,10 +50,9 @@ class ScaleDriver(Owner):
         self.port.read(slot, self._headers[slot])
 
     def event(self, event: PortEvent) -> None:
-        """See `Owner`."""
-        if isinstance(event, ReplyNotHad):
+        if isinstance(event, ReadFailed):
             self.fail(f"a reply could not be read: {event.reason}")
-        if isinstance(event, ReplyHad):
+        if isinstance(event, ReadSucceeded):
             now = time.perf_counter()
             self._reads.append(now - self._begun)
             if now < self._until or len(self._reads) < 2 * WARM:

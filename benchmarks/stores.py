@@ -44,13 +44,11 @@ class SqliteStore:
         self._connection.execute("CREATE TABLE replies (slot INTEGER PRIMARY KEY, reply BLOB NOT NULL)")
 
     def put(self, slots: Sequence[int], replies: Sequence[bytes]) -> None:
-        """See `Store`."""
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany("REPLACE INTO replies VALUES (?, ?)", zip(slots, replies, strict=True))
         self._connection.execute("COMMIT")
 
     def close(self) -> None:
-        """See `Store`."""
         self._connection.close()
 
 
@@ -61,13 +59,11 @@ class LmdbStore:
         self._environment: Any = lmdb.open(path, map_size=size, subdir=False, sync=True, metasync=True)
 
     def put(self, slots: Sequence[int], replies: Sequence[bytes]) -> None:
-        """See `Store`."""
         with self._environment.begin(write=True) as transaction:
             for slot, reply in zip(slots, replies, strict=True):
                 transaction.put(_KEY.pack(slot), reply)
 
     def close(self) -> None:
-        """See `Store`."""
         self._environment.close()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.base import LOOPBACK, UNIX_BASE
+from client_replies.actors.thespian.base import LOOPBACK, UNIX_BASE
 from client_replies.messages.replies import RepliesOpened, RepliesStatus
 
 from .contest import ROOT, Contestant, Group, Scale, group_of

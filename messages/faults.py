@@ -68,7 +68,6 @@ class FaultKind(enum.Enum):
     REPLY_OTHER_CLUSTER = "the reply belongs to another cluster"
     REPLY_WITHOUT_BODY = "a reply without a body lives in the session table, never in a slot"
     SLOT_OUT_OF_RANGE = "there is no such slot"
-    SLOT_REPEATED = "a batch names a slot twice"
     INLINE_TOO_LARGE = "a reply of this size travels as a lease, not as bytes"
     LEASE_STALE = "the lease was released or never granted"
     LEASES_TOO_MANY = "the pool has fewer buffers than one request asks for"

@@ -114,7 +114,7 @@ class AcquireLeases(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasesGranted(Message):
-    """The leases, each held once."""
+    """The leases. They are the holder's until it releases them."""
 
     holder: int
     number: int
@@ -137,30 +137,8 @@ class LeasesRefused(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetainLeases(Message):
-    """Count each lease once more, so that it can be given away and kept."""
-
-    holder: int
-    number: int
-    leases: tuple[Lease, ...]
-
-    def validate(self) -> None:
-        """Check all limits."""
-        _check_leases(self.holder, self.number, self.leases)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeasesRetained(Message):
-    """Counted. `stale` are those that were not held by anyone, and were left alone."""
-
-    holder: int
-    number: int
-    stale: tuple[Lease, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseLeases(Message):
-    """Give back one count of each lease: the holder's own, or one that a dead holder had given away."""
+    """Give back these leases, which the holder acquired."""
 
     holder: int
     number: int
@@ -184,15 +162,13 @@ class LeasesReleased(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReclaimLeases(Message):
-    """Holder `holder` is gone: take back all that it acquired but `kept`, which it had given away before."""
+    """Holder `holder` is gone: take back all that it acquired."""
 
     holder: int
-    kept: tuple[Lease, ...]
 
     def validate(self) -> None:
         """Check all limits."""
-        _check_holder(self.holder, 1)
-        check_ints("kept", self.kept, 1, LEASE_MAX)
+        check_int("holder", self.holder, 1, U64_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +188,7 @@ class GetPoolStatus(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatus(Message):
-    """Buffers in all and free, counts held, requests waiting, and what was refused since the pool was opened."""
+    """Buffers in all, free and held, requests waiting, and what was refused since the pool was opened."""
 
     request: int
     buffers: int

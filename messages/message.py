@@ -4,7 +4,7 @@ Guarantees: a message that exists is valid. It is frozen, compares by value, pic
 (`MessageInvalid` says which field, what was found and what was expected). Unpickling skips the constructor, so an
 actor calls `validate` once more on whatever arrives from another process.
 
-Gives up: nested validation of opaque payloads. Bytes that claim to be a reply are verified by who uses them.
+Limits: no nested validation of opaque payloads. Bytes that claim to be a reply are verified by who uses them.
 
 `str()` of a message is its class name. Thespian formats every message several times on its way for an internal log,
 and a megabyte formatted that often costs twenty to forty times what carrying it costs.

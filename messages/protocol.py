@@ -97,7 +97,6 @@ PROTOCOL = _once(
     # Who may hold leases, and the MessagePoolActor.
     _asks(Party.REPLIES, Party.POOL, leases.OpenPool, (leases.PoolOpened, leases.PoolOpenFailed)),
     _holder_asks(leases.AcquireLeases, leases.LeasesGranted, leases.LeasesRefused),
-    _holder_asks(leases.RetainLeases, leases.LeasesRetained, leases.LeasesRefused),
     _holder_asks(leases.ReleaseLeases, leases.LeasesReleased, leases.LeasesRefused),
     _asks(Party.REPLIES, Party.POOL, leases.ReclaimLeases, (leases.LeasesReclaimed,)),
     _asks(Party.ANYONE, Party.POOL, leases.GetPoolStatus, (leases.PoolStatus,)),

@@ -14,7 +14,7 @@
 
 `checksum` is the XXH3-128 of bytes 16 to 255, `checksum_body` that of the body; both are stored least significant
 byte first. `checksum` identifies a reply. Guarantees: `unpack` returns only headers that keep every rule, and each way
-to break one has an error of its own below `HeaderInvalid`. Gives up: secrecy and authenticity. XXH3 finds rot, not
+to break one has an error of its own below `HeaderInvalid`. Limits: no secrecy, no authenticity. XXH3 finds rot, not
 malice. The layout follows TigerBeetle's `Header.Reply` in spirit; it is not byte compatible with it.
 """
 
@@ -273,11 +273,6 @@ class ReplyHeader:
             value = getattr(self, name)
             if type(value) is not bytes or len(value) != CHECKSUM_SIZE:
                 raise HeaderFieldOutOfRange(f"{name} {shown(value)}", f"{CHECKSUM_SIZE} bytes")
-
-    @property
-    def size_body(self) -> int:
-        """Bytes of the body."""
-        return self.size - HEADER_SIZE
 
 
 _LIMITS = (

@@ -7,7 +7,7 @@ Guarantees: at most `clients_max` sessions, one slot each. Slots, eviction and `
 What is refused (`SessionsRefused`, `SessionsInvalid`) changes nothing. Every call costs the same however many sessions
 there are; `encode`, `decode` and iteration walk the table once.
 
-Gives up: bodies, which live in the slots. A reply without a body needs no slot; its header here is the whole reply.
+Limits: no bodies, which are in the slots. A reply without a body needs no slot; its header here is the whole reply.
 
 Encoded, little-endian (sizes in bytes), the columns in slot order:
 

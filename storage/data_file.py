@@ -16,7 +16,8 @@ with the others in flight beside them a power cut would take all four. It reads 
 Where the trailer of the last checkpoint rotted, `open` takes the one before, whose area is untouched until the next
 checkpoint begins; `damaged` says so. Nothing is written for that. The next checkpoint goes into the damaged area.
 
-Gives up: order among the slots of one `write_slots`; after a crash each may be old, new or torn. Two damaged trailers.
+Limits: no order among the slots of one `write_slots`; after a crash each may be old, new or torn. No repair of two
+damaged trailers.
 
 Threads may write (different slots) and read at the same time, one of them a checkpoint. Owns the device and its lock.
 """

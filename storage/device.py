@@ -6,7 +6,7 @@ exclusively until `close`, also against other openings by the same process. `cre
 it is complete and durable, and never in place of another: whatever the moment of a crash, there is no half-made file
 under the final name.
 
-Gives up: order and atomicity of writes that no sync separates; after a crash any part of any of them may be there.
+Limits: no order and no atomicity of writes that no sync separates; after a crash any part of any of them may be there.
 
 Threads may write and read at the same time. Nobody may use a device while it is being closed, or after.
 

@@ -1,22 +1,20 @@
 """Who holds which buffer of the pool: the plain bookkeeping of the MessagePoolActor, without actor and without memory.
 
-Guarantees: a buffer is granted to one holder at a time, and again only when every count on it came back; then its
-generation has grown and is published, so that a lease that anybody still remembers is refused everywhere. Acquiring is
-all or none, first come first served. A request that is repeated (same holder, kind and number) gets the same answer
-and does nothing twice. A refused request did nothing and did not use up its number: the same number is expected next.
-What is stale, or not the holder's to release, is left alone and counted. What is remembered of holders is bounded.
-`check` states the invariants.
+Guarantees: a buffer is granted to one holder at a time, and again only when that one gave it back; then its generation
+has grown and is published, so that a lease that anybody still remembers is refused everywhere. Acquiring is all or
+none, first come first served. A request that is repeated (same holder, kind and number) gets the same answer and does
+nothing twice. A refused request did nothing and did not use up its number: the same number is expected next. What is
+stale, or not the holder's to release, is left alone and counted. What is remembered of holders is bounded. `check`
+states the invariants.
 
-Limits: it does not know who really has a lease. Counts are kept under the holder that acquired or retained them. A
-release takes one of the holder's own, or one that a dead holder had given away. Who is given a lease retains it under
-its own number; what was given to a holder that died comes back only if the giver releases it.
+Limits: it does not know who really uses a lease. A holder may let others read its buffers; it releases them itself.
 
 Owns: the generations; `publish` is told of each change.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,11 +26,9 @@ from client_replies.messages.leases import (
     LeasesReclaimed,
     LeasesRefused,
     LeasesReleased,
-    LeasesRetained,
     PoolStatus,
     ReclaimLeases,
     ReleaseLeases,
-    RetainLeases,
     lease_buffer,
     make_lease,
 )
@@ -40,8 +36,8 @@ from client_replies.messages.leases import (
 HOLDERS_MAX = 4096  # living holders that are remembered: beyond it, one that holds nothing counts as gone
 HOLDERS_GONE_MAX = 4096  # dead holders that are remembered; an incarnation's messages do not live longer than that
 
-Request = AcquireLeases | RetainLeases | ReleaseLeases
-Answer = LeasesGranted | LeasesRetained | LeasesReleased | LeasesRefused
+Request = AcquireLeases | ReleaseLeases
+Answer = LeasesGranted | LeasesReleased | LeasesRefused
 Grants = tuple[LeasesGranted, ...]
 
 
@@ -56,17 +52,13 @@ class _Turn:
 @dataclass(slots=True)
 class _Holder:
     turns: dict[type[Request], _Turn] = field(default_factory=dict)
-    buffers: Counter[int] = field(default_factory=Counter)  # counts on each buffer under this holder's name
+    buffers: dict[int, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _BufferState:
     generation: int = 1
-    holders: dict[int, int] = field(default_factory=dict)  # holder to its counts, the oldest holder first
-
-    @property
-    def count(self) -> int:
-        return sum(self.holders.values())
+    holder: int | None = None
 
 
 class LeaseTable:
@@ -109,27 +101,8 @@ class LeaseTable:
         self._waiting.append(request)
         return None
 
-    def retain(self, request: RetainLeases) -> LeasesRetained | LeasesRefused:
-        """Count each lease once more, under the name of who asks."""
-        refused = self._out_of_turn(request)
-        if refused is not None:
-            return refused
-        turn = self._turn(request)
-        if request.number == turn.number and isinstance(turn.answer, LeasesRetained):
-            return turn.answer
-        stale = []
-        for lease in request.leases:
-            if self._is_held(lease):
-                self._count(lease_buffer(lease), request.holder)
-            else:
-                stale.append(lease)
-        self.stale_refused += len(stale)
-        answer = LeasesRetained(holder=request.holder, number=request.number, stale=tuple(stale))
-        self._note(request, answer)
-        return answer
-
     def release(self, request: ReleaseLeases) -> tuple[LeasesReleased | LeasesRefused, Grants]:
-        """Take back one count of each lease. The grants are for those who waited."""
+        """Take back each lease. The grants are for those who waited."""
         refused = self._out_of_turn(request)
         if refused is not None:
             return refused, ()
@@ -138,7 +111,9 @@ class LeaseTable:
             return turn.answer, ()
         stale = []
         for lease in request.leases:
-            if not self._is_held(lease) or not self._uncount(lease_buffer(lease), request.holder):
+            if self._is_held_by(request.holder, lease):
+                self._free_buffer(lease_buffer(lease))
+            else:
                 stale.append(lease)
         self.stale_refused += len(stale)
         answer = LeasesReleased(holder=request.holder, number=request.number, stale=tuple(stale))
@@ -146,22 +121,19 @@ class LeaseTable:
         return answer, self._grant_waiting()
 
     def reclaim(self, request: ReclaimLeases) -> tuple[LeasesReclaimed, Grants]:
-        """The holder is dead: take back its counts, except one for each time that `kept` names the lease.
+        """The holder is dead: take back its leases.
 
         Its later requests are refused, what it waited for is forgotten, and reclaiming again changes nothing.
         """
         reclaimed = self._gone.get(request.holder)
         if reclaimed is not None:
             return reclaimed, ()
-        holder = self._holders.pop(request.holder, _Holder())
+        buffers = list(self._holders.get(request.holder, _Holder()).buffers)
         self._waiting = deque(waiting for waiting in self._waiting if waiting.holder != request.holder)
-        kept = Counter(lease_buffer(lease) for lease in request.kept if self._is_held(lease))
-        count = 0
-        for buffer, held in list(holder.buffers.items()):
-            for _ in range(max(0, held - kept[buffer])):
-                self._drop(buffer, request.holder)
-                count += 1
-        answer = LeasesReclaimed(holder=request.holder, count=count)
+        for buffer in buffers:
+            self._free_buffer(buffer)
+        self._holders.pop(request.holder, None)
+        answer = LeasesReclaimed(holder=request.holder, count=len(buffers))
         self._forget(request.holder, answer)
         return answer, self._grant_waiting()
 
@@ -174,8 +146,8 @@ class LeaseTable:
 
     @property
     def held(self) -> int:
-        """Counts on all buffers together."""
-        return sum(state.count for state in self._buffers)
+        """Buffers that somebody holds."""
+        return len(self._buffers) - len(self._free)
 
     @property
     def waiting(self) -> int:
@@ -200,11 +172,10 @@ class LeaseTable:
         free = set(self._free)
         invariant(len(free) == len(self._free), "a buffer is free twice")
         for buffer, state in enumerate(self._buffers):
-            invariant((buffer in free) == (not state.holders), "a buffer is free, or somebody holds it")
-            invariant(all(count > 0 for count in state.holders.values()), "a holder has at least one count")
-        for number, holder in self._holders.items():
-            for buffer, count in holder.buffers.items():
-                invariant(self._buffers[buffer].holders.get(number) == count, "a holder and its buffers agree")
+            invariant((buffer in free) == (state.holder is None), "a buffer is free, or somebody holds it")
+        held = {buffer: number for number, holder in self._holders.items() for buffer in holder.buffers}
+        of_buffers = {buffer: state.holder for buffer, state in enumerate(self._buffers) if state.holder is not None}
+        invariant(held == of_buffers, "holders and buffers agree")
         invariant(len(self._waiting) <= self.waiting_max, "more requests wait than may")
         invariant(not self._waiting or self._waiting[0].count > len(self._free), "a request waits for what is free")
         for waiting in self._waiting:
@@ -254,20 +225,21 @@ class LeaseTable:
         expected = turn.number + 1 if turn.answer is not None or turn.number == 0 else turn.number
         return _refused(request, FaultKind.OUT_OF_SEQUENCE, f"number {request.number}", f"number {expected}")
 
-    def _is_held(self, lease: Lease) -> bool:
+    def _is_held_by(self, holder: int, lease: Lease) -> bool:
         buffer = lease_buffer(lease)
         if buffer >= len(self._buffers):
             return False
         state = self._buffers[buffer]
-        return bool(state.holders) and make_lease(buffer, state.generation) == lease
+        return state.holder == holder and make_lease(buffer, state.generation) == lease
 
     def _grant(self, request: AcquireLeases) -> LeasesGranted:
         buffers = [self._free.pop() for _ in range(request.count)]
         for buffer in buffers:
-            self._count(buffer, request.holder)
+            self._buffers[buffer].holder = request.holder
         leases = tuple(make_lease(buffer, self._buffers[buffer].generation) for buffer in buffers)
         answer = LeasesGranted(holder=request.holder, number=request.number, leases=leases)
         self._note(request, answer)
+        self._holder(request.holder).buffers.update(dict.fromkeys(buffers))
         return answer
 
     def _grant_waiting(self) -> Grants:
@@ -276,35 +248,14 @@ class LeaseTable:
             grants.append(self._grant(self._waiting.popleft()))
         return tuple(grants)
 
-    def _count(self, buffer: int, holder: int) -> None:
-        holders = self._buffers[buffer].holders
-        holders[holder] = holders.get(holder, 0) + 1
-        self._holder(holder).buffers[buffer] += 1
-
-    def _uncount(self, buffer: int, releaser: int) -> bool:
-        """Take back one count: the releaser's own, else one that a dead holder had given away. False if neither is."""
-        holders = self._buffers[buffer].holders
-        if releaser not in holders:
-            releaser = next((holder for holder in holders if holder not in self._holders), releaser)
-        if releaser in holders:
-            self._drop(buffer, releaser)
-            return True
-        return False
-
-    def _drop(self, buffer: int, holder: int) -> None:
+    def _free_buffer(self, buffer: int) -> None:
         state = self._buffers[buffer]
-        state.holders[holder] -= 1
-        if not state.holders[holder]:
-            del state.holders[holder]
-        record = self._holders.get(holder)  # none if the holder is gone and this count was kept
-        if record is not None:
-            record.buffers[buffer] -= 1
-            if not record.buffers[buffer]:
-                del record.buffers[buffer]
-        if not state.holders:
-            state.generation += 1
-            self._publish(buffer, state.generation)
-            self._free.append(buffer)
+        if state.holder is not None:
+            self._holders[state.holder].buffers.pop(buffer)
+        state.holder = None
+        state.generation += 1
+        self._publish(buffer, state.generation)
+        self._free.append(buffer)
 
 
 def _refused(request: Request, kind: FaultKind, found: str, expected: str) -> LeasesRefused:

@@ -9,7 +9,7 @@ gone, killed or not. It cannot shrink, so an access can never fail. `open` maps 
 raises. `buffer` gives a lease's bytes only while its generation is the table's: what was released is refused in every
 process at once, without a message.
 
-Gives up: to protect the bytes themselves. Who held a lease and still has its view can write to it.
+Limits: it does not protect the bytes themselves. Who held a lease and still has its view can write to it.
 
 Owns the mapping. Only the creator, who is the pool, changes generations.
 """

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from client_replies.actors.system import OwnedSystem, processes_of, start_system, stop_system
+from client_replies.actors.thespian.system import OwnedSystem, processes_of, start_system, stop_system
 
 from tests.processes import (
     adopt_orphans,
@@ -33,10 +33,10 @@ LONG_FILES = (
     "tests/simulation/test_simulation.py",
     "tests/examples/test_soak.py",
     "tests/examples/test_live.py",
-    "tests/examples/test_vsr_simulation.py",
-    "tests/actors/test_strangers.py",
-    "tests/actors/base/test_strangers.py",
-    "tests/actors/test_system.py",
+    "tests/cluster/test_vsr_simulation.py",
+    "tests/actors/component/test_strangers.py",
+    "tests/actors/thespian/base/test_strangers.py",
+    "tests/actors/thespian/test_system.py",
 )
 PROCESSES_MAX = 8
 

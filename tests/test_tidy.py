@@ -8,13 +8,52 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of dependence: each may import those before it, and no other.
-LAYERS = ("messages", "storage", "actors", "examples")
-SHIPPED = LAYERS[:3]
-FOLDERS = (*LAYERS, "benchmarks", "tests", "tools")
+LAYERS = ("messages", "storage", "actors", "cluster", "examples")
+SHIPPED = LAYERS[:4]
+FACE = "client_replies"
+# The rooms of the cluster, in the order of dependence.
+CLUSTER_ROOMS = ("protocol", "durable_files", "control", "vsr", "log", "door", "replica", "host", "client")
+FOLDERS = (*LAYERS, FACE, "benchmarks", "tests", "tools")
 DOCSTRING_LINES_MAX = 25
 FUNCTION_LINES_MAX = 70
 # path:function of those that are longer, each with its reason.
 LONG_FUNCTIONS: frozenset[str] = frozenset()
+MODULE_LINES_MAX = 450
+CLASS_LINES_MAX = 350
+LONG_MODULES = frozenset(
+    {
+        "actors/thespian/base/transport.py",
+        "actors/component/client_replies.py",
+        "actors/component/reading.py",
+        "actors/owner/replies_port.py",
+        "actors/component/slots.py",
+        "cluster/client/cluster_client.py",
+        "cluster/door/forwarding.py",
+        "cluster/door/frames.py",
+        "cluster/door/front_door.py",
+        "cluster/log/log_store.py",
+        "cluster/replica/replica.py",
+        "messages/replies.py",
+        "storage/client_sessions.py",
+        "storage/data_file.py",
+        "storage/device.py",
+    }
+)
+LONG_CLASSES = frozenset(
+    {
+        "actors/thespian/base/transport.py:Transport",
+        "actors/component/client_replies.py:ClientRepliesActor",
+        "actors/component/reading.py:Reading",
+        "actors/owner/replies_port.py:RepliesPort",
+        "actors/component/slots.py:Slots",
+        "cluster/replica/replica.py:ReplicaActor",
+    }
+)
+# Modules that import each other in a circle: the parts of the protocol, which are functions over one state.
+CIRCLES = frozenset(
+    f"client_replies.cluster.vsr.{name}"
+    for name in ("adoption", "checkpoint", "clients", "normal", "recovery", "sync", "view_change")
+)
 LEFTOVERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|\bbreakpoint\(|\bpdb\b")
 
 
@@ -54,6 +93,51 @@ def layers_imported(path: str) -> set[str]:
             names |= {f"{module}.{alias.name}" for alias in node.names}
     found = {name.removeprefix("client_replies.").split(".")[0] for name in names if name.startswith("client_replies.")}
     return found | {name.split(".")[0] for name in names if name.split(".")[0] == "examples"}
+
+
+def module_name(path: str) -> str:
+    """Give the name that a module is imported by."""
+    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(["client_replies", *parts] if parts[0] in SHIPPED else parts)
+
+
+def modules_imported(path: str) -> set[str]:
+    """Give the names of modules, and of what is in them, that a module imports; not for its annotations alone."""
+    found = set()
+    for_types = {
+        part
+        for node in nodes(path)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for part in node.body
+    }
+    package = module_name(path).split(".")
+    if not path.endswith("__init__.py"):
+        package = package[:-1]
+    for node in nodes(path):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            around = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*around, *([node.module] if node.module else [])])
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def circles(paths: list[str]) -> set[str]:
+    """Give the modules that import themselves, by way of others."""
+    names = {module_name(path) for path in paths}
+    graph = {module_name(path): modules_imported(path) & names for path in paths}
+    reached = {name: set(direct) for name, direct in graph.items()}
+    changed = True
+    while changed:
+        changed = False
+        for name, direct in graph.items():
+            more = set().union(*(reached[other] for other in direct)) - reached[name] if direct else set()
+            reached[name] |= more
+            changed |= bool(more)
+    return {name for name, others in reached.items() if name in others}
 
 
 def calls_of_print(path: str) -> list[int]:
@@ -120,6 +204,38 @@ def test_imports_point_one_way() -> None:
         path: layers_imported(path) - set(LAYERS[: LAYERS.index(path.split("/")[0]) + 1]) for path in modules(*LAYERS)
     }
     assert {path: layers for path, layers in upward.items() if layers} == {}
+
+
+def test_the_rooms_of_the_cluster_are_imported_one_way() -> None:
+    """A room imports from those before it: a reader who goes in their order has seen all that a module names."""
+    upward = {}
+    for path in modules("cluster"):
+        room = path.split("/")[1].removesuffix(".py")
+        if room != "__init__":
+            before = CLUSTER_ROOMS[: CLUSTER_ROOMS.index(room) + 1]
+            names = {
+                name.split(".")[2] for name in modules_imported(path) if name.startswith("client_replies.cluster.")
+            }
+            upward[path] = names.difference(before)
+    assert {path: rooms for path, rooms in upward.items() if rooms} == {}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Those that do are one module in several files; a circle that is gone leaves the list."""
+    assert circles(modules(*LAYERS)) == CIRCLES
+
+
+def test_modules_and_classes_are_not_long() -> None:
+    """Longer ones are named, so that the list is seen when it grows; one that was shortened leaves it."""
+    lengths = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in modules(*LAYERS)}
+    assert {path for path, lines in lengths.items() if lines > MODULE_LINES_MAX} == LONG_MODULES
+    classes = {
+        f"{path}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in modules(*LAYERS)
+        for node in nodes(path)
+        if isinstance(node, ast.ClassDef)
+    }
+    assert {name for name, lines in classes.items() if lines > CLASS_LINES_MAX} == LONG_CLASSES
 
 
 def test_the_packages_have_one_name() -> None:

@@ -1,6 +1,6 @@
 """Make the virtual environment that every Makefile target uses.
 
-The dependencies come from setup.cfg. The three folders are linked, as folders, under the name they are installed with,
+The dependencies come from setup.cfg. The folders are linked, as folders, under the name they are installed with,
 and a .pth file puts that on the path: a file that is added to the checkout is importable at once, and both Python and
 the type checker follow. (An editable install needs an import hook, which type checkers cannot follow, or in its strict
 form a re-install for every new file.)
@@ -12,7 +12,7 @@ import sys
 import venv
 from pathlib import Path
 
-FOLDERS = ("messages", "storage", "actors")
+FOLDERS = ("messages", "storage", "actors", "cluster", "client_replies/__init__.py")
 BUILD_REQUIREMENTS = ("build >= 1.2, < 2",)
 
 
@@ -53,7 +53,7 @@ def link(directory: Path, python: Path) -> None:
     package = directory / "import" / "client_replies"
     package.mkdir(parents=True, exist_ok=True)
     for folder in FOLDERS:
-        place = package / folder
+        place = package / Path(folder).name
         place.unlink(missing_ok=True)
         place.symlink_to(Path("..", "..", "..", folder))
     answer = subprocess.run(

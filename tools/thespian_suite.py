@@ -19,7 +19,7 @@ SELECTED = f"{REPLACED} and not AdminRouting"
 
 def pytest_configure() -> None:
     """Let `ActorSystem("multiprocTCPBase")` find this project's base."""
-    from client_replies.actors.base import unix_base
+    from client_replies.actors.thespian.base import unix_base
 
     unix_base.ActorSystemBase.system_name = REPLACED
     sys.modules[f"thespian.system.{REPLACED}"] = unix_base

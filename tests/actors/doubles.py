@@ -16,11 +16,11 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.component import Handler
-from client_replies.actors.environment import Environment, RealEnvironment
-from client_replies.actors.message_pool import MessagePoolActor
-from client_replies.actors.storage import StorageActor
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.message_pool import MessagePoolActor
+from client_replies.actors.component.storage import StorageActor
+from client_replies.actors.thespian.component_actor import Handler
+from client_replies.actors.thespian.environment import Environment, RealEnvironment
 from client_replies.messages.faults import Fault
 from client_replies.messages.message import Message
 from client_replies.messages.peers import GetReplies

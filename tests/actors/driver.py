@@ -16,9 +16,9 @@ from typing import Any, TypeVar, overload
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.message_pool import MessagePoolActor
-from client_replies.actors.system import OwnedSystem
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.message_pool import MessagePoolActor
+from client_replies.actors.thespian.system import OwnedSystem
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.leases import (
     AcquireLeases,

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from client_replies.actors.system import OwnedSystem, processes_of, running_system
+from client_replies.actors.thespian.system import OwnedSystem, processes_of, running_system
 
 from tests.actors.driver import KIB, Book, Driver, config_for
 

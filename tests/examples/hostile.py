@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from examples.cluster.cluster_client import ClusterClient, RetryPolicy, Session
-from examples.cluster.cluster_directory import RUNNING_FILE, SOCKET, ClusterUnusable, ask, read_running
-from examples.cluster.durable_files import NEW
-from examples.cluster.ledger import Result, Transfer
-from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER
+from client_replies.cluster.client.cluster_client import ClusterClient, RetryPolicy, Session
+from client_replies.cluster.durable_files import NEW
+
+from examples.ledger.cluster_directory import RUNNING_FILE, SOCKET, ClusterUnusable, ask, read_running
+from examples.ledger.ledger import OPERATION_BALANCE, OPERATION_TRANSFER, Result, Transfer
 from tests.processes import living_descendants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ class Cluster:
 
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "examples.cluster", "start", str(self.place)],
+                [sys.executable, "-m", "examples.ledger", "start", str(self.place)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -127,7 +127,7 @@ class Cluster:
 
     def refused_a_second_time(self) -> str:
         """It is up; whoever starts it once more is refused: what that one said."""
-        command = [sys.executable, "-m", "examples.cluster", "start", str(self.place)]
+        command = [sys.executable, "-m", "examples.ledger", "start", str(self.place)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60.0, check=False)
         assert 0 < done.returncode < 128, done
         return done.stderr

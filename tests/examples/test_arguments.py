@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster.__main__ import exit_status_of, main, parse
-from examples.cluster.client_command import LINE_SIZE_MAX, Misused, lines_of, requests_in_line
-from examples.cluster.cluster_client import ClusterError, ReplyLost
-from examples.cluster.cluster_directory import RUNNING_FILE, Shape
-from examples.cluster.commands import COMMANDS, HURT_EXAMPLES
-from examples.cluster.completion import WAYS_TO_HURT
-from examples.cluster.exit_status import MEANINGS, ExitStatus
-from examples.cluster.ledger import Transfer
+from client_replies.cluster.client.cluster_client import ClusterError, ReplyLost
+
+from examples.ledger.__main__ import exit_status_of, main, parse
+from examples.ledger.client_command import LINE_SIZE_MAX, Misused, lines_of, requests_in_line
+from examples.ledger.cluster_directory import RUNNING_FILE, Shape
+from examples.ledger.commands import COMMANDS, HURT_EXAMPLES
+from examples.ledger.completion import WAYS_TO_HURT
+from examples.ledger.exit_status import MEANINGS, ExitStatus
+from examples.ledger.ledger import Transfer
 
 TRANSFER = ["transfer", "equity", "ada", "-5"]
 

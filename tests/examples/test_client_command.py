@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from examples.cluster.cluster_directory import RUNNING_FILE, Shape
-from examples.cluster.exit_status import ExitStatus
-from examples.cluster.frames import OPERATION_CLOSE, Frame
-from examples.cluster.ledger_machine import LedgerMachine
-from tests.examples.scripted_server import ScriptedServer, drop, lose
-from tests.examples.stand_in import CLUSTER, StandIn, StandInBehaves
+from client_replies.cluster.door.frames import OPERATION_CLOSE, Frame
+
+from examples.ledger.cluster_directory import RUNNING_FILE, Shape
+from examples.ledger.exit_status import ExitStatus
+from examples.ledger.ledger_machine import LedgerMachine
+from tests.cluster.scripted_server import ScriptedServer, drop, lose
+from tests.cluster.stand_in import CLUSTER, StandIn, StandInBehaves
 from tests.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ class Service:
 
     def command(self, *words: str) -> list[str]:
         """The command line of a client."""
-        return [sys.executable, "-m", "examples.cluster", "client", str(self.place), *words]
+        return [sys.executable, "-m", "examples.ledger", "client", str(self.place), *words]
 
     def client(self, *words: str, typed: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a client to its end."""

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster.cluster_directory import Shape
-from examples.cluster.commands import HURTS
-from examples.cluster.completion import WAYS_TO_HURT
+from examples.ledger.cluster_directory import Shape
+from examples.ledger.commands import HURTS
+from examples.ledger.completion import WAYS_TO_HURT
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = "python -m examples.cluster"
+COMMAND = "python -m examples.ledger"
 # What argcomplete's shell function does at last, for a line that has been typed so far.
-ANSWER = 'exec "$0" -m examples.cluster 8>&1 >/dev/null 2>&1'
+ANSWER = 'exec "$0" -m examples.ledger 8>&1 >/dev/null 2>&1'
 SEPARATOR = "\v"
 IN_BASH = """
 eval "$(python -m argcomplete.scripts.activate_global_python_argcomplete --dest=-)"

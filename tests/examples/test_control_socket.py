@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from examples.cluster.cluster_directory import ClusterUnusable, short_path
-from examples.cluster.control_socket import (
+from examples.ledger.cluster_directory import ClusterUnusable, short_path
+from examples.ledger.control_socket import (
     CONNECTIONS_MAX,
     QUESTION_SIZE_MAX,
     QUESTION_TIMEOUT_S,

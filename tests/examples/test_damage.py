@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.replies_port import RepliesPort
-from client_replies.actors.system import OwnedSystem
-from client_replies.messages.config import OpenMode
+from client_replies.actors.owner.replies_port import RepliesPort
+from client_replies.actors.thespian.system import OwnedSystem
+from client_replies.cluster.control import Join, Joined
+from client_replies.cluster.host.members import kill
+from client_replies.cluster.vsr.effects import AnswerClient
+from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply import Reply, verify_reply
 from client_replies.messages.reply_header import HeaderInvalid
 from client_replies.storage.shared_memory import PoolMemory
 
-from examples.cluster.config import replies_config
-from examples.cluster.control import Join, Joined, StartReplica
-from examples.cluster.damage import (
+from examples.ledger.config import replies_config
+from examples.ledger.damage import (
     DamageSlot,
     Moments,
     MomentsPlan,
@@ -29,11 +31,10 @@ from examples.cluster.damage import (
     damage_slot,
     lose_directory,
 )
-from examples.cluster.harm import holds_reply
-from examples.cluster.members import kill
-from examples.cluster.replica_events import Events
-from examples.cluster.saboteur import SaboteurActor
-from examples.cluster.vsr.effects import AnswerClient
+from examples.ledger.harm import holds_reply
+from examples.ledger.journal import Journal
+from examples.ledger.replica_events import Events
+from examples.ledger.saboteur import SaboteurActor
 from tests.actors.doubles import Forward, Forwarded, Forwarder
 from tests.actors.driver import Driver
 
@@ -101,11 +102,27 @@ def test_moments_are_spread_and_claimed_once(tmp_path: Path) -> None:
     assert not Moments(str(tmp_path), "damage", 0, 400).is_due(10_000)
 
 
+def events_of(config: RepliesConfig, plan: MomentsPlan, port: RepliesPort) -> Events:
+    """What a replica of a run writes down, and the faults that it plans."""
+    directory = Path(plan.directory)
+    return Events(
+        config=config,
+        seed=0,
+        moments=plan,
+        plant=None,
+        path=directory / "events",
+        journal=Journal(directory / "journal"),
+        port=port,
+        order=lambda order: None,
+        counts=dict,
+        save=lambda text: None,
+    )
+
+
 def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None:
     """Damages after each other would leave no moment for it: while one is under way, the primary does not end."""
     plan = MomentsPlan(directory=str(tmp_path), ops=20, damages=9, kills=1)
     config = replies_config(tmp_path / "data", 1, 0)
-    start = StartReplica(name="r", replicas=3, config=config, directory=str(tmp_path), fresh=True, moments=plan)
     port = RepliesPort(
         owner=1,
         send=lambda message: None,
@@ -113,7 +130,7 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
         now=time.monotonic,
         open_memory=PoolMemory.open,
     )
-    events = Events(start, None, port, lambda saboteur, order: None, dict)
+    events = events_of(config, plan, port)
     kills = Moments(str(tmp_path), "kill", 1, 20)
 
     def is_lost(op: int) -> bool:
@@ -122,8 +139,8 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
             cluster=1, client=op, session=1, request=1, op=op, operation=2, timestamp=op, body=b"body"
         ).pack()
         effect = AnswerClient(client=op, reply=reply, repeated=False, view=0)
-        events.kept(op, reply)
-        lose = events.on_answer(effect).lose
+        events.reply_kept(op, reply)
+        lose = events.answer(effect).lose
         if kills.is_due(op):
             events.answered(effect, sent=False)
         return lose
@@ -139,7 +156,6 @@ def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: 
     """After a failover the new primary answers it again: if its client has it, nobody would ask for the damaged one."""
     plan = MomentsPlan(directory=str(tmp_path), ops=20, damages=1, kills=0)
     config = replies_config(tmp_path / "data", 1, 0)
-    start = StartReplica(name="r", replicas=3, config=config, directory=str(tmp_path), fresh=True, moments=plan)
     memory = PoolMemory.create(1, SLOT_SIZE, b"t" * 16)
     memory.set_generation(0, 1)
     port = RepliesPort(
@@ -164,7 +180,7 @@ def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: 
                 memory=memory.name,
             )
         )
-        events = Events(start, None, port, lambda saboteur, order: None, dict)
+        events = events_of(config, plan, port)
         for op, prepared_in in ((10, 0), (11, 1)):
             reply = Reply.build(
                 cluster=1,
@@ -177,9 +193,9 @@ def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: 
                 view=prepared_in,
                 body=b"body",
             ).pack()
-            events.kept(op, reply)
+            events.reply_kept(op, reply)
             effect = AnswerClient(client=op, reply=reply, repeated=False, view=1)
-            events.on_answer(effect)
+            events.answer(effect)
             events.answered(effect, sent=False)
             assert len(list(tmp_path.glob("damage-*"))) == prepared_in
     finally:
@@ -195,7 +211,7 @@ def test_a_lost_disk_is_lost_or_an_error(tmp_path: Path) -> None:
     assert not directory.exists()
     directory.write_bytes(b"a file, which is no directory")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("examples.cluster.damage.LOSE_TIMEOUT", 0.0)
+        patch.setattr("examples.ledger.damage.LOSE_TIMEOUT", 0.0)
         with pytest.raises(NotADirectoryError):
             lose_directory(directory)
 

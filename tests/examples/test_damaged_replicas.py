@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster.cluster_directory import ask
-from examples.cluster.replica import NO_MAJORITY
+from client_replies.cluster.replica.replica import NO_MAJORITY
+
+from examples.ledger.cluster_directory import ask
 from tests.examples.hostile import NOBODY, Cluster, eventually
 
 GARBAGE = b"garbage" * 4000

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster.cluster_client import RequestTimeout, Session
-from examples.cluster.cluster_directory import CLUSTER_FILE, RUNNING_FILE, SOCKET
-from examples.cluster.durable_files import NEW
-from examples.cluster.ledger import Result
+from client_replies.cluster.client.cluster_client import RequestTimeout, Session
+from client_replies.cluster.durable_files import NEW
+
+from examples.ledger.cluster_directory import CLUSTER_FILE, RUNNING_FILE, SOCKET
+from examples.ledger.ledger import Result
 from tests.examples.hostile import Cluster, fill, mounted
 
 

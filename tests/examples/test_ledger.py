@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from examples.cluster.ledger import (
+from examples.ledger.ledger import (
     AMOUNT_MAX,
     BALANCE_MAX,
     EQUITY,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster.cluster_client import RequestTimeout
-from examples.cluster.ledger import Result
+from client_replies.cluster.client.cluster_client import RequestTimeout
+
+from examples.ledger.ledger import Result
 from tests.examples.test_live import Terminal, transfer
 from tests.processes import wait_until
 

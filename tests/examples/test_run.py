@@ -1,4 +1,4 @@
-"""The whole example as a user runs it: `python -m examples.cluster run`, in processes, on real files."""
+"""The whole example as a user runs it: `python -m examples.ledger run`, in processes, on real files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster.__main__ import SHIPPED, main
-from examples.cluster.run_directory import PREFIX
+from examples.ledger.__main__ import SHIPPED, main
+from examples.ledger.run_directory import PREFIX
 from tests.processes import living_descendants, unclaimed_shared_memory, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def start(place: Path, transfers: Path, *arguments: str) -> subprocess.Popen[str
     """Start a run; its output goes to files, which an orphan could not keep from ending."""
     out = (place.parent / "out").open("w")
     err = (place.parent / "err").open("w")
-    command = [sys.executable, "-m", "examples.cluster", "run", "--directory", str(place)]
+    command = [sys.executable, "-m", "examples.ledger", "run", "--directory", str(place)]
     with out, err:
         return subprocess.Popen(
             [*command, "--transfers", str(transfers), *arguments], cwd=ROOT, stdout=out, stderr=err, text=True
@@ -204,7 +204,7 @@ def test_totals_never_fall_when_replicas_die_and_the_last_line_is_the_report(pla
     assert status == 0, out + err
     lines = re.findall(r"lost (\d+) replies, retried (\d+), damaged (\d+), repaired (\d+)", err)
     shown = [tuple(map(int, line)) for line in lines]
-    assert err.count("has ended: starting it again") == 2
+    assert err.count("exited; restarting") == 2
     for before, after in itertools.pairwise(shown):
         assert all(old <= new for old, new in zip(before, after, strict=True)), (before, after)
     network = json.loads(out)["network"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from examples.cluster.run_directory import LOCK_FILE, PREFIX, DirectoryUnusable, remove_stale, run_directory
+from examples.ledger.run_directory import LOCK_FILE, PREFIX, DirectoryUnusable, remove_stale, run_directory
 
 
 def test_the_directory_is_removed_however_the_run_ends(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_a_signal_that_comes_while_the_directory_is_made_or_removed_waits(
         os.kill(os.getpid(), signal.SIGINT)
         remove(*arguments, **options)
 
-    monkeypatch.setattr("examples.cluster.run_directory.tempfile.mkdtemp", interrupted_make)
+    monkeypatch.setattr("examples.ledger.run_directory.tempfile.mkdtemp", interrupted_make)
     with pytest.raises(KeyboardInterrupt), run_directory(tmp_path, keep=False):
         pass
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    monkeypatch.setattr("examples.cluster.run_directory.shutil.rmtree", interrupted_remove)
+    monkeypatch.setattr("examples.ledger.run_directory.shutil.rmtree", interrupted_remove)
     with pytest.raises(KeyboardInterrupt), run_directory(tmp_path, keep=False):
         pass
     monkeypatch.undo()
@@ -117,7 +117,7 @@ def test_a_place_that_somebody_holds_is_refused_and_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The directory of a cluster that is up, for example."""
-    monkeypatch.setattr("examples.cluster.run_directory.GATE_TIMEOUT", 0.05)
+    monkeypatch.setattr("examples.ledger.run_directory.GATE_TIMEOUT", 0.05)
     holder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(holder, fcntl.LOCK_EX)
     with pytest.raises(DirectoryUnusable, match="somebody holds"), run_directory(tmp_path, keep=False):

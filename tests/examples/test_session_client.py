@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from client_replies.cluster.protocol import Answer, Refusal, Refused, Request
 from client_replies.messages.reply import Reply
 
-from examples.cluster.protocol import Answer, Refusal, Refused, Request
-from examples.cluster.session_client import (
+from examples.ledger.session_client import (
     JITTER,
     RETRY_FIRST,
     RETRY_MAX,

@@ -1,4 +1,4 @@
-"""A soak of random harm as a user runs it: `python -m examples.cluster soak`, for less than a minute."""
+"""A soak of random harm as a user runs it: `python -m examples.ledger soak`, for less than a minute."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def place(free_of_new_processes: None, tmp_path: Path) -> Iterator[Path]:
 def soak(place: Path, *arguments: str) -> tuple[int, str]:
     """A short soak: exit status and output."""
     with (place.parent / "out").open("w") as out:
-        command = [sys.executable, "-m", "examples.cluster", "soak", "--directory", str(place), *arguments]
+        command = [sys.executable, "-m", "examples.ledger", "soak", "--directory", str(place), *arguments]
         status = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, timeout=SOAK_TIMEOUT_S).returncode
     return status, (place.parent / "out").read_text()
 

@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.system import OwnedSystem
-
-from examples.cluster.cluster_directory import short_path
-from examples.cluster.control import (
+from client_replies.actors.thespian.system import OwnedSystem
+from client_replies.cluster.control import (
     Finish,
     FinishState,
     GetProgress,
@@ -29,15 +27,17 @@ from examples.cluster.control import (
     ReplicaStarted,
     StartReplica,
 )
-from examples.cluster.forwarding import ForwardedReplies, ForwardRequests, GatewayPort
-from examples.cluster.gateway import SetReplica
-from examples.cluster.network import Envelope
-from examples.cluster.replica import ReplicaActor
+from client_replies.cluster.door.forwarding import ForwardedReplies, ForwardRequests, GatewayPort
+from client_replies.cluster.door.gateway import SetReplica
+from client_replies.cluster.replica.network import Envelope
+
+from examples.ledger.cluster_directory import short_path
+from examples.ledger.ledger_replica import LedgerReplica
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted
 from tests.actors.driver import Driver, config_for
-from tests.examples.stand_in import CLUSTER, Front
-from tests.examples.test_forwarding import HERE, request
-from tests.examples.test_gateway import served
+from tests.cluster.stand_in import CLUSTER, Front
+from tests.cluster.test_forwarding import HERE, request
+from tests.cluster.test_gateway import served
 from tests.examples.test_live import Terminal
 from tests.processes import few_descriptors, is_living, wait_until
 
@@ -101,7 +101,7 @@ def test_no_question_at_the_control_socket_ends_or_delays_the_cluster(terminal: 
             thread.start()
         try:
             terminal.hurt("kill", who="2")
-            wait_until(lambda: "replica-2 has ended: starting it again" in terminal.said(), 5.0, "the restart")
+            wait_until(lambda: "replica-2 exited; restarting" in terminal.said(), 5.0, "the restart")
             assert len(terminal.replicas()) == 3
         finally:
             stop.set()
@@ -125,7 +125,7 @@ def test_a_gateway_without_a_free_descriptor_goes_on_and_serves_again(tcp_system
 
 def test_who_may_tell_a_replica_what_is_its_script_alone(tcp_system: OwnedSystem, tmp_path: Path) -> None:
     """A stranger's `Join`, `Hurt` and `Finish` are not followed, and its envelope in a member's name is not opened."""
-    driver = Driver(tcp_system, ReplicaActor)
+    driver = Driver(tcp_system, LedgerReplica)
     config = config_for(tmp_path / "replies", clients_max=64)
     start = StartReplica(name="replica-0", replicas=1, config=config, directory=str(tmp_path), fresh=True)
     found: list[ReplicaStarted] = []

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster.cluster_client import ClusterClient
-from examples.cluster.cluster_directory import ClusterUnusable, ask, read_running
-from examples.cluster.exit_status import ExitStatus
-from examples.cluster.ledger import Outcome, Result
-from examples.cluster.protocol import OPERATION_BALANCE
+from client_replies.cluster.client.cluster_client import ClusterClient
+
+from examples.ledger.cluster_directory import ClusterUnusable, ask, read_running
+from examples.ledger.exit_status import ExitStatus
+from examples.ledger.ledger import OPERATION_BALANCE, Outcome, Result
 from tests.processes import living_descendants, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +98,7 @@ CASES = [
 def shell(words: tuple[str, ...], streams: str) -> list[str]:
     """A shell that starts the example with its streams like this."""
     redirections = "" if streams == READER_GONE else streams
-    return ["/bin/bash", "-c", f'exec "$@" {redirections}', "bash", sys.executable, "-m", "examples.cluster", *words]
+    return ["/bin/bash", "-c", f'exec "$@" {redirections}', "bash", sys.executable, "-m", "examples.ledger", *words]
 
 
 def run(case: Case, place: Path) -> tuple[int, bytes, bytes]:

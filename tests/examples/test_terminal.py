@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from examples.cluster import terminal
-from examples.cluster.client_command import reply_line
-from examples.cluster.report import verdict_lines
-from examples.cluster.status import has_quorum, show_status, status_lines
-from examples.cluster.terminal import ProgressLine, plain, show
-from examples.cluster.verdict import Check, CheckResult
+from examples.ledger import terminal
+from examples.ledger.client_command import reply_line
+from examples.ledger.report import verdict_lines
+from examples.ledger.status import has_quorum, show_status, status_lines
+from examples.ledger.terminal import ProgressLine, plain, show
+from examples.ledger.verdict import Check, CheckResult
 
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -113,7 +113,7 @@ def test_the_tables_of_the_status_fit_80_columns(tty: bool, monkeypatch: pytest.
     slots = dict.fromkeys(("empty", "durable", "queued", "writing", "faulty"), 64)
     large = {"pid": 4_194_304, "view": 99_999, "checkpoint": 999_999_999, "requests_waiting": 1024, "lost": 64}
     ops = dict.fromkeys(("op", "commit", "executed"), 999_999_999)
-    one = {"name": "replica-0", "state": "starting", "role": "learner", "status": NORMAL, "slots": slots}
+    one = {"name": "replica-0", "state": "starting", "role": "non-voting", "status": NORMAL, "slots": slots}
     out = Tty() if tty else StringIO()
     show_status({**STATUS, "replicas": [{**one, **large, **ops}]}, out)
     lines = ESCAPE.sub("", out.getvalue()).splitlines()
@@ -137,10 +137,10 @@ def follower(view: int, role: str = "backup", state: str = "up", status: str = N
         ([follower(1), follower(1), {"state": "starting"}], False),  # the primary of the view is not up
         ([follower(1, "primary"), follower(2), follower(2)], False),  # cut off, and the next is not up yet
         ([follower(1, "primary"), follower(2), follower(2, "primary")], True),
-        ([follower(1, "primary"), follower(1, "learner"), {"state": "down"}], False),
+        ([follower(1, "primary"), follower(1, "non-voting"), {"state": "down"}], False),
         ([follower(1, "primary"), follower(1, status="has left all earlier views"), {"state": "down"}], False),
         ([follower(3, "primary"), follower(3), follower(3), {"state": "down"}, {"state": "down"}], True),
-        ([follower(3, "primary"), follower(3), follower(3, "learner"), follower(2), {"state": "down"}], False),
+        ([follower(3, "primary"), follower(3), follower(3, "non-voting"), follower(2), {"state": "down"}], False),
     ],
 )
 def test_a_quorum_is_a_majority_that_follows_one_primary(replicas: list[dict[str, Any]], expected: bool) -> None:
@@ -274,7 +274,7 @@ def test_a_run_on_a_real_terminal_shows_progress_and_a_green_verdict(
     transfers.write_text("from,to,amount\n" + "equity,ada,5\n" * 20)
     ours, theirs = pty.openpty()
     words = ["run", "--transfers", str(transfers), "--damage", "0", "--kill", "0", "--directory", str(tmp_path)]
-    run = subprocess.Popen([sys.executable, "-m", "examples.cluster", *words], cwd=ROOT, stdout=theirs)
+    run = subprocess.Popen([sys.executable, "-m", "examples.ledger", *words], cwd=ROOT, stdout=theirs)
     os.close(theirs)
     text = _everything(ours)
     assert run.wait(60.0) == 0, text

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from examples.cluster import generate_transfers
-from examples.cluster.__main__ import SHIPPED
-from examples.cluster.ledger import Ledger, Outcome, Transfer
-from examples.cluster.transfers import TransferFileError, read_transfers
+from examples.ledger import generate_transfers
+from examples.ledger.__main__ import SHIPPED
+from examples.ledger.ledger import Ledger, Outcome, Transfer
+from examples.ledger.transfers import TransferFileError, read_transfers
 
 HEADING = b"from,to,amount\n"
 

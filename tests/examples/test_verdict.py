@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from client_replies.cluster.protocol import Request
+from client_replies.cluster.vsr.execution import Applied, Execution
+from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.messages.reply_header import ReplyHeader
 from client_replies.storage.layout import sectors_size
 
-from examples.cluster.control import client_id
-from examples.cluster.evidence import (
+from examples.ledger.client import client_id
+from examples.ledger.evidence import (
     AnswerSeen,
     EvidenceWriter,
     Final,
@@ -31,17 +34,14 @@ from examples.cluster.evidence import (
     read_journal,
     restored_line,
 )
-from examples.cluster.evidence import Execution as Line
-from examples.cluster.journal import Journal as ReplicaJournal
-from examples.cluster.ledger import Transfer
-from examples.cluster.protocol import OPERATION_TRANSFER, Request
-from examples.cluster.report import figures, percentile, report_json, report_lines
-from examples.cluster.run import Options, Outcome, default_damages, default_kills, not_done
-from examples.cluster.soak import whole_again
-from examples.cluster.terminal import plain
-from examples.cluster.verdict import CHECKS, Check, CheckResult, Evidence, judge, read_rows
-from examples.cluster.vsr.execution import Applied, Execution
-from examples.cluster.vsr.messages import LogEntry
+from examples.ledger.evidence import Execution as Line
+from examples.ledger.journal import Journal as ReplicaJournal
+from examples.ledger.ledger import OPERATION_TRANSFER, Transfer
+from examples.ledger.report import figures, percentile, report_json, report_lines
+from examples.ledger.run import Options, Outcome, default_damages, default_kills, not_done
+from examples.ledger.soak import whole_again
+from examples.ledger.terminal import plain
+from examples.ledger.verdict import CHECKS, Check, CheckResult, Evidence, judge, read_rows
 
 CLUSTER = 7
 SESSIONS = 2

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from examples.cluster.ledger import EQUITY, Result, Transfer
-from examples.cluster.ledger_machine import LedgerMachine
-from examples.cluster.protocol import OPERATION_TRANSFER
+from examples.ledger.ledger import EQUITY, OPERATION_TRANSFER, Result, Transfer
+from examples.ledger.ledger_machine import LedgerMachine
 
 
 def filled() -> LedgerMachine:

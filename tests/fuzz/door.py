@@ -14,11 +14,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from client_replies.actors.system import running_system
+from client_replies.actors.thespian.system import running_system
+from client_replies.cluster.client.cluster_client import ClusterClient, RetryPolicy, Session
+from client_replies.cluster.door.front_door import DoorLimits
 
-from examples.cluster.cluster_client import ClusterClient, RetryPolicy, Session
-from examples.cluster.front_door import DoorLimits
-from tests.examples.stand_in import CLUSTER, EXECUTED, OPERATION_ECHO, Front
+from tests.cluster.stand_in import CLUSTER, EXECUTED, OPERATION_ECHO, Front
 from tests.fuzz.frames import BODY_SIZE_MAX, Corpus, Mutator
 from tests.processes import is_living
 

@@ -18,11 +18,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from client_replies.messages.reply import Reply
-from client_replies.messages.reply_header import HEADER_SIZE, checksum128
-
-from examples.cluster.cluster_client import Answer, judge
-from examples.cluster.frames import (
+from client_replies.cluster.client.cluster_client import Answer, judge
+from client_replies.cluster.door.frames import (
     FRAME_HEADER_SIZE,
     OPERATION_CLOSE,
     READ_SIZE,
@@ -40,6 +37,8 @@ from examples.cluster.frames import (
     request_frame,
     unpack_frame,
 )
+from client_replies.messages.reply import Reply
+from client_replies.messages.reply_header import HEADER_SIZE, checksum128
 
 CORPUS = Path(__file__).parent / "corpus"
 CORPUS_SIZE_MAX = 1024  # files

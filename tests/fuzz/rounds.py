@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from client_replies.actors.system import configure_logging
+from client_replies.actors.thespian.system import configure_logging
 
 from tests.fuzz.door import fuzz_gateway
 from tests.fuzz.frames import Corpus, Mutator, fuzz_decoder

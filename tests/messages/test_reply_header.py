@@ -111,7 +111,7 @@ def test_a_reply_comes_back_from_its_bytes() -> None:
     """Header and body are equal, and so are the bytes that they pack to."""
     assert Reply.unpack(REPLY.pack()) == REPLY
     assert ReplyHeader.unpack(REPLY.pack()).pack() == REPLY.pack()[:HEADER_SIZE]
-    assert REPLY.header.size_body == len(b"the result")
+    assert REPLY.header.size == HEADER_SIZE + len(b"the result")
 
 
 def test_the_same_arguments_build_the_same_bytes() -> None:

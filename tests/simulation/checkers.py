@@ -10,7 +10,7 @@ checks run after every delivered message, the rest when something was promised, 
     clients    the reply that a client accepts is the first that was computed; an eviction is a real one
     liveness   after the faults, within a bounded time, everybody is answered and everything is repaired
 
-Gives up: reading minds. A reply that a harsh run lost everywhere is lost. Owns: a model of the session table.
+Limits: a reply that a harsh run lost everywhere is lost. Owns: a model of the session table.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.message_pool import MessagePoolActor
-from client_replies.actors.reading import ClientRead, PeerRead
-from client_replies.actors.replies_port import PortFailed, ReplyHad
-from client_replies.actors.storage import StorageActor
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.message_pool import MessagePoolActor
+from client_replies.actors.component.reading import ClientRead, PeerRead
+from client_replies.actors.component.storage import StorageActor
+from client_replies.actors.owner.replies_port import PortFailed, ReadSucceeded
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing
@@ -657,7 +657,7 @@ class Checkers:
         if isinstance(event, PortFailed):
             self.world.marks.hit(f"port_failed_{event.fault.kind.name}")
             self._failure(index, event.fault.kind, str(event.fault))
-        elif isinstance(event, ReplyHad) and self._padded(event.header)[: len(event.reply)] != event.reply:
+        elif isinstance(event, ReadSucceeded) and self._padded(event.header)[: len(event.reply)] != event.reply:
             self.fail("6: what is read is the reply that was made", f"r{index} slot {event.slot}")
 
     def crashed(self, index: int) -> None:

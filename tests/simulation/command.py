@@ -134,7 +134,7 @@ class Command:
         return 1 if failures else 0
 
     def _results(self, first: int, count: int) -> Iterator[RunResult]:
-        """Results of seeds as they come, with a line of progress."""
+        """Results of seeds as they come, with a progress line."""
         progress = Progress(count)
         with workers(self) as pool:
             for result in pool.imap_unordered(_run, [(seed, None) for seed in range(first, first + count)]):

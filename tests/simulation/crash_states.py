@@ -56,11 +56,9 @@ class RecordingDisk(MemoryDisk):
         self.promises = Promises()
 
     def device(self, path: str, file: MemoryFile) -> MemoryDevice:
-        """See `MemoryDisk`."""
         return _RecordingDevice(file, self)
 
     def create(self, path: str, size: int) -> NewFile:
-        """See `MemoryDisk`."""
         return _NewMemoryFile(self, path, MemoryFile(bytearray(size)))
 
 

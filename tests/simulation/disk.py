@@ -252,7 +252,6 @@ class SimDisk(MemoryDisk):
         self.on_read: Callable[[SimFile], None] | None = None
 
     def device(self, path: str, file: MemoryFile) -> SimDevice:
-        """See `MemoryDisk`."""
         if not isinstance(file, SimFile):
             raise TypeError("not a file of this disk")
         device = SimDevice(file, self)
@@ -261,14 +260,12 @@ class SimDisk(MemoryDisk):
         return device
 
     def open(self, path: str) -> MemoryDevice:
-        """See `MemoryDisk`."""
         device = super().open(path)
         if self.on_read is not None and isinstance(device, SimDevice):
             self.on_read(device.sim_file)
         return device
 
     def create(self, path: str, size: int) -> NewFile:
-        """See `MemoryDisk`."""
         if path in self.files:
             raise storage_error(FaultKind.FILE_EXISTS, path, "no file of this name")
         if self.capacity is not None and size > self.capacity:

@@ -1,6 +1,6 @@
 """What the component's actors take from outside, decided by the simulator.
 
-Guarantees: the classes are those that `client_replies.actors.environment` declares, so the actors run unmodified. A
+Guarantees: the classes are those that `actors.thespian.environment` declares, so the actors run unmodified. A
 function that is submitted runs whole at a later virtual time, in order within its lane; functions of different lanes
 end in any order. When its process dies, a function that had started is run as far as the seed says: some of its
 transfers are done, one perhaps by half. An actor that forgets to return its watch hangs, as it would on TCP.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from client_replies.actors.environment import Done, Environment, Executor, Outcome, Timer
+from client_replies.actors.thespian.environment import Done, Environment, Executor, Outcome, Timer
 from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.leases import MemoryName
 from client_replies.storage.shared_memory import PoolMemory
@@ -52,7 +52,6 @@ class SimExecutor(Executor):
         process.on_death.append(self.crash)
 
     def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
-        """See `Executor`."""
         jobs = self._lanes.setdefault(lane, deque())
         jobs.append(Job(function, done))
         if len(jobs) == 1:
@@ -94,13 +93,11 @@ class SimExecutor(Executor):
             self._system.current = previous
 
     def collect(self) -> None:
-        """See `Executor`."""
         while self._finished:
             done, outcome = self._finished.popleft()
             done(outcome)
 
     def filenos(self) -> list[int]:
-        """See `Executor`."""
         return [self._fileno]
 
     def close(self) -> None:
@@ -152,22 +149,18 @@ class SimTimer(Timer):
             self._system.descriptor_ready(self._process)
 
     def fileno(self) -> int:
-        """See `Timer`."""
         return self._fileno
 
     def set(self, seconds: float) -> None:
-        """See `Timer`."""
         self._setting += 1
         self._expired = False
         self._system.at(math.ceil(seconds * MICROSECONDS), self._expire, self._setting)
 
     def drain(self) -> bool:
-        """See `Timer`."""
         expired, self._expired = self._expired, False
         return expired
 
     def close(self) -> None:
-        """See `Timer`."""
         self._setting += 1
         self._process.ready.pop(self._fileno, None)
 
@@ -193,27 +186,21 @@ class SimEnvironment(Environment):
         return self._filenos
 
     def monotonic(self) -> float:
-        """See `Environment`."""
         return self.system.now / MICROSECONDS
 
     def unique(self) -> int:
-        """See `Environment`."""
         return self._chance.bits(64) or 1
 
     def uniform(self, low: float, high: float) -> float:
-        """See `Environment`."""
         return self._chance.between(low, high)
 
     def disk(self) -> SimDisk:
-        """See `Environment`."""
         return self._disk
 
     def create_memory(self, buffers: int, size: int) -> PoolMemory:
-        """See `Environment`."""
         return self._held(PoolMemory.create(buffers, size, self._chance.bits(128).to_bytes(16, "little")))
 
     def open_memory(self, name: MemoryName) -> PoolMemory:
-        """See `Environment`."""
         return self._held(PoolMemory.open(name))
 
     def _held(self, memory: PoolMemory) -> PoolMemory:
@@ -221,9 +208,7 @@ class SimEnvironment(Environment):
         return memory
 
     def executor(self) -> SimExecutor:
-        """See `Environment`."""
         return SimExecutor(self.system, self._process(), self._disk, self._next_fileno())
 
     def timer(self) -> SimTimer | None:
-        """See `Environment`."""
         return SimTimer(self.system, self._process(), self._next_fileno()) if self._timer else None

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from client_replies.actors import repairing
-from client_replies.actors.checkpointing import Checkpointing
-from client_replies.actors.opened import Opened
-from client_replies.actors.reading import Reading
-from client_replies.actors.repair import Asked, Peer, Repair
-from client_replies.actors.replies_port import RepliesPort
-from client_replies.actors.slots import Read, Slots, Write
+from client_replies.actors.component import repairing
+from client_replies.actors.component.checkpointing import Checkpointing
+from client_replies.actors.component.opened import Opened
+from client_replies.actors.component.reading import Reading
+from client_replies.actors.component.repair import Asked, Peer, Repair
+from client_replies.actors.component.slots import Read, Slots, Write
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import SlotFault
 from client_replies.messages.peers import Missing

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.replies_port import RepliesPort, SlotsAreDurable, WritesAreDurable
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.owner.replies_port import RepliesPort, SlotsAreDurable, WritesAreDurable
 from client_replies.messages.peers import GetReplies, Missing, RepliesMissing
 from client_replies.messages.replies import (
     AwaitDurable,
@@ -150,27 +150,22 @@ class WatchedPort(RepliesPort):
         return self._asked
 
     def write(self, slot: int, reply: bytes) -> None:
-        """See `RepliesPort`."""
         super().write(slot, reply)
         self.reckoning.write(self._next(), slot, packed_op(reply))
 
     def remove(self, slot: int, op: int) -> None:
-        """See `RepliesPort`."""
         super().remove(slot, op)
         self.reckoning.remove(self._next(), slot)
 
     def install(self, op: int, sessions: bytes) -> None:
-        """See `RepliesPort`."""
         self.reckoning.install(self._next(), sessions, self._clients_max, forgets=True)
         super().install(op, sessions)
 
     def checkpoint(self, op: int, sessions: bytes) -> None:
-        """See `RepliesPort`."""
         self.reckoning.checkpoint(self._next(), op, sessions)
         super().checkpoint(op, sessions)
 
     def await_durable(self, slots: tuple[int, ...]) -> int:
-        """See `RepliesPort`."""
         wait = super().await_durable(slots)
         self.reckoning.wait(wait, slots)
         return wait

@@ -4,7 +4,7 @@ Guarantees: it executes what is committed, in order, each entry once; answers a 
 its component keeps; takes checkpoints; after a crash it goes on from its file's last checkpoint; too far behind, or
 without its file, it takes over a peer's checkpoint. When its component dies or stops, it makes a new one.
 
-Gives up: agreement on the log, which is the oracle's. Owns: its session table, its port, its component.
+Limits: no agreement on the log, which is the oracle's. Owns: its session table, its port, its component.
 """
 
 from __future__ import annotations
@@ -21,13 +21,8 @@ from thespian.actors import (
     WakeupMessage,
 )
 
-from client_replies.actors.client_replies import ClientRepliesActor
-from client_replies.actors.replies_port import (
-    PortFailed,
-    ReplyHad,
-    ReplyNotHad,
-    SlotsAreDurable,
-)
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.owner.replies_port import PortFailed, ReadFailed, ReadSucceeded, SlotsAreDurable
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import (
@@ -304,9 +299,9 @@ class ReplicaActor(Actor):
             self._failed(event)
         elif isinstance(event, StorageFailed):
             self._replace_component()
-        elif isinstance(event, ReplyHad):
+        elif isinstance(event, ReadSucceeded):
             self._answer_read(event)
-        elif isinstance(event, ReplyNotHad):
+        elif isinstance(event, ReadFailed):
             self._answer_not_read(event)
         elif isinstance(event, CheckpointDone):
             self.checkpoint_op = event.op
@@ -495,7 +490,7 @@ class ReplicaActor(Actor):
         entry = self.world.commit(message, self.index)
         self._waiting[entry.op] = sender
 
-    def _answer_read(self, event: ReplyHad) -> None:
+    def _answer_read(self, event: ReadSucceeded) -> None:
         asked = self._reads.pop(event.read, None)
         if asked is not None:
             sender, client, _request = asked
@@ -508,7 +503,7 @@ class ReplicaActor(Actor):
             for slot, header in self.sessions.expectations().items():
                 self.port.read(slot, header)
 
-    def _answer_not_read(self, event: ReplyNotHad) -> None:
+    def _answer_not_read(self, event: ReadFailed) -> None:
         asked = self._reads.pop(event.read, None)
         self.world.marks.hit(f"not_read_{event.reason.name}")
         if asked is not None and event.reason is NotRead.LOST:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from client_replies.actors.logs import configure_logging
+from client_replies.actors.thespian.logs import configure_logging
 
 from .broken import Broken
 from .plan import Plan, draw_plan

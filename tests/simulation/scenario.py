@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from client_replies.actors.logs import configure_logging
+from client_replies.actors.thespian.logs import configure_logging
 from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import sectors_size
 

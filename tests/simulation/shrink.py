@@ -1,8 +1,8 @@
 """Makes a failing plan smaller while it still fails in the same way.
 
 Guarantees: what is returned fails with the invariant that the first run broke. Tries fewer requests and clients, then
-every kind of fault off, then everything else as by default, again and again until nothing more can go. Gives up: the
-smallest of all; the order of trials is fixed.
+every kind of fault off, then everything else as by default, again and again until nothing more can go. Limits: it
+finds a small one, not the smallest; the order of trials is fixed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.messages import leases, replies, storage_io
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.leases import ReleaseLeases

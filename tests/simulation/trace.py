@@ -1,7 +1,7 @@
 """What happened, one line per event, and its hash.
 
 Guarantees: a line depends on the seed alone. Nothing that a process, a hash seed or a Python version decides is in it:
-no descriptors, process ids, `repr` of sets or objects. Gives up: payloads, which are shown by their length.
+no descriptors, process ids, `repr` of sets or objects. Limits: no payloads, which are shown by their length.
 An event is put into words only for a sink, the hash, or a failure's report. The columns are explained in README.md.
 """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from thespian.actors import ActorAddress
 
-from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import InstallSessions
 from client_replies.messages.storage_io import OpenStorage, WriteCheckpoint, WriteSlots

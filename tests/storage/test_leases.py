@@ -14,10 +14,8 @@ from client_replies.messages.leases import (
     LeasesReclaimed,
     LeasesRefused,
     LeasesReleased,
-    LeasesRetained,
     ReclaimLeases,
     ReleaseLeases,
-    RetainLeases,
     lease_buffer,
     lease_generation,
     make_lease,
@@ -47,14 +45,6 @@ class Pool:
         assert (answer.holder, answer.number) == (holder, self.numbers["acquire", holder])
         return answer.leases
 
-    def retain(self, holder: int, *leases: Lease) -> tuple[Lease, ...]:
-        """Count leases once more; gives the stale ones."""
-        request = RetainLeases(holder=holder, number=self.next("retain", holder), leases=leases)
-        answer = self.table.retain(request)
-        assert isinstance(answer, LeasesRetained)
-        self.numbers["retain", holder] += 1
-        return answer.stale
-
     def release(self, holder: int, *leases: Lease) -> tuple[tuple[Lease, ...], tuple[LeasesGranted, ...]]:
         """Give leases back; gives the stale ones, and the grants for those who waited."""
         request = ReleaseLeases(holder=holder, number=self.next("release", holder), leases=leases)
@@ -63,9 +53,9 @@ class Pool:
         self.numbers["release", holder] += 1
         return answer.stale, grants
 
-    def reclaim(self, holder: int, *kept: Lease) -> tuple[int, tuple[LeasesGranted, ...]]:
-        """Take back a dead holder's leases; gives how many counts came back, and the grants."""
-        answer, grants = self.table.reclaim(ReclaimLeases(holder=holder, kept=kept))
+    def reclaim(self, holder: int) -> tuple[int, tuple[LeasesGranted, ...]]:
+        """Take back a dead holder's leases; gives how many came back, and the grants."""
+        answer, grants = self.table.reclaim(ReclaimLeases(holder=holder))
         assert answer.holder == holder
         return answer.count, grants
 
@@ -90,7 +80,7 @@ class TestAcquiring:
     """All or none, first come first served."""
 
     def test_leases_name_different_buffers_in_their_published_generation(self) -> None:
-        """And are counted once each."""
+        """And are held then."""
         pool = Pool()
         leases = pool.granted(7, 3)
         assert {lease_buffer(lease) for lease in leases} == {0, 1, 2}
@@ -153,31 +143,25 @@ class TestAcquiring:
         assert len(pool.granted(1, 3)) == 3
 
 
-class TestCounting:
-    """Retaining and releasing."""
+class TestReleasing:
+    """Only the holder, and only once."""
 
-    def test_a_buffer_is_free_when_every_count_came_back(self) -> None:
-        """Also of those to whom it was given; then its generation grows and is published."""
+    def test_a_buffer_is_free_when_its_holder_gave_it_back(self) -> None:
+        """Then its generation grows and is published."""
         pool = Pool()
         (lease,) = pool.granted(1, 1)
-        assert pool.retain(1, lease) == ()
-        assert pool.retain(2, lease) == ()
-        assert pool.table.held == 3
-        assert pool.release(2, lease) == ((), ())
-        assert pool.release(1, lease) == ((), ())
         assert pool.published[lease_buffer(lease)] == 1
         assert pool.release(1, lease) == ((), ())
         assert pool.table.free == 3
         assert pool.published[lease_buffer(lease)] == 2
 
     def test_a_lease_that_another_holds_is_not_released(self) -> None:
-        """Whoever guesses it, or was only lent it, frees nothing: its holder may be writing to the buffer."""
+        """Whoever guesses it, or may only read from it, frees nothing: its holder may be writing to the buffer."""
         pool = Pool()
         (lease,) = pool.granted(1, 1)
-        pool.retain(2, lease)
         assert pool.release(3, lease) == ((lease,), ())
-        assert pool.release(2, lease, lease) == ((lease,), ())
-        assert pool.table.stale_refused == 2
+        assert pool.release(2, lease, lease) == ((lease, lease), ())
+        assert pool.table.stale_refused == 3
         assert (pool.table.held, pool.published[lease_buffer(lease)]) == (1, 1)
         assert pool.release(1, lease) == ((), ())
         pool.table.check()
@@ -198,7 +182,7 @@ class TestCounting:
         pool.granted(1, 3)
         assert pool.acquire(2, 1) is None
         for holder in range(3, HOLDERS_MAX + 10):
-            pool.retain(holder)
+            pool.release(holder)
         assert len(pool.table._holders) == HOLDERS_MAX
         assert {1, 2} < set(pool.table._holders)
         assert refusal(pool.acquire(3, 1)) is FaultKind.HOLDER_GONE
@@ -212,9 +196,8 @@ class TestCounting:
         (again,) = pool.granted(2, 1)
         assert lease_buffer(again) == lease_buffer(lease)
         assert pool.release(1, lease)[0] == (lease,)
-        assert pool.retain(1, lease) == (lease,)
         assert pool.table.held == 1
-        assert pool.table.stale_refused == 3
+        assert pool.table.stale_refused == 2
         assert pool.release(2, again)[0] == ()
 
     @pytest.mark.parametrize(
@@ -225,19 +208,7 @@ class TestCounting:
         pool = Pool()
         before = pool.state()
         assert pool.release(1, stale)[0] == (stale,)
-        assert pool.retain(1, stale) == (stale,)
         assert pool.state() == before
-
-    def test_a_releaser_uses_up_its_own_count_first(self) -> None:
-        """So that what the others hold survives the reclaiming of its name."""
-        pool = Pool()
-        (lease,) = pool.granted(1, 1)
-        pool.retain(2, lease)
-        pool.release(2, lease)
-        assert pool.reclaim(2) == (0, ())
-        assert pool.table.held == 1
-        assert pool.reclaim(1) == (1, ())
-        assert pool.table.free == 3
 
 
 class TestTurns:
@@ -249,17 +220,14 @@ class TestTurns:
         acquire = AcquireLeases(holder=1, number=1, count=2)
         granted = pool.table.acquire(acquire)
         assert isinstance(granted, LeasesGranted)
-        retain = RetainLeases(holder=1, number=1, leases=granted.leases)
-        retained = pool.table.retain(retain)
         release = ReleaseLeases(holder=1, number=1, leases=granted.leases)
         released = pool.table.release(release)
         before = pool.state()
         for _ in range(3):
             assert pool.table.acquire(acquire) == granted
-            assert pool.table.retain(retain) == retained
             assert pool.table.release(release) == released
         assert pool.state() == before
-        assert pool.table.held == 2
+        assert pool.table.held == 0
         assert pool.table.stale_refused == 0
 
     def test_a_repeated_request_that_waits_goes_on_waiting_once(self) -> None:
@@ -296,9 +264,6 @@ class TestTurns:
             assert refusal(pool.table.acquire(AcquireLeases(holder=holder, number=number, count=1))) is (
                 FaultKind.OUT_OF_SEQUENCE
             )
-        assert refusal(pool.table.retain(RetainLeases(holder=1, number=2, leases=(lease,)))) is (
-            FaultKind.OUT_OF_SEQUENCE
-        )
         answer, grants = pool.table.release(ReleaseLeases(holder=1, number=2, leases=(lease,)))
         assert (refusal(answer), grants) == (FaultKind.OUT_OF_SEQUENCE, ())
         assert pool.state() == before
@@ -306,51 +271,27 @@ class TestTurns:
     def test_each_kind_of_request_is_numbered_by_itself(self) -> None:
         """And each holder."""
         pool = Pool()
-        first, second = pool.granted(1, 1), pool.granted(1, 1)
-        pool.retain(1, *first)
-        pool.release(1, *second)
+        pool.granted(1, 1)
+        pool.release(1, *pool.granted(1, 1))
         pool.granted(2, 1)
-        assert pool.numbers == {("acquire", 1): 2, ("retain", 1): 1, ("release", 1): 1, ("acquire", 2): 1}
+        assert pool.numbers == {("acquire", 1): 2, ("release", 1): 1, ("acquire", 2): 1}
 
 
 class TestReclaiming:
     """A holder died."""
 
     def test_everything_under_its_name_comes_back(self) -> None:
-        """What it retained as well; others keep theirs, and those who waited are served."""
+        """Others keep theirs, and those who waited are served."""
         pool = Pool()
         (mine,) = pool.granted(1, 1)
         theirs = pool.granted(2, 2)
-        pool.retain(2, theirs[0])
         assert pool.acquire(3, 2) is None
         count, grants = pool.reclaim(2)
-        assert count == 3
+        assert count == 2
         assert [grant.holder for grant in grants] == [3]
         assert all(pool.published[lease_buffer(lease)] == 2 for lease in theirs)
         assert pool.published[lease_buffer(mine)] == 1
         assert pool.release(1, mine)[0] == ()
-
-    def test_what_it_had_given_away_is_kept_and_can_be_released_by_others(self) -> None:
-        """One count for each time that it is named."""
-        pool = Pool()
-        given, mine = pool.granted(1, 2)
-        pool.retain(1, given)
-        assert pool.reclaim(1, given) == (2, ())
-        pool.table.check()
-        assert pool.table.held == 1
-        assert pool.published == {lease_buffer(given): 1, lease_buffer(mine): 2, 2: 1}
-        assert pool.release(9, given)[0] == ()
-        assert pool.table.free == 3
-        assert pool.release(9, given)[0] == (given,)
-
-    def test_keeping_what_is_stale_keeps_nothing(self) -> None:
-        """The buffer may be somebody else's by now."""
-        pool = Pool(buffers=1)
-        (old,) = pool.granted(1, 1)
-        pool.release(1, old)
-        pool.granted(1, 1)
-        assert pool.reclaim(1, old) == (1, ())
-        assert pool.table.free == 1
 
     def test_what_it_waited_for_is_forgotten(self) -> None:
         """And whoever stood behind it moves up."""
@@ -371,12 +312,9 @@ class TestReclaiming:
         before = pool.state()
         for number in (1, 2):
             assert refusal(pool.table.acquire(AcquireLeases(holder=1, number=number, count=1))) is FaultKind.HOLDER_GONE
-            assert refusal(pool.table.retain(RetainLeases(holder=1, number=number, leases=leases))) is (
-                FaultKind.HOLDER_GONE
-            )
             answer, grants = pool.table.release(ReleaseLeases(holder=1, number=number, leases=leases))
             assert (refusal(answer), grants) == (FaultKind.HOLDER_GONE, ())
-        assert pool.table.reclaim(ReclaimLeases(holder=1, kept=leases)) == (LeasesReclaimed(holder=1, count=2), ())
+        assert pool.table.reclaim(ReclaimLeases(holder=1)) == (LeasesReclaimed(holder=1, count=2), ())
         assert pool.state() == before
 
     def test_the_dead_that_are_remembered_are_bounded(self) -> None:
@@ -393,9 +331,9 @@ def test_a_table_that_contradicts_itself_is_noticed() -> None:
     damages: list[Callable[[LeaseTable], object]] = [
         lambda table: table._free.append(0),
         lambda table: table._free.append(table._free[0]),
-        lambda table: table._buffers[0].holders.clear(),
-        lambda table: table._buffers[0].holders.update({1: 5}),
-        lambda table: table._buffers[0].holders.update({1: 0}),
+        lambda table: setattr(table._buffers[0], "holder", None),
+        lambda table: setattr(table._buffers[0], "holder", 5),
+        lambda table: table._holders[1].buffers.clear(),
         lambda table: table._free.extend([0, 0]),
         lambda table: table._waiting.extend([AcquireLeases(holder=1, number=2, count=2)] * 3),
         lambda table: table._waiting.extend([AcquireLeases(holder=1, number=2, count=2)]),
@@ -411,33 +349,24 @@ def test_a_table_that_contradicts_itself_is_noticed() -> None:
 
 
 class NaivePool:
-    """The counts as one would keep them without a thought to cost: a list of (holder, lease), searched."""
+    """Who holds what as one would keep it without a thought to cost: a list of (holder, lease), searched."""
 
     def __init__(self, buffers: int) -> None:
         self.buffers = buffers
-        self.counts: list[tuple[int, Lease]] = []
-        self.dead: set[int] = set()
+        self.held: list[tuple[int, Lease]] = []
         self.waiting: list[tuple[int, int]] = []
 
     @property
     def free(self) -> int:
-        """Buffers on which there is no count."""
-        return self.buffers - len({lease for _, lease in self.counts})
-
-    def count(self, holder: int, leases: tuple[Lease, ...]) -> None:
-        """Note a count on each; a holder's counts stay together, so that the first is of the oldest holder."""
-        for lease in leases:
-            mine = [place for place, held in enumerate(self.counts) if held == (holder, lease)]
-            self.counts.insert(mine[-1] + 1 if mine else len(self.counts), (holder, lease))
+        """Buffers that nobody holds."""
+        return self.buffers - len(self.held)
 
     def release(self, holder: int, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
         """Give the stale ones."""
         stale = []
         for lease in leases:
-            mine = [count for count in self.counts if count == (holder, lease)]
-            left = [count for count in self.counts if count[1] == lease and count[0] in self.dead]
-            if mine or left:
-                self.counts.remove((mine or left)[0])
+            if (holder, lease) in self.held:
+                self.held.remove((holder, lease))
             else:
                 stale.append(lease)
         return tuple(stale)
@@ -454,7 +383,7 @@ class NaivePool:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_runs_agree_with_a_naive_model(seed: int) -> None:
-    """Acquiring, retaining, releasing and dying, with stale leases among them; the table is checked at each step."""
+    """Acquiring, releasing and dying, with stale leases among them; the table is checked at each step."""
     numbers = random.Random(seed)
     pool = Pool(buffers=numbers.randint(1, 6), waiting_max=3)
     naive = NaivePool(len(pool.published))
@@ -477,33 +406,25 @@ def test_random_runs_agree_with_a_naive_model(seed: int) -> None:
                 naive.waiting.append((holder, count))
             else:
                 assert len(naive.waiting) == 3
-        elif action < 0.55:
-            held = {lease for _, lease in naive.counts}
-            assert pool.retain(holder, *leases) == tuple(lease for lease in leases if lease not in held)
-            naive.count(holder, tuple(lease for lease in leases if lease in held))
         elif action < 0.95:
             stale, grants = pool.release(holder, *leases)
             assert stale == naive.release(holder, leases)
             expected_grants = naive.served()
         else:
-            gone = [lease for name, lease in naive.counts if name == holder]
-            kept = tuple(numbers.sample(gone, numbers.randint(0, len(gone))))
-            count, grants = pool.reclaim(holder, *kept)
-            assert count == len(gone) - len(kept)
-            for lease in (Counter(gone) - Counter(kept)).elements():
-                naive.counts.remove((holder, lease))
+            count, grants = pool.reclaim(holder)
+            assert count == sum(name == holder for name, _ in naive.held)
+            naive.held = [held for held in naive.held if held[0] != holder]
             naive.waiting = [waiting for waiting in naive.waiting if waiting[0] != holder]
-            naive.dead.add(holder)
             expected_grants = naive.served()
             holders[holders.index(holder)] = next_holder
             next_holder += 1
         assert [(grant.holder, len(grant.leases)) for grant in grants] == expected_grants
         for grant in grants:
-            assert not set(grant.leases) & {lease for _, lease in naive.counts}
-            naive.count(grant.holder, grant.leases)
+            assert not set(grant.leases) & {lease for _, lease in naive.held}
+            naive.held += [(grant.holder, lease) for lease in grant.leases]
             known += grant.leases
         pool.table.check()
         assert pool.table.free == naive.free
-        assert pool.table.held == len(naive.counts)
-        assert {lease for _, lease in naive.counts} <= {make_lease(*item) for item in pool.published.items()}
+        assert pool.table.held == len(naive.held)
+        assert {lease for _, lease in naive.held} <= {make_lease(*item) for item in pool.published.items()}
     assert next_holder > 10

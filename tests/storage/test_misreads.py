@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from client_replies.actors.storage import examine
+from client_replies.actors.component.storage import examine
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import FaultKind, SlotFault
 from client_replies.messages.reply_header import HEADER_SIZE

@@ -20,6 +20,29 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from client_replies.cluster.client.cluster_client import Answer as ClientAnswer
+from client_replies.cluster.door.forwarding import ForwardedReplies
+from client_replies.cluster.door.frames import (
+    OPERATION_CLOSE,
+    REPLY_SIZE_MAX,
+    TO_CLIENT,
+    Command,
+    Frame,
+    Reason,
+    unpack_frame,
+)
+from client_replies.cluster.protocol import Answer, Refusal, Refused
+from client_replies.cluster.replica.network import Envelope
+from client_replies.cluster.replica.replica import NO_MAJORITY
+from client_replies.cluster.vsr.durable import Snapshot
+from client_replies.cluster.vsr.execution import Applied, Execution, Skipped
+from client_replies.cluster.vsr.messages import (
+    DoViewChange,
+    LogEntry,
+    PrepareOk,
+    RecoveryResponse,
+    StartViewChange,
+)
 from client_replies.messages.replies import CheckpointDone, InstallSessions, RepliesOpened, SessionsInstalled
 from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
 from client_replies.messages.storage_io import WriteCheckpoint
@@ -30,16 +53,7 @@ from ..history import CLUSTER, ClientRequest, Entry, Result
 from ..system import Process
 from .gateway import ClusterGatewayActor
 from .machine import ClusterReplicaActor, SimLogStore
-from examples.cluster.cluster_client import Answer as ClientAnswer
-from examples.cluster.forwarding import ForwardedReplies
-from examples.cluster.frames import OPERATION_CLOSE, REPLY_SIZE_MAX, TO_CLIENT, Command, Frame, Reason, unpack_frame
-from examples.cluster.ledger_machine import LedgerMachine
-from examples.cluster.network import Envelope
-from examples.cluster.protocol import Answer, Refusal, Refused
-from examples.cluster.replica import NO_MAJORITY
-from examples.cluster.vsr.durable import Snapshot
-from examples.cluster.vsr.execution import Applied, Execution, Skipped
-from examples.cluster.vsr.messages import DoViewChange, LogEntry, PrepareOk, RecoveryResponse, StartViewChange
+from examples.ledger.ledger_machine import LedgerMachine
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
@@ -71,7 +85,6 @@ class ClusterModel(ModelSessions):
     """The model, with sessions that end."""
 
     def commit(self, entry: Entry) -> int | None:
-        """See `ModelSessions`."""
         slot = super().commit(entry)
         request = entry.request
         if slot is not None and isinstance(request, ClusterRequest) and request.closes:
@@ -186,7 +199,6 @@ class ClusterCheckers(Checkers):
     # What is sent.
 
     def sent(self, process: Process, message: object) -> None:
-        """See `Checkers`."""
         super().sent(process, message)
         if isinstance(message, Envelope):
             if isinstance(process.instance, ClusterReplicaActor):
@@ -354,7 +366,6 @@ class ClusterCheckers(Checkers):
         self.seen[index].wanted = {slot: expected[slot] for slot in faulty if expected[slot] is not None}
 
     def delivered(self, process: Process, message: object) -> None:
-        """See `Checkers`."""
         super().delivered(process, message)
         if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
             self._replica(process, process.instance)
@@ -430,7 +441,6 @@ class ClusterCheckers(Checkers):
     # The end.
 
     def harvest(self) -> None:
-        """See `Checkers`."""
         super().harvest()
         for process in self.world.system.processes.values():
             if isinstance(process.instance, ClusterReplicaActor) and process.instance.opened:
@@ -442,7 +452,6 @@ class ClusterCheckers(Checkers):
                     self.world.marks.hit(f"gateway_{name}", counters[name])
 
     def unfinished(self) -> list[str]:
-        """See `Checkers`."""
         world = self.world
         left = [client.name for client in world.clients if not client.instance.done]
         if world.system.now < world.quiet_at:

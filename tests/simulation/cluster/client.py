@@ -11,22 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
+from client_replies.cluster.control import Join, Joined
+from client_replies.cluster.door.frames import OPERATION_CLOSE
+from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
+from client_replies.cluster.replica.network import Envelope, Network, cluster_faults
+from client_replies.cluster.replica.replica import replica_name
+
 from ..chance import MICROSECONDS, Chance
 from ..history import CLUSTER
-from examples.cluster.control import Join, Joined
-from examples.cluster.frames import OPERATION_CLOSE
-from examples.cluster.ledger import EQUITY, Transfer
-from examples.cluster.network import Envelope, Network, cluster_faults
-from examples.cluster.protocol import (
-    OPERATION_BALANCE,
-    OPERATION_TRANSFER,
-    Answer,
-    Redirected,
-    Refused,
-    Request,
-)
-from examples.cluster.replica import replica_name
-from examples.cluster.session_client import AnswerKind, SessionClient, SessionEnded
+from examples.ledger.ledger import EQUITY, OPERATION_BALANCE, OPERATION_TRANSFER, Transfer
+from examples.ledger.session_client import AnswerKind, SessionClient, SessionEnded
 
 if TYPE_CHECKING:
     from .world import ClusterWorld

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from client_replies.cluster.door.forwarding import Forwarding
+from client_replies.cluster.door.front_door import FrontDoor, Sockets
+from client_replies.cluster.door.gateway import GatewayActor, StartGateway
+
 from ..chance import Chance
 from ..environment import SimEnvironment
 from .streams import Door
-from examples.cluster.forwarding import Forwarding
-from examples.cluster.front_door import FrontDoor, Sockets
-from examples.cluster.gateway import GatewayActor, StartGateway
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
@@ -38,11 +39,9 @@ class ClusterGatewayActor(GatewayActor):
         super().__init__(capabilities, requirements)
 
     def pid(self) -> int:
-        """See `GatewayActor`."""
         return self._place._process().number
 
     def make_sockets(self, message: StartGateway) -> Sockets:
-        """See `GatewayActor`."""
         place = self._place
         return Door(
             place.world.streams,

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
-from client_replies.messages.reply_header import OPERATION_REGISTER
-
-from ..chance import MICROSECONDS, Chance
-from ..history import CLUSTER
-from ..system import Process
-from .client import AMOUNT_MAX
-from .streams import End
-from examples.cluster.cluster_client import (
+from client_replies.cluster.client.cluster_client import (
     Answer,
     Call,
     ClusterClient,
@@ -35,7 +28,7 @@ from examples.cluster.cluster_client import (
     SessionEvicted,
     Step,
 )
-from examples.cluster.frames import (
+from client_replies.cluster.door.frames import (
     OPERATION_CLOSE,
     REPLY_SIZE_MAX,
     TO_CLIENT,
@@ -45,8 +38,15 @@ from examples.cluster.frames import (
     Signal,
     request_frame,
 )
-from examples.cluster.ledger import EQUITY, Transfer
-from examples.cluster.protocol import OPERATION_BALANCE, OPERATION_TRANSFER, Refusal, Refused
+from client_replies.cluster.protocol import Refusal, Refused
+from client_replies.messages.reply_header import OPERATION_REGISTER
+
+from ..chance import MICROSECONDS, Chance
+from ..history import CLUSTER
+from ..system import Process
+from .client import AMOUNT_MAX
+from .streams import End
+from examples.ledger.ledger import EQUITY, OPERATION_BALANCE, OPERATION_TRANSFER, Transfer
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
@@ -62,7 +62,7 @@ class LineChanged:
 
 
 class ClientLine:
-    """The connection of a session: see `examples.cluster.cluster_client.Line`."""
+    """The connection of a session: see `client_replies.cluster.client.cluster_client.Line`."""
 
     def __init__(self, client: GatewayClientActor, address: int) -> None:
         self.address = address
@@ -74,16 +74,13 @@ class ClientLine:
 
     @property
     def is_open(self) -> bool:
-        """See `Line`."""
         return self._end is not None
 
     @property
     def name(self) -> str:
-        """See `Line`."""
         return f"gateway {self.address}"
 
     def hang_up(self) -> None:
-        """See `Line`."""
         end, self._end = self._end, None
         if end is not None:
             end.changed = lambda: None

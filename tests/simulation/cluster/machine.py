@@ -15,22 +15,28 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.client_replies import ClientRepliesActor
+from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.cluster.control import StartReplica
+from client_replies.cluster.log.log_store import (
+    LogStore,
+    MemoryLogStore,
+    StoreFailed,
+    StoreIdentity,
+    StoreMissing,
+)
+from client_replies.cluster.replica.machine import Machine
+from client_replies.cluster.vsr.config import VsrConfig
+from client_replies.cluster.vsr.core import Core
+from client_replies.cluster.vsr.durable import DurableState, LogWrite
+from client_replies.cluster.vsr.execution import Applied, Skipped
+from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.storage.client_sessions import ClientSessions
 
 from ..chance import Chance
 from ..disk import PowerLost, SimDisk
 from ..environment import SimEnvironment
 from ..system import Killed, SimSystem
-from examples.cluster.control import StartReplica
-from examples.cluster.log_store import LogStore, MemoryLogStore, StoreFailed, StoreIdentity, StoreMissing
-from examples.cluster.machine import Machine
-from examples.cluster.replica import ReplicaActor
-from examples.cluster.vsr.config import VsrConfig
-from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.durable import DurableState, LogWrite
-from examples.cluster.vsr.execution import Applied, Skipped
-from examples.cluster.vsr.messages import LogEntry
+from examples.ledger.ledger_replica import LedgerReplica
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
@@ -49,7 +55,6 @@ class SimLogStore(MemoryLogStore):
         self.state = DurableState(voting=voting)
 
     def write(self, *writes: LogWrite) -> None:
-        """See `MemoryLogStore`."""
         disk = self._world.disks[self._index]
         if any(disk.spend() for _ in range(TRANSFERS)):
             raise PowerLost
@@ -98,12 +103,10 @@ class SimMachine(Machine):
         self.files: dict[str, str] = {}
 
     def pid(self) -> int:
-        """See `Machine`."""
         process = self._world.system.current
         return process.number if process is not None else 0
 
     def random(self) -> random.Random:
-        """See `Machine`."""
         return random.Random(self._chance.bits(64))
 
     def make_directory(self, directory: str) -> None:
@@ -118,23 +121,19 @@ class SimMachine(Machine):
         return f"{path}.damaged"
 
     def open_log(self, directory: str, identity: StoreIdentity) -> LogStore:
-        """See `Machine`."""
         if self.store is None:
             raise StoreMissing("there is no log")
         self.store.crash()
         return self.store
 
     def format_log(self, directory: str, identity: StoreIdentity, *, voting: bool) -> LogStore:
-        """See `Machine`."""
         self.store = SimLogStore(self._world, self._index, identity, voting=voting)
         return self.store
 
     def write_file(self, directory: str, name: str, text: str) -> None:
-        """See `Machine`."""
         self.files[name] = text
 
     def end(self) -> NoReturn:
-        """See `Machine`."""
         process = self._world.system.current
         if process is not None:
             self._world.marks.hit("replica_ended_itself")
@@ -152,7 +151,7 @@ class ReplicaEnvironment(SimEnvironment):
         self.machine = SimMachine(world, index)
 
 
-class ClusterReplicaActor(ReplicaActor):
+class ClusterReplicaActor(LedgerReplica):
     """The shipped replica on a simulated machine, with small limits; and what the checkers want to know of it."""
 
     def __init__(self, capabilities: Any = None, requirements: Any = None) -> None:
@@ -160,18 +159,15 @@ class ClusterReplicaActor(ReplicaActor):
         super().__init__(capabilities, requirements)
 
     def make_machine(self) -> Machine:
-        """See `ReplicaActor`."""
         return self._place.machine
 
     def create_child(self, actor: type[Actor]) -> ActorAddress:
-        """See `ComponentActor`."""
         address = super().create_child(actor)
         if actor is ClientRepliesActor:
             self._place.world.component_created(self._place.index, address)
         return address
 
     def vsr_config(self, message: StartReplica) -> VsrConfig:
-        """See `ReplicaActor`."""
         plan = self._place.world.plan
         return replace(
             super().vsr_config(message),
@@ -211,6 +207,5 @@ class ClusterReplicaActor(ReplicaActor):
         return self._vsr is not None and self._vsr.is_whole and not self._vsr.core.log.rotten()
 
     def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
-        """See `ReplicaActor`."""
         super().observe(entry, applied)
         self._place.world.checkers.executed(self._place.index, entry, applied)

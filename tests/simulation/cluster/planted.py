@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from examples.cluster import cluster_client
-from examples.cluster.cluster_client import Call
-from examples.cluster.forwarding import Forwarding
-from examples.cluster.gateway import GatewayActor
-from examples.cluster.log_writer import LogWriter
-from examples.cluster.replica import ReplicaActor
-from examples.cluster.replica_replies import Replies
-from examples.cluster.vsr import checkpoint, clients, normal, recovery, sync, view_change
-from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.execution import Execution
-from examples.cluster.vsr.replica import HANDLERS, Replica
+from client_replies.cluster.client import cluster_client
+from client_replies.cluster.client.cluster_client import Call
+from client_replies.cluster.door.forwarding import Forwarding
+from client_replies.cluster.door.gateway import GatewayActor
+from client_replies.cluster.log.log_writer import LogWriter
+from client_replies.cluster.replica.replica import ReplicaActor
+from client_replies.cluster.replica.replica_replies import Replies
+from client_replies.cluster.vsr import checkpoint, clients, normal, recovery, sync, view_change
+from client_replies.cluster.vsr.core import Core
+from client_replies.cluster.vsr.execution import Execution
+from client_replies.cluster.vsr.replica import HANDLERS, Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Planted:
     what: str
     edits: tuple[Edit, ...]
     scenario: str = (
-        ""  # in `tests.examples.test_vsr_scenarios`, if the coincidence that it takes is one that no seed meets
+        ""  # in `tests.cluster.test_vsr_scenarios`, if the coincidence that it takes is one that no seed meets
     )
 
     @contextmanager

@@ -194,7 +194,7 @@ class Streams:
 
 
 class DoorLine:
-    """A connection at the gateway: see `examples.cluster.front_door.Line`."""
+    """A connection at the gateway: see `client_replies.cluster.door.front_door.Line`."""
 
     def __init__(self, end: End, door: Door) -> None:
         self.peer = end.peer.process.name
@@ -211,30 +211,25 @@ class DoorLine:
         return (reads and self._end.is_readable) or broken, (writes and self._end.has_room) or broken
 
     def receive(self, size: int) -> bytes | None:
-        """See `Line`."""
         return self._end.read(size)
 
     def send(self, data: bytes | bytearray) -> int:
-        """See `Line`."""
         return self._end.send(data)
 
     def watch(self, *, reads: bool, writes: bool) -> None:
-        """See `Line`."""
         self._watched = reads, writes
         self._door.lines[self] = None
 
     def end(self) -> None:
-        """See `Line`."""
         self._end.end()
 
     def close(self) -> None:
-        """See `Line`."""
         self._door.lines.pop(self, None)
         self._end.close()
 
 
 class Door:
-    """Where a gateway listens: see `examples.cluster.front_door.Sockets`."""
+    """Where a gateway listens: see `client_replies.cluster.door.front_door.Sockets`."""
 
     def __init__(self, streams: Streams, process: Process, gateway: int, fileno: int, connections_max: int) -> None:
         self.process = process
@@ -262,11 +257,9 @@ class Door:
         return self._bell or (self._listening and bool(self._waiting)) or any(any(line.ready) for line in self.lines)
 
     def fileno(self) -> int:
-        """See `Sockets`."""
         return self._fileno
 
     def ready(self, limit: int) -> Sequence[tuple[DoorLine | None, bool, bool]]:
-        """See `Sockets`."""
         found: list[tuple[DoorLine | None, bool, bool]] = [
             (line, *line.ready) for line in self.lines if any(line.ready)
         ]
@@ -275,21 +268,16 @@ class Door:
         return found[:limit]
 
     def accept(self) -> DoorLine | None:
-        """See `Sockets`."""
         return DoorLine(self._waiting.popleft(), self) if self._waiting else None
 
     def listen(self, on: bool) -> None:
-        """See `Sockets`."""
         self._listening = on
 
     def heard(self) -> None:
-        """See `Sockets`."""
         self._bell = False
 
     def look_again(self, *, at_once: bool) -> None:
-        """See `Sockets`."""
         self._bell = at_once
 
     def close(self) -> None:
-        """See `Sockets`."""
         self.process.ready.pop(self._fileno, None)

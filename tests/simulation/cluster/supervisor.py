@@ -1,4 +1,4 @@
-"""Who keeps the replicas up and tells everybody where everybody is: `examples.cluster.members`, in virtual time.
+"""Keeps the replicas up and tells everybody where everybody is: `cluster.host.members`, in virtual time.
 
 Guarantees: a replica whose process has ended is created anew after a pause and told what its predecessor was told; the
 members hear of a new address as soon as there is one, and again until they say so. Owns: who is where.
@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
-from ..chance import MICROSECONDS, Chance
-from ..history import CLUSTER
-from examples.cluster.control import (
+from client_replies.cluster.control import (
     Finish,
     FinishState,
     Join,
@@ -23,8 +21,11 @@ from examples.cluster.control import (
     StartReplica,
     may_lose_disk,
 )
-from examples.cluster.gateway import GatewayStarted, SetReplica, StartGateway
-from examples.cluster.replica import replica_name
+from client_replies.cluster.door.gateway import GatewayStarted, SetReplica, StartGateway
+from client_replies.cluster.replica.replica import replica_name
+
+from ..chance import MICROSECONDS, Chance
+from ..history import CLUSTER
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
@@ -115,7 +116,7 @@ class SupervisorActor(Actor):
                 self._keep_gateway(index, gateway)
 
     def _keep_gateway(self, index: int, gateway: _Gateway) -> None:
-        """As `examples.cluster.gateway_keeper` does."""
+        """As `client_replies.cluster.host.gateway_keeper` does."""
         process = self.world.gateways[index]
         if process is None or not process.alive:
             if process is None or self.chance.chance(0.3):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.examples import test_vsr_scenarios as scenarios
-from tests.examples.vsr_world import Violation
+from tests.cluster import test_vsr_scenarios as scenarios
+from tests.cluster.vsr_world import Violation
 from tests.simulation.cluster.marks import EXPECTED
 from tests.simulation.cluster.plan import draw_plan
 from tests.simulation.cluster.planted import BY_SCENARIO, BY_SEED, Planted

@@ -7,19 +7,20 @@ from random import Random
 
 import pytest
 
+from client_replies.cluster.control import Join, Joined
+from client_replies.cluster.host.members import Members, _Replica
+from client_replies.cluster.log.log_store import MemoryLogStore, StoreIdentity
+from client_replies.cluster.vsr import sync, view_change
+from client_replies.cluster.vsr.config import VsrConfig
+from client_replies.cluster.vsr.core import Core
+from client_replies.cluster.vsr.durable import Snapshot
+from client_replies.cluster.vsr.effects import SendMessage, WriteLog
+from client_replies.cluster.vsr.messages import DoViewChange, StartViewChange
+from client_replies.cluster.vsr.replica import Replica
 from client_replies.messages.storage_io import OpenStorage
 
-from examples.cluster.control import Join, Joined
-from examples.cluster.ledger_machine import LedgerMachine
-from examples.cluster.log_store import MemoryLogStore, StoreIdentity
-from examples.cluster.members import Members, _Replica
-from examples.cluster.vsr import sync, view_change
-from examples.cluster.vsr.config import VsrConfig
-from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.durable import Snapshot
-from examples.cluster.vsr.effects import SendMessage, WriteLog
-from examples.cluster.vsr.messages import DoViewChange, StartViewChange
-from examples.cluster.vsr.replica import Replica
+from examples.ledger.ledger_machine import LedgerMachine
+from examples.ledger.ledger_replica import LedgerReplica
 from tests.simulation.cluster.plan import ClusterPlan
 from tests.simulation.cluster.world import ClusterWorld
 from tests.simulation.history import CLUSTER
@@ -96,7 +97,7 @@ def test_a_join_that_was_overtaken_changes_nothing() -> None:
 
 def test_an_answer_to_an_earlier_join_does_not_stand_for_the_latest() -> None:
     """Seed 57: the latest may be lost, and would never be said again."""
-    members = Members(system=None)  # type: ignore[arg-type]
+    members = Members(system=None, replica=LedgerReplica)  # type: ignore[arg-type]
     members.replicas["replica-0"] = _Replica(start=None, pid=1)  # type: ignore[arg-type]
     members._told = Join(number=2, members=(), replies=())
     members._joined(Joined(name="replica-0", number=1))

@@ -13,6 +13,11 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
+from client_replies.cluster.door.forwarding import ForwardedReplies
+from client_replies.cluster.protocol import Answer
+from client_replies.cluster.replica.network import Envelope
+from client_replies.cluster.vsr.core import Core
+from client_replies.cluster.vsr.messages import DoViewChange, Prepare, Recovery, SnapshotChunk, StartView
 from client_replies.messages.replies import CheckpointDone, InstallSessions
 
 from ..chance import MICROSECONDS, Chance
@@ -28,11 +33,6 @@ from .machine import ClusterReplicaActor, ReplicaEnvironment, SimLogStore
 from .plan import ClusterPlan
 from .streams import Streams
 from .supervisor import SupervisorActor
-from examples.cluster.forwarding import ForwardedReplies
-from examples.cluster.network import Envelope
-from examples.cluster.protocol import Answer
-from examples.cluster.vsr.core import Core
-from examples.cluster.vsr.messages import DoViewChange, Prepare, Recovery, SnapshotChunk, StartView
 
 RARE = (DoViewChange, StartView, SnapshotChunk, Recovery)
 FINAL_FILE = "final.json"
@@ -66,12 +66,10 @@ class ClusterWorld(World):
         self.supervisor = self.system.create(SupervisorActor, self, name="home.supervisor", host=host)
 
     def make_environment(self, index: int) -> ReplicaEnvironment:
-        """See `World`."""
         chance = Chance(self.plan.seed, f"environment {index}")
         return ReplicaEnvironment(self.system, self.disks[index], chance, world=self, index=index)
 
     def make_checkers(self) -> ClusterCheckers:
-        """See `World`."""
         return ClusterCheckers(self)
 
     # Who is where.
@@ -113,7 +111,6 @@ class ClusterWorld(World):
         return max(primaries)[1] if primaries else None
 
     def component_created(self, index: int, address: ActorAddress) -> None:
-        """See `World`."""
         super().component_created(index, address)
         self.checkers.seen[index].wanted = None
 
@@ -130,7 +127,6 @@ class ClusterWorld(World):
     # Starting and dying.
 
     def start_replica(self, index: int) -> None:
-        """See `World`."""
         old = self.replicas[index]
         if old is not None and old.alive:
             return
@@ -160,7 +156,6 @@ class ClusterWorld(World):
             self.system.kill(process)
 
     def crash_host(self, index: int, restart_after: float) -> None:
-        """See `World`."""
         if not self.calm:
             self._restart_at[index] = self.system.now + int(restart_after * MICROSECONDS)
         super().crash_host(index, restart_after)

@@ -1,0 +1,1 @@
+"""The owner's side: `replies_port` (what a replica uses), `lease_stock` (the buffers that it acquired ahead)."""

@@ -1,0 +1,173 @@
+"""What the script and the actors of the cluster say to each other; not part of the replicated service.
+
+The script repeats what is not answered, so each request may come twice and is answered each time. Who may send what to
+a member stands beside its handlers, in its `senders`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from thespian.actors import ActorAddress
+
+from client_replies.messages.config import RepliesConfig
+from client_replies.messages.message import Message
+
+
+class Sender(enum.Enum):
+    """Who talks to a member of the cluster, beside its own component."""
+
+    SCRIPT = "the script that started the member"
+    MEMBER = "the member that the message names, at the address that the script told"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFaults:
+    """The faults injected into a replica. A replica obeys the highest `version` that it has heard of.
+
+    It loses its next `drop_answers` answers, counted from when it first heard of `drop_version`, and all answers to the
+    clients in `block`; it neither hears nor reaches the members in `cut`.
+    """
+
+    version: int = 0
+    drop_answers: int = 0
+    drop_version: int = 0
+    block: tuple[int, ...] = ()
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartReplica(Message):
+    """Become replica `config.replica` of `replicas`, with log and replies in `directory`.
+
+    `fresh`: this replica was never up; else a directory without a log is a disk that was lost. `rebuild`: the others
+    can do without what is on its disk (`may_lose_disk`), so that damage may be set aside and the replica begin anew.
+    `epoch` is the wall clock when the monotonic one was zero.
+    """
+
+    name: str
+    replicas: int
+    config: RepliesConfig
+    directory: str
+    fresh: bool
+    rebuild: bool = False
+    checkpoint_interval: int = 500
+    view_change: float = 1.0
+    seed: int = 0
+    epoch: float = 0.0
+    drop_replies: float = 0.0
+    duplicate_requests: float = 0.0
+    weather: bool = False
+    faults: ReplicaFaults = ReplicaFaults()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStarted(Message):
+    """Log and replies are open; `replies` is the replica's ClientRepliesActor, `pid` the replica's process."""
+
+    name: str
+    replies: ActorAddress
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStopped(Message):
+    """The replica's process `pid` does no more, and why; it ends by itself if it is not ended. Said again if asked."""
+
+    name: str
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberFailed(Message):
+    """The member cannot go on, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join(Message):
+    """Who else is there: members by name, and the ClientRepliesActors by replica.
+
+    Each has a higher number than the one before, since they may overtake each other.
+    """
+
+    number: int
+    members: tuple[tuple[str, ActorAddress], ...]
+    replies: tuple[tuple[int, ActorAddress], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined(Message):
+    """The member knows the others, as of the `Join` with this number. `votes` says so of a replica: see `Replica`."""
+
+    name: str
+    number: int = 0
+    votes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetProgress(Message):
+    """How far is it?"""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Message):
+    """How far a member is: replicas count ops, clients rows."""
+
+    request: int
+    name: str
+    done: int
+    total: int
+    counters: Mapping[str, int] = field(repr=False)
+    finished: bool = False
+    status: Mapping[str, int | str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish(Message):
+    """Execute up to `op` and have every slot durable; with `close`, also close and say what there is."""
+
+    request: int
+    op: int
+    close: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishState(Message):
+    """How far the finish is: `done` is about what was asked."""
+
+    request: int
+    name: str
+    done: bool
+    waiting_for: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hurt(Message):
+    """To a replica: from now on, these are your faults."""
+
+    request: int
+    faults: ReplicaFaults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HurtDone(Message):
+    """The replica has the faults of this version, and `drop_answers` more answers to lose. Request 0: it lost some."""
+
+    request: int
+    name: str
+    pid: int
+    version: int
+    drop_answers: int
+
+
+def may_lose_disk(replica: str, voters: Iterable[str], replicas: int) -> bool:
+    """True if those that vote are a majority without this replica: only then may what is on its disk be given up."""
+    return len(set(voters) - {replica}) > replicas // 2

@@ -1,0 +1,3 @@
+"""Where clients connect: `frames` (what is on the wire), `front_door` and `door_sockets` (connections, bounded),
+`forwarding` (requests to the primary, replies back), `gateway` (the actor of them).
+"""

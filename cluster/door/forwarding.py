@@ -1,0 +1,683 @@
+"""The narrow way between a gateway and the replicas: whole frames, in batches, of which few are in flight.
+
+What has come goes out at once, as long as few batches of requests are in flight to the replica; they are confirmed by
+the answers or a little later. Of answers there may be two batches in flight, confirmed by the next requests: a client
+alone costs two messages a request.
+
+Requests travel as the very bytes that the client sealed, answers as the very bytes that it gets. Both ends are plain
+objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
+
+Guarantees: a request waits at most `request_timeout_s` and then is forgotten; what waits is bounded; an answer reaches
+the connection that asked last for exactly this request (client and request checksum), once. While a request waits, the
+gateway asks every replica for its view at least once per `ask_interval_s`: a primary confirms batches whether or not it
+can commit, so that is no proof. The highest view that has begun is followed, and its primary gets all that waits, once
+per view. Hints in refusals are followed at most `redirects_max` times per request. A replica that does not confirm
+in time is silent: it is probed with growing pauses and not preferred, so a stopped process holds up no other traffic.
+
+Limits: apart from that, nothing is resent. The client repeats what is lost, and the session table recognises it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from thespian.actors import ActorAddress
+
+from client_replies.cluster.protocol import Request
+from client_replies.messages.message import (
+    U8_MAX,
+    U32_MAX,
+    U64_MAX,
+    Message,
+    MessageInvalid,
+    check_bytes,
+    check_int,
+    check_type,
+    shown,
+)
+from client_replies.messages.reply_header import CHECKSUM_SIZE
+
+from .frames import (
+    FRAME_HEADER_SIZE,
+    PRIMARY_UNKNOWN,
+    REPLY_SIZE_MAX,
+    TO_CLIENT,
+    TO_GATEWAY,
+    Command,
+    Frame,
+    FrameInvalid,
+    Key,
+    Reason,
+    refused_frame,
+    reply_frame,
+    unpack_frame,
+)
+
+BATCH_FRAMES_MAX = 1024
+BATCH_BYTES_MAX = 1024 * 1024  # a batch is ended by the frame that reaches it
+FRAME_SIZE_MAX = FRAME_HEADER_SIZE + REPLY_SIZE_MAX
+REQUEST_BATCHES_MAX = 4  # in flight from a gateway to a replica
+ANSWER_BATCHES_MAX = 2  # in flight from a replica to a gateway
+CONFIRM_LAG_S = 0.1  # how long a single batch of answers waits for requests that confirm it by the way
+GATEWAY_TIMEOUT_S = 60.0  # without a message, and a replica forgets the gateway
+ROUTES_MAX = 65_536  # clients of which a replica's port remembers the gateway
+
+
+def request_of(frame: Frame) -> Request:
+    """The request in a frame, as replicas know it: its checksum is the frame's. Raises `MessageInvalid`."""
+    return Request(
+        cluster=frame.cluster,
+        client=frame.client,
+        session=frame.session,
+        number=frame.request,
+        operation=frame.operation,
+        body=frame.body,
+        checksum=frame.request_checksum,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardRequests(Message):
+    """Gateway to replica: requests in the order in which they came. `taken` confirms the replica's last batch.
+
+    `gateway` is the gateway's incarnation, `number` counts its batches to this replica from 1. Without requests it only
+    confirms, and `number` is that of the last batch. With `asks`, the replica answers at once, with its view.
+    """
+
+    gateway: int
+    number: int
+    taken: int
+    requests: tuple[bytes, ...] = field(repr=False)
+    asks: bool = False
+
+    def validate(self) -> None:
+        """Check the limits; who takes the frames verifies them."""
+        check_int("gateway", self.gateway, 1, U64_MAX)
+        check_int("number", self.number, 0, U64_MAX)
+        check_int("taken", self.taken, 0, U64_MAX)
+        check_type("asks", self.asks, bool)
+        _check_frames("requests", self.requests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardedReplies(Message):
+    """Replica to gateway: answers as frames for the clients, and the view and primary that this replica takes part in.
+
+    `primary` is unknown while the replica is between two views: `view` may then be one that never begins.
+
+    `number` counts the batches to this gateway; `taken` confirms the gateway's last batch.
+    """
+
+    gateway: int
+    replica: int
+    view: int
+    primary: int
+    number: int
+    taken: int
+    answers: tuple[bytes, ...] = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the limits; who takes the frames verifies them."""
+        check_int("gateway", self.gateway, 1, U64_MAX)
+        check_int("replica", self.replica, 0, U8_MAX - 1)
+        check_int("view", self.view, 0, U32_MAX)
+        check_int("primary", self.primary, 0, U8_MAX)
+        check_int("number", self.number, 0, U64_MAX)
+        check_int("taken", self.taken, 0, U64_MAX)
+        _check_frames("answers", self.answers)
+
+
+def _check_frames(name: str, frames: object) -> None:
+    if type(frames) is not tuple or len(frames) > BATCH_FRAMES_MAX:
+        raise MessageInvalid(name, shown(frames), f"a tuple of at most {BATCH_FRAMES_MAX} frames")
+    for frame in frames:
+        check_bytes(name, frame, FRAME_HEADER_SIZE, FRAME_SIZE_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardingLimits:
+    """What a gateway bounds on its way to the replicas."""
+
+    requests_waiting_max: int = 16_384
+    request_timeout_s: float = 10.0
+    confirm_timeout_s: float = 1.0
+    ask_interval_s: float = 1.0  # a replica that was not heard for so long is asked for its view, while requests wait
+    # Between two messages to a silent replica, doubling: few to a stopped one are in flight at any time, since twenty
+    # unanswered messages of an actor hold up its messages to everybody.
+    probe_first_s: float = 0.5
+    probe_max_s: float = 5.0
+    redirects_max: int = 3
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request that has no answer yet."""
+
+    frame: Frame
+    connection: int
+    since: float
+    redirects: int = 0
+    queued: bool = False  # it is in a link's queue, and not on its way
+    target: int = -1  # the replica that it is queued for, or was sent to last
+
+
+@dataclass(slots=True)
+class _Link:
+    """The way to one replica. `sent_at`: since when nothing was confirmed, while a batch or a question waits for it."""
+
+    queue: deque[Key] = field(default_factory=deque)
+    number: int = 0
+    confirmed: int = 0
+    taken: int = 0
+    owed: int = 0  # batches of the replica that are not confirmed
+    owed_since: float = 0.0
+    sent_at: float | None = None
+    heard_at: float = float("-inf")
+    is_silent: bool = False
+    probe_at: float = 0.0
+    probe_pause: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An answer for a connection. `key`: the request that is no longer in flight there."""
+
+    connection: int
+    packed: bytes = field(repr=False)
+    key: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a request: it is in flight under `key`, or refused at once. `before` waited for it until now."""
+
+    key: Key | None = None
+    refusal: bytes | None = field(default=None, repr=False)
+    before: int | None = None
+
+
+class Forwarding:
+    """The gateway's end. See the module. Time comes in with each call, in seconds that never go back."""
+
+    def __init__(
+        self, *, cluster: int, gateway: int, replicas: Iterable[int], limits: ForwardingLimits | None = None
+    ) -> None:
+        self.cluster = cluster
+        self.gateway = gateway
+        self.limits = limits or ForwardingLimits()
+        self.view = 0
+        self.primary = PRIMARY_UNKNOWN
+        self.counters: Counter[str] = Counter()
+        self._links = {replica: _Link() for replica in replicas}
+        self._order = sorted(self._links)
+        self._preferred = self._order[0]
+        # In the order of `since`, so that what is too old is at the front.
+        self._waiting: OrderedDict[Key, _Waiting] = OrderedDict()
+        # The connection that spoke last for a client, for what it is told without having asked.
+        self._connections: OrderedDict[int, int] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        return len(self._waiting)
+
+    def describe(self) -> tuple[tuple[int, int, bool], ...]:
+        """Replica, requests queued for it, and whether it is silent."""
+        return tuple((r, len(link.queue), link.is_silent) for r, link in sorted(self._links.items()))
+
+    # From the clients.
+
+    def submit(self, connection: int, frame: Frame, now: float) -> Submitted:
+        """Take a request, or refuse it."""
+        if frame.cluster != self.cluster:
+            return self._refuse(frame, Reason.WRONG_CLUSTER, f"this is cluster {self.cluster:x}")
+        key = frame.key
+        waiting = self._waiting.get(key)
+        if waiting is None and len(self._waiting) >= self.limits.requests_waiting_max:
+            return self._refuse(frame, Reason.BUSY, "too many requests wait")
+        self._remember(frame.client, connection)
+        if waiting is None:
+            self.counters["requests"] += 1
+            waiting = self._waiting[key] = _Waiting(frame, connection, now)
+            self._enqueue(key, waiting)
+            return Submitted(key)
+        self.counters["requests_repeated"] += 1
+        before, waiting.connection, waiting.since, waiting.redirects = waiting.connection, connection, now, 0
+        self._waiting.move_to_end(key)
+        if not waiting.queued:
+            self._enqueue(key, waiting)
+        return Submitted(key, before=before if before != connection else None)
+
+    def _refuse(self, frame: Frame, reason: Reason, text: str) -> Submitted:
+        self.counters[f"requests_refused_{reason.name.lower()}"] += 1
+        refused = refused_frame(reason, cluster=self.cluster, to=frame, view=self.view, primary=self.primary, text=text)
+        return Submitted(refusal=refused.packed)
+
+    def _remember(self, client: int, connection: int) -> None:
+        self._connections[client] = connection
+        self._connections.move_to_end(client)
+        if len(self._connections) > ROUTES_MAX:
+            self._connections.popitem(last=False)
+
+    def closed(self, connection: int, requests: Iterable[Key]) -> None:
+        """The connection is gone: nobody waits for the answers to its requests."""
+        for key in requests:
+            waiting = self._waiting.get(key)
+            if waiting is not None and waiting.connection == connection:
+                del self._waiting[key]
+        # `_connections` is bounded and may name connections that are gone: delivering to those does nothing.
+
+    # Towards the replicas.
+
+    def _target(self) -> int:
+        """The primary if it is known and not silent, else the preferred replica or the next that is not silent."""
+        link = self._links.get(self.primary)
+        if link is not None and not link.is_silent:
+            return self.primary
+        start = self._order.index(self._preferred)
+        for replica in self._order[start:] + self._order[:start]:
+            if not self._links[replica].is_silent:
+                self._preferred = replica
+                return replica
+        return self._preferred
+
+    def _enqueue(self, key: Key, waiting: _Waiting, target: int | None = None) -> None:
+        waiting.queued = True
+        waiting.target = self._target() if target is None else target
+        queue = self._links[waiting.target].queue
+        queue.append(key)
+        if len(queue) > 2 * self.limits.requests_waiting_max:
+            # Most of them gave up while no replica listened: what is queued is bounded by what waits.
+            kept = [queued for queued in dict.fromkeys(queue) if queued in self._waiting]
+            queue.clear()
+            queue.extend(kept)
+
+    def due(self, now: float) -> list[tuple[int, ForwardRequests]]:
+        """What is to be sent now, to which replica."""
+        messages = []
+        for replica, link in self._links.items():
+            if link.is_silent and now < link.probe_at:
+                continue
+            batch = self._batch(replica, link) if self._has_room(link) else ()
+            asks = not batch and self._asks(link, now)
+            if batch:
+                link.number += 1
+            elif not asks and not self._owes(link, now):
+                continue
+            if link.sent_at is None and (batch or asks):
+                link.sent_at = now
+            if link.is_silent:
+                link.probe_pause = min(self.limits.probe_max_s, 2.0 * link.probe_pause)
+                link.probe_at = now + link.probe_pause
+            link.owed = 0
+            message = ForwardRequests(
+                gateway=self.gateway, number=link.number, taken=link.taken, requests=batch, asks=asks
+            )
+            messages.append((replica, message))
+        return messages
+
+    @staticmethod
+    def _has_room(link: _Link) -> bool:
+        """Another batch may be in flight; a silent replica gets one at a time."""
+        return link.sent_at is None or (not link.is_silent and link.number - link.confirmed < REQUEST_BATCHES_MAX)
+
+    def _asks(self, link: _Link, now: float) -> bool:
+        """A silent replica is asked whether it is there; any other, while requests wait, whether its view is new."""
+        if link.sent_at is not None:
+            return False
+        return link.is_silent or (bool(self._waiting) and now - link.heard_at >= self.limits.ask_interval_s)
+
+    @staticmethod
+    def _owes(link: _Link, now: float) -> bool:
+        """A confirmation cannot wait for requests: the replica may send no more, or has waited long enough."""
+        return link.owed >= ANSWER_BATCHES_MAX or (link.owed > 0 and now - link.owed_since >= CONFIRM_LAG_S)
+
+    def _batch(self, replica: int, link: _Link) -> tuple[bytes, ...]:
+        batch: list[bytes] = []
+        size = 0
+        while link.queue and len(batch) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
+            waiting = self._waiting.get(link.queue.popleft())
+            # Not waiting any more: answered, expired, or its connection is gone. Another target: it was moved there.
+            if waiting is not None and waiting.queued and waiting.target == replica:
+                waiting.queued = False
+                batch.append(waiting.frame.packed)
+                size += len(waiting.frame.packed)
+        if batch:
+            self.counters["batches_sent"] += 1
+        return tuple(batch)
+
+    # From the replicas.
+
+    def take(self, message: ForwardedReplies, now: float) -> list[Delivery]:
+        """Take a batch of answers: who gets what."""
+        link = self._links.get(message.replica)
+        if link is None or message.gateway != self.gateway:
+            self.counters["batches_misdirected"] += 1
+            return []
+        self._heard(message.replica, link, message, now)
+        if message.answers:
+            # A number that is a little lower was overtaken on its way; a replica that started again counts from 1.
+            if message.number > link.taken or link.taken - message.number >= ANSWER_BATCHES_MAX:
+                link.taken = message.number
+            link.owed_since = link.owed_since if link.owed else now
+            link.owed += 1
+        deliveries = []
+        for packed in message.answers:
+            try:
+                frame = unpack_frame(packed, TO_CLIENT, REPLY_SIZE_MAX)
+            except FrameInvalid as error:
+                self.counters[f"answers_invalid_{type(error).__name__}"] += 1
+                continue
+            delivery = self._route(message.replica, frame)
+            if delivery is not None:
+                deliveries.append(delivery)
+        return deliveries
+
+    def _heard(self, replica: int, link: _Link, message: ForwardedReplies, now: float) -> None:
+        link.heard_at = now
+        if message.taken > link.confirmed:
+            link.confirmed, link.sent_at = min(message.taken, link.number), now
+        if link.confirmed == link.number:
+            link.sent_at = None
+        if link.is_silent:
+            self.counters["replicas_heard_again"] += 1
+            link.is_silent = False
+        if message.primary in self._links:
+            self._follow(message.view, message.primary)
+        elif replica == self.primary and message.view > self.view:
+            self.primary = PRIMARY_UNKNOWN  # it has left its view; the next one is followed when it has begun
+
+    def _follow(self, view: int, primary: int) -> None:
+        """A view has begun: if it is the highest that we know of, its primary gets everything that waits.
+
+        Requests that an earlier primary has taken may never be answered there: if it was cut off, it cannot commit.
+        """
+        if view < self.view or (view == self.view and self.primary != PRIMARY_UNKNOWN):
+            return
+        self.counters["primaries_learned"] += 1
+        self.view, self.primary, self._preferred = view, primary, primary
+        if self._links[primary].is_silent:
+            return
+        for key, waiting in self._waiting.items():
+            if waiting.target != primary:
+                waiting.redirects = 0
+                self._enqueue(key, waiting, primary)
+
+    def _route(self, replica: int, frame: Frame) -> Delivery | None:
+        if frame.request_checksum == bytes(CHECKSUM_SIZE):
+            return self._route_unasked(frame)
+        key = (frame.client, frame.request_checksum)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            self.counters["answers_nobody_waits_for"] += 1
+            return None
+        if frame.command == Command.REFUSED and waiting.target != replica:
+            # The request was passed on since: who has it now decides.
+            self.counters["refusals_overtaken"] += 1
+            return None
+        if frame.reason == Reason.NOT_PRIMARY and self._redirect(key, waiting, frame):
+            return None
+        del self._waiting[key]
+        self.counters["answers"] += 1
+        return Delivery(waiting.connection, frame.packed, key)
+
+    def _route_unasked(self, frame: Frame) -> Delivery | None:
+        connection = self._connections.get(frame.client)
+        if connection is None:
+            self.counters["answers_nobody_waits_for"] += 1
+            return None
+        self.counters["answers_unasked"] += 1
+        return Delivery(connection, frame.packed)
+
+    def _redirect(self, key: Key, waiting: _Waiting, frame: Frame) -> bool:
+        """Pass the request on to the primary that the refusal names, or that we know of if it is behind.
+
+        True if the request goes on waiting: without a primary, until a view begins or the client repeats it.
+        """
+        primary = frame.primary if frame.view >= self.view else self.primary
+        if primary == PRIMARY_UNKNOWN:
+            self.counters["redirects_to_nobody"] += 1
+            self._preferred = self._next(waiting.target)
+            return True
+        link = self._links.get(primary)
+        if link is None or link.is_silent:
+            self.counters["redirects_without_a_way"] += 1
+            return False
+        if waiting.redirects >= self.limits.redirects_max:
+            self.counters["redirects_in_circles"] += 1
+            return False
+        self.counters["redirects_followed"] += 1
+        self._follow(frame.view, primary)
+        waiting.redirects += 1
+        if not waiting.queued:
+            self._enqueue(key, waiting, primary)
+        return True
+
+    def _next(self, replica: int) -> int:
+        return self._order[(self._order.index(replica) + 1) % len(self._order)]
+
+    # Time.
+
+    def expire(self, now: float) -> list[tuple[int, Key]]:
+        """Forget what has waited too long and notice silence. Returns who waited for what."""
+        released = []
+        while self._waiting:
+            key, waiting = next(iter(self._waiting.items()))
+            if now - waiting.since < self.limits.request_timeout_s:
+                break
+            del self._waiting[key]
+            self.counters["requests_expired"] += 1
+            released.append((waiting.connection, key))
+        for replica, link in self._links.items():
+            if link.sent_at is not None and now - link.sent_at >= self.limits.confirm_timeout_s:
+                self._silence(replica, link, now)
+        return released
+
+    def _silence(self, replica: int, link: _Link, now: float) -> None:
+        """What was sent is lost, or may be; what was not goes to another replica."""
+        self.counters["batches_unconfirmed"] += 1
+        link.confirmed, link.sent_at = link.number, None
+        if not link.is_silent:
+            link.is_silent = True
+            link.probe_pause = self.limits.probe_first_s
+            link.probe_at = now + link.probe_pause
+        if self.primary == replica:
+            self.primary = PRIMARY_UNKNOWN  # in this view; whoever takes over says so
+        self._preferred = self._next(replica)
+        target = self._target()
+        if target != replica:
+            queue, link.queue = link.queue, deque()
+            for key in queue:
+                waiting = self._waiting.get(key)
+                if waiting is not None and waiting.queued and waiting.target == replica:
+                    self._enqueue(key, waiting, target)
+
+    def replica_restarted(self, replica: int) -> None:
+        """The replica has a new address: what it was sent before is lost, and its own count begins anew."""
+        queue = self._links[replica].queue if replica in self._links else deque[Key]()
+        self._links[replica] = _Link(queue=queue)
+        self._order = sorted(self._links)
+
+
+@dataclass(slots=True)
+class _Door:
+    """What a replica's port knows of one gateway."""
+
+    address: ActorAddress
+    taken: int = 0
+    confirm_at: float = float("inf")  # when what was taken is to be confirmed, with or without answers
+    heard_at: float = 0.0
+    number: int = 0
+    confirmed: int = 0
+    sent_at: float = 0.0  # when the first of the batches that are not confirmed was sent
+    answers: deque[bytes] = field(default_factory=deque)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The gateway of a client, and what the client asked last."""
+
+    gateway: int
+    session: int
+    request: int
+    checksum: bytes
+
+
+class GatewayPort:
+    """The replica's end: takes batches, remembers where each client is, and sends the answers back in batches.
+
+    The replica calls `take` with each `ForwardRequests`; `reply`, `refuse` or `redirect` with what its protocol says
+    about a client; and `flush` at the end of every handler and now and then. To hold a gateway back, it takes later.
+    """
+
+    def __init__(
+        self,
+        replica: int,
+        cluster: int,
+        send: Callable[[ActorAddress, ForwardedReplies], None],
+        *,
+        confirm_lag_s: float = 0.01,
+        confirm_timeout_s: float = 1.0,
+        answers_queued_max: int = 16_384,
+        body_size_max: int = REPLY_SIZE_MAX,
+    ) -> None:
+        self.replica = replica
+        self.cluster = cluster
+        self.counters: Counter[str] = Counter()
+        self._send = send
+        self._confirm_lag_s = confirm_lag_s
+        self._confirm_timeout_s = confirm_timeout_s
+        self._answers_queued_max = answers_queued_max
+        self._body_size_max = body_size_max
+        self._told = (0, PRIMARY_UNKNOWN)
+        self._doors: OrderedDict[int, _Door] = OrderedDict()
+        self._routes: OrderedDict[int, _Route] = OrderedDict()
+
+    def take(self, message: ForwardRequests, sender: ActorAddress, now: float) -> Sequence[Frame]:
+        """The requests in a batch, each verified again; nothing if the gateway's number has another address."""
+        door = self._doors.get(message.gateway)
+        if door is None:
+            door = self._doors[message.gateway] = _Door(sender)
+            if len(self._doors) > U8_MAX:
+                self._doors.popitem(last=False)
+        if door.address != sender:
+            # A gateway that starts again has another number. Who uses this one would get the gateway's answers.
+            self.counters["batches_of_strangers"] += 1
+            return ()
+        door.heard_at = now
+        door.taken = max(door.taken, message.number)
+        if message.requests:
+            # Not at once: the answers will say it, and what comes until then makes one batch instead of many.
+            door.confirm_at = min(door.confirm_at, now + self._confirm_lag_s)
+        if message.asks:
+            door.confirm_at = now
+        if message.taken > door.confirmed:
+            door.confirmed, door.sent_at = min(message.taken, door.number), now
+        frames = []
+        for packed in message.requests:
+            try:
+                frame = unpack_frame(packed, TO_GATEWAY, self._body_size_max)
+            except FrameInvalid as error:
+                self.counters[f"requests_invalid_{type(error).__name__}"] += 1
+                continue
+            self._routes[frame.client] = _Route(message.gateway, frame.session, frame.request, frame.request_checksum)
+            self._routes.move_to_end(frame.client)
+            frames.append(frame)
+        while len(self._routes) > ROUTES_MAX:
+            self._routes.popitem(last=False)
+        return frames
+
+    def reply(self, reply: bytes, *, view: int, repeated: bool) -> None:
+        """The client gets this packed reply; `repeated` if it was stored before. Raises a `FrameInvalid`."""
+        self.answer(reply_frame(reply, view=view, primary=self.replica, repeated=repeated))
+
+    def refuse(self, reason: Reason, *, client: int, session: int, request: int | None, view: int) -> None:
+        """The client's request gets no reply; without a request it is the session that is over."""
+        checksum = bytes(CHECKSUM_SIZE)
+        if request is not None:
+            route = self._routes.get(client)
+            if route is None or (route.session, route.request) != (session, request):
+                self.counters["refusals_nobody_waits_for"] += 1
+                return
+            checksum = route.checksum
+        self.answer(
+            refused_frame(
+                reason,
+                cluster=self.cluster,
+                client=client,
+                session=session,
+                request=request or 0,
+                checksum=checksum,
+                view=view,
+                primary=self.replica,
+            )
+        )
+
+    def redirect(self, *, client: int, view: int, primary: int) -> None:
+        """What the client asked last is for another replica."""
+        route = self._routes.get(client)
+        if route is not None:
+            refused = refused_frame(
+                Reason.NOT_PRIMARY,
+                cluster=self.cluster,
+                client=client,
+                session=route.session,
+                request=route.request,
+                checksum=route.checksum,
+                view=view,
+                primary=primary,
+            )
+            self.answer(refused)
+
+    def answer(self, frame: Frame) -> None:
+        """Queue a frame for its client; without a way to it the client asks again, or asks another replica."""
+        route = self._routes.get(frame.client)
+        door = self._doors.get(route.gateway) if route is not None else None
+        if door is None or len(door.answers) >= self._answers_queued_max:
+            self.counters["answers_without_a_way" if door is None else "answers_dropped"] += 1
+            return
+        door.answers.append(frame.packed)
+
+    def flush(self, now: float, *, view: int, primary: int) -> None:
+        """Send what is due to each gateway; a new view is told to all at once."""
+        news, self._told = (view, primary) != self._told, (view, primary)
+        for gateway in [name for name, door in self._doors.items() if now - door.heard_at > GATEWAY_TIMEOUT_S]:
+            del self._doors[gateway]  # it has nothing in flight here, or is gone
+        for gateway, door in self._doors.items():
+            in_flight = door.number - door.confirmed
+            if in_flight and now - door.sent_at >= self._confirm_timeout_s:
+                self.counters["batches_unconfirmed"] += in_flight
+                door.confirmed, in_flight = door.number, 0
+            answers = self._batch(door) if in_flight < ANSWER_BATCHES_MAX else ()
+            if not answers and now < door.confirm_at and not news:
+                continue
+            if answers:
+                door.number += 1
+                door.sent_at = door.sent_at if in_flight else now
+            door.confirm_at = float("inf")
+            message = ForwardedReplies(
+                gateway=gateway,
+                replica=self.replica,
+                view=view,
+                primary=primary,
+                number=door.number,
+                taken=door.taken,
+                answers=answers,
+            )
+            self._send(door.address, message)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if there is nothing to be sent, now or in a while."""
+        return all(not door.answers and door.confirm_at == float("inf") for door in self._doors.values())
+
+    @staticmethod
+    def _batch(door: _Door) -> tuple[bytes, ...]:
+        answers: list[bytes] = []
+        size = 0
+        while door.answers and len(answers) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
+            answers.append(door.answers.popleft())
+            size += len(answers[-1])
+        return tuple(answers)

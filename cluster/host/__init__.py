@@ -1,0 +1,1 @@
+"""What keeps the processes of a cluster up: `members` (replicas), `gateway_keeper` (the gateway)."""

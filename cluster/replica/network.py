@@ -1,0 +1,262 @@
+"""The network between the members: what it loses, doubles and delays, and how the rest travels.
+
+Guarantees: what happens to the n-th message of a kind on a link depends on the seed, the two ends, the kind and n
+alone. What passes goes into an envelope; at most `WINDOW` envelopes to a peer are unanswered, and what comes meanwhile
+is in the next one, so that a slow peer costs its sender neither messages nor memory. Of heartbeats alone only every few
+are to be answered: an idle cluster is quiet, and a peer that stands still is noticed. Delays share one wheel of timers.
+
+Limits: it loses messages, as a network does. An envelope without an answer in time counts as lost and is not repeated:
+those who talk over it repeat what matters. A queue that is full loses its oldest item.
+
+Owns: the links, and the counts of everything that it did.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
+from client_replies.cluster.vsr.messages import Commit, VsrMessage
+from client_replies.messages.message import U64_MAX, Message, MessageInvalid, check_int, check_type, shown
+
+WINDOW = 2
+ANSWER_LAG = 0.1  # seconds that an envelope waits for another one that answers it by the way
+HEARTBEATS_UNANSWERED_MAX = 8  # envelopes of heartbeats alone, between two that are answered
+QUEUE_MAX = 1024
+ITEMS_IN_ENVELOPE_MAX = 128
+# Seconds until an envelope counts as lost. Who does not answer is sent one at a time, with pauses that grow: a process
+# that stands still keeps outstanding what is sent to it, and an actor with twenty of those stands still, too.
+ENVELOPE_TIMEOUT = 1.0
+ENVELOPE_TIMEOUT_MAX = 4.0
+
+Item = Request | Answer | Refused | Redirected | VsrMessage
+BETWEEN_REPLICAS: tuple[type[Message], ...] = VsrMessage.__args__
+ITEM_TYPES: tuple[type[Message], ...] = (Request, Answer, Refused, Redirected, *BETWEEN_REPLICAS)
+ITEMS_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope(Message):
+    """What `sender` had to say since its last envelope; `taken` is the highest number it has had from the receiver.
+
+    An envelope with number 0 is not answered: it brings heartbeats alone, or without items only says what was taken.
+    Nothing else travels between two members.
+    """
+
+    sender: str
+    number: int
+    taken: int
+    items: tuple[Item, ...] = field(repr=False)
+
+    def validate(self) -> None:
+        """Check the envelope; of what is in it, the replication protocol checks its own messages."""
+        check_type("sender", self.sender, str)
+        check_int("number", self.number, 0, U64_MAX)
+        check_int("taken", self.taken, 0, U64_MAX)
+        if type(self.items) is not tuple or len(self.items) > ITEMS_MAX:
+            raise MessageInvalid("items", shown(self.items), f"a tuple of at most {ITEMS_MAX} items")
+        for item in self.items:
+            check_type("items", item, *ITEM_TYPES)
+            if not isinstance(item, BETWEEN_REPLICAS):
+                item.validate()
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What happens to messages of one kind: probabilities, and the longest delay in seconds."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay: float = 0.0
+    delay_max: float = 0.0
+
+
+NO_FAULTS = Faults()
+
+
+class FaultyLink:
+    """Decides what happens to each message of one kind from one member to another."""
+
+    def __init__(self, seed: int, source: str, target: str, kind: str, faults: Faults) -> None:
+        self._chance = random.Random(f"{seed}/{source}/{target}/{kind}")
+        self._faults = faults
+
+    def decide(self) -> tuple[float, ...]:
+        """The delay of each copy that arrives: none if the message is lost."""
+        # Every message takes the same draws, so that no decision depends on what was decided before it.
+        drop, duplicate, late, long, late_copy, long_copy = (self._chance.random() for _ in range(6))
+        faults = self._faults
+        if drop < faults.drop:
+            return ()
+        delays = [long * faults.delay_max if late < faults.delay else 0.0]
+        if duplicate < faults.duplicate:
+            delays.append(long_copy * faults.delay_max if late_copy < faults.delay else 0.0)
+        return tuple(delays)
+
+
+class TimerWheel:
+    """Items that come due later; one for each actor instead of a wakeup for each item."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, str, Item]] = []
+        self._count = 0
+
+    def add(self, due: float, peer: str, item: Item) -> None:
+        """Keep the item until then."""
+        self._count += 1
+        heapq.heappush(self._heap, (due, self._count, peer, item))
+
+    def pop_due(self, now: float) -> list[tuple[str, Item]]:
+        """What has come due, in order."""
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            _due, _count, peer, item = heapq.heappop(self._heap)
+            due.append((peer, item))
+        return due
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+
+@dataclass(slots=True)
+class _Peer:
+    """Both directions of the traffic with one peer."""
+
+    queue: deque[Item] = field(default_factory=deque)
+    sent: int = 0  # the number of the last envelope sent
+    answered: int = 0  # the highest that the peer has had
+    sent_at: float = 0.0
+    timeout: float = ENVELOPE_TIMEOUT
+    taken: int = 0  # the highest envelope had from the peer
+    unanswered: int = 0  # envelopes had from the peer since the last one to it
+    answer_at: float = math.inf  # when they are to be answered at the latest
+    heartbeats: int = 0  # envelopes sent that are not answered, since the last one that is
+
+
+class Network:
+    """One member's access to the network. `send` hands an envelope to the actor of the named peer."""
+
+    def __init__(
+        self, name: str, seed: int, faults: Mapping[str, Faults], send: Callable[[str, Envelope], None]
+    ) -> None:
+        self.name = name
+        self.counters: Counter[str] = Counter()
+        self._seed = seed
+        self._faults = faults
+        self._send = send
+        self._links: dict[tuple[str, str], FaultyLink] = {}
+        self._peers: dict[str, _Peer] = {}
+        self._wheel = TimerWheel()
+        self.cut: frozenset[str] = frozenset()  # peers that this member neither hears nor reaches
+
+    def post(self, peer: str, item: Item, now: float, *, lose: bool = False) -> bool:
+        """Send the item, as far as the network lets it. False if it is lost; `lose` makes sure of that."""
+        kind = type(item).__name__
+        link = self._links.get((peer, kind))
+        if link is None:
+            faults = self._faults.get(kind, NO_FAULTS)
+            link = self._links[peer, kind] = FaultyLink(self._seed, self.name, peer, kind, faults)
+        delays = link.decide()
+        self.counters[f"{kind}_sent"] += 1
+        if lose or not delays or peer in self.cut:
+            self.counters[f"{kind}_dropped"] += 1
+            return False
+        self.counters[f"{kind}_duplicated"] += len(delays) - 1
+        for delay in delays:
+            if delay > 0.0:
+                self.counters[f"{kind}_delayed"] += 1
+                self._wheel.add(now + delay, peer, item)
+            else:
+                self._queue(peer, item)
+        return True
+
+    def receive(self, envelope: Envelope) -> tuple[Item, ...]:
+        """The items of an envelope that has arrived."""
+        if envelope.sender in self.cut:
+            self.counters["envelopes_cut"] += 1
+            return ()
+        peer = self._peer(envelope.sender)
+        peer.timeout = ENVELOPE_TIMEOUT
+        peer.answered = max(peer.answered, min(envelope.taken, peer.sent))
+        if envelope.number:
+            # A lower number than the last was overtaken: its items are as welcome, and its answer is given already.
+            peer.taken = max(peer.taken, envelope.number)
+            peer.unanswered += 1
+        return envelope.items
+
+    def restarted(self, name: str) -> None:
+        """The peer is another process now: what was on its way to the old one is lost."""
+        peer = self._peer(name)
+        peer.answered = peer.sent
+        peer.timeout = ENVELOPE_TIMEOUT
+        peer.taken = peer.unanswered = 0
+        peer.answer_at = math.inf
+        peer.queue.clear()
+
+    def flush(self, now: float) -> None:
+        """Send what may be sent. What was received is answered by the way, when the peer may not send more, or late."""
+        for due_peer, item in self._wheel.pop_due(now):
+            self._queue(due_peer, item)
+        for name, peer in self._peers.items():
+            if peer.sent > peer.answered and now - peer.sent_at > peer.timeout:
+                self.counters["envelopes_unanswered"] += peer.sent - peer.answered
+                peer.answered = peer.sent
+                peer.timeout = min(ENVELOPE_TIMEOUT_MAX, 2.0 * peer.timeout)
+            window = WINDOW if peer.timeout == ENVELOPE_TIMEOUT else 1
+            while peer.queue and peer.sent - peer.answered < window:
+                count = min(len(peer.queue), ITEMS_IN_ENVELOPE_MAX)
+                items = tuple(peer.queue.popleft() for _ in range(count))
+                self._send_envelope(name, peer, self._number(peer, items, now), items)
+            if peer.unanswered >= WINDOW or now >= peer.answer_at:
+                self._send_envelope(name, peer, 0, ())
+            elif peer.unanswered and peer.answer_at == math.inf:
+                peer.answer_at = now + ANSWER_LAG
+
+    def _number(self, peer: _Peer, items: tuple[Item, ...], now: float) -> int:
+        """The number of the next envelope; 0 if it is not to be answered."""
+        answers = peer.sent == peer.answered and peer.timeout == ENVELOPE_TIMEOUT
+        if answers and peer.heartbeats < HEARTBEATS_UNANSWERED_MAX and all(type(item) is Commit for item in items):
+            peer.heartbeats += 1
+            return 0
+        peer.heartbeats = 0
+        peer.sent += 1
+        peer.sent_at = now
+        return peer.sent
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing waits to be sent."""
+        return not len(self._wheel) and not any(peer.queue for peer in self._peers.values())
+
+    def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[Item, ...]) -> None:
+        peer.unanswered, peer.answer_at = 0, math.inf
+        self.counters["envelopes_sent"] += 1
+        self._send(name, Envelope(sender=self.name, number=number, taken=peer.taken, items=items))
+
+    def _queue(self, name: str, item: Item) -> None:
+        peer = self._peer(name)
+        if len(peer.queue) >= QUEUE_MAX:
+            peer.queue.popleft()
+            self.counters["queue_overflows"] += 1
+        peer.queue.append(item)
+
+    def _peer(self, name: str) -> _Peer:
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers[name] = _Peer()
+        return peer
+
+
+def cluster_faults(drop_replies: float, duplicate_requests: float) -> dict[str, Faults]:
+    """The weather in which the example runs: what the user chose for clients, and a little of everything else."""
+    between_replicas = Faults(drop=0.02, duplicate=0.02, delay=0.05, delay_max=0.02)
+    return {
+        Answer.__name__: Faults(drop=drop_replies, delay=0.02, delay_max=0.03),
+        Request.__name__: Faults(drop=0.01, duplicate=duplicate_requests, delay=0.05, delay_max=0.05),
+        **{kind.__name__: between_replicas for kind in BETWEEN_REPLICAS},
+    }
