@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
 
@@ -101,7 +101,7 @@ class ReplicaActor(ComponentActor):
     """See the module. A service says in a subclass what it executes."""
 
     # Anyone may be a gateway, as anyone may be a client; what a gateway said, it alone is answered (`GatewayPort`).
-    senders = {
+    senders: ClassVar[Mapping[type, Enum]] = {
         **SENDERS,
         StartReplica: Sender.SCRIPT,
         Join: Sender.SCRIPT,
