@@ -31,6 +31,7 @@ from client_replies.storage.layout import Layout
 from .damage import DamageSlot, Moments, MomentsPlan
 from .evidence import EvidenceWriter, Final, Seen, counted_line
 from .journal import Journal, Plant, wrong_reply
+from .ledger import Ledger
 
 COUNTS_INTERVAL = 0.25  # seconds between two lines of what was counted
 DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again
@@ -230,12 +231,15 @@ class Events(Observer):
         self._journal.close()
         self._write_counts()
         self._writer.close()
-        ledger = self._journal.machine.ledger
-        final = Final(
-            op=core.executed,
-            balances=ledger.balances(),
-            digest=ledger.digest().hex(),
-            slots=tuple(core.execution.sessions.expectations()),
-            counters=self._counts(),
-        )
-        self._save(final.text())
+        self._save(final_state(core, self._journal.machine.ledger, self._counts()).text())
+
+
+def final_state(core: Core, ledger: Ledger, counters: Mapping[str, int]) -> Final:
+    """What a replica says when it has closed."""
+    return Final(
+        op=core.executed,
+        balances=ledger.balances(),
+        digest=ledger.digest().hex(),
+        slots=tuple(core.execution.sessions.expectations()),
+        counters=counters,
+    )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from thespian.actors import Actor, ActorAddress
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.cluster.control import StartReplica
 from client_replies.cluster.log.log_store import (
     LogStore,
@@ -25,6 +26,7 @@ from client_replies.cluster.log.log_store import (
     StoreMissing,
 )
 from client_replies.cluster.replica.machine import Machine
+from client_replies.cluster.replica.observer import Observer
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.durable import DurableState, LogWrite
@@ -36,7 +38,9 @@ from ..chance import Chance
 from ..disk import PowerLost, SimDisk
 from ..environment import SimEnvironment
 from ..system import Killed, SimSystem
-from examples.ledger.ledger_replica import LedgerReplica
+from examples.ledger.ledger_machine import LedgerMachine
+from examples.ledger.ledger_replica import FINAL_FILE, LedgerReplica
+from examples.ledger.replica_events import final_state
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
@@ -167,6 +171,13 @@ class ClusterReplicaActor(LedgerReplica):
             self._place.world.component_created(self._place.index, address)
         return address
 
+    def make_state_machine(self, message: StartReplica) -> LedgerMachine:
+        self.ledger_machine = super().make_state_machine(message)
+        return self.ledger_machine
+
+    def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
+        return _Finals(self)
+
     def vsr_config(self, message: StartReplica) -> VsrConfig:
         plan = self._place.world.plan
         return replace(
@@ -209,3 +220,14 @@ class ClusterReplicaActor(LedgerReplica):
     def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
         super().observe(entry, applied)
         self._place.world.checkers.executed(self._place.index, entry, applied)
+
+
+class _Finals(Observer):
+    """Leaves the state that a replica ends with, for the checkers."""
+
+    def __init__(self, replica: ClusterReplicaActor) -> None:
+        self._replica = replica
+
+    def close(self, core: Core) -> None:
+        final = final_state(core, self._replica.ledger_machine.ledger, self._replica.counts())
+        self._replica.machine.write_file("", FINAL_FILE, final.text())

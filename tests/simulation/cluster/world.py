@@ -33,9 +33,9 @@ from .machine import ClusterReplicaActor, ReplicaEnvironment, SimLogStore
 from .plan import ClusterPlan
 from .streams import Streams
 from .supervisor import SupervisorActor
+from examples.ledger.ledger_replica import FINAL_FILE
 
 RARE = (DoViewChange, StartView, SnapshotChunk, Recovery)
-FINAL_FILE = "final.json"
 STAND_TIME = 60 * MICROSECONDS  # virtual: a majority that is connected serves what is asked by then
 STAND_REQUESTS = 3  # by each client
 
