@@ -3,8 +3,9 @@
 Guarantees: a buffer is granted to one holder at a time, and again only when that one gave it back; then its generation
 has grown and is published, so that a lease that anybody still remembers is refused everywhere. Acquiring is all or
 none, first come first served. A request that is repeated (same holder, kind and number) gets the same answer and does
-nothing twice. A refused request did nothing and did not use up its number: the same number is expected next. What is
-stale, or not the holder's to release, is left alone and counted. What is remembered of holders is bounded. `check`
+nothing twice; an earlier one, which comes late, gets none: its holder has long had it, and may take a refusal for one
+of what it asks now. A refused request did nothing and did not use up its number: the same number is expected next. What
+is stale, or not the holder's to release, is left alone and counted. What is remembered of holders is bounded. `check`
 states the invariants.
 
 Limits: it does not know who really uses a lease. A holder may let others read its buffers; it releases them itself.
@@ -82,9 +83,9 @@ class LeaseTable:
     # Requests.
 
     def acquire(self, request: AcquireLeases) -> LeasesGranted | LeasesRefused | None:
-        """The leases, or why not, or None: the request waits and `release` or `reclaim` will return its grant."""
+        """The leases, or why not; None if it comes late, or waits: `release` or `reclaim` will return its grant."""
         refused = self._out_of_turn(request)
-        if refused is not None:
+        if refused is not None or self._is_late(request):
             return refused
         turn = self._turn(request)
         if request.number == turn.number:
@@ -101,10 +102,10 @@ class LeaseTable:
         self._waiting.append(request)
         return None
 
-    def release(self, request: ReleaseLeases) -> tuple[LeasesReleased | LeasesRefused, Grants]:
-        """Take back each lease. The grants are for those who waited."""
+    def release(self, request: ReleaseLeases) -> tuple[LeasesReleased | LeasesRefused | None, Grants]:
+        """Take back each lease; the answer is None if the request comes late. The grants are for those who waited."""
         refused = self._out_of_turn(request)
-        if refused is not None:
+        if refused is not None or self._is_late(request):
             return refused, ()
         turn = self._turn(request)
         if request.number == turn.number and isinstance(turn.answer, LeasesReleased):
@@ -213,14 +214,18 @@ class LeaseTable:
     def _note(self, request: Request, answer: Answer | None) -> None:
         self._holder(request.holder).turns[type(request)] = _Turn(request.number, answer)
 
+    def _is_late(self, request: Request) -> bool:
+        """Whether its holder has asked for more since."""
+        return request.number < self._turn(request).number
+
     def _out_of_turn(self, request: Request) -> LeasesRefused | None:
-        """A refusal, unless the request is its holder's next one of this kind, or its last one repeated."""
+        """A refusal, unless the request is its holder's next one of this kind, or one that it has sent before."""
         if request.holder in self._gone:
             return _refused(request, FaultKind.HOLDER_GONE, f"holder {request.holder}", "a living holder")
         turn = self._turn(request)
         if request.number == turn.number + 1 and (turn.answer is not None or turn.number == 0):
             return None
-        if request.number == turn.number:
+        if request.number <= turn.number:
             return None
         expected = turn.number + 1 if turn.answer is not None or turn.number == 0 else turn.number
         return _refused(request, FaultKind.OUT_OF_SEQUENCE, f"number {request.number}", f"number {expected}")

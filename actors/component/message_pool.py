@@ -123,7 +123,8 @@ class MessagePoolActor(ComponentActor):
             self._refuse_closed(message, sender)
             return
         answer, grants = self._table.release(message)
-        self.send(sender, answer)
+        if answer is not None:
+            self.send(sender, answer)
         self._send_grants(grants)
 
     def reclaim(self, message: ReclaimLeases, sender: ActorAddress) -> None:

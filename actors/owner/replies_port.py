@@ -799,7 +799,7 @@ class RepliesPort:
         """Send operations, the last of which has a place of `first_op`; none of them only tells the op."""
         now = self._now()
         op = self._op_to_tell(first_op)
-        self._number += 1
+        number = self._number + 1
         message: WriteReplies | RemoveReplies
         leases: tuple[Lease, ...] = ()
         if writes or not slots:
@@ -808,14 +808,15 @@ class RepliesPort:
             self._lent += len(leases)
             message = WriteReplies(
                 owner=self.owner,
-                number=self._number,
+                number=number,
                 op=op,
                 slots=tuple(slots),
                 payloads=tuple(writes),
                 durable=self._wants_durable,
             )
         else:
-            message = RemoveReplies(owner=self.owner, number=self._number, op=op, slots=tuple(slots))
+            message = RemoveReplies(owner=self.owner, number=number, op=op, slots=tuple(slots))
+        self._number = number
         if slots:
             self._undurable.append(_Undurable(self._number, op, leases))
         self._durable_resend = now + self._resend_timeout

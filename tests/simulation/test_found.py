@@ -178,7 +178,8 @@ class PoolBench:
                 self.stock.receive(answer, 0.0)
         else:
             released, grants = self.table.release(request)
-            self.stock.receive(released, 0.0)
+            if released is not None:
+                self.stock.receive(released, 0.0)
             for grant in grants:
                 self.stock.receive(grant, 0.0)
 

@@ -253,19 +253,31 @@ class TestTurns:
         assert pool.table.release(release) == (answer, ())
 
     def test_a_number_out_of_turn_is_refused_and_changes_nothing(self) -> None:
-        """Too high, too low, and the next one while this one waits."""
+        """Too high, and the next one while this one waits."""
         pool = Pool()
         (lease,) = pool.granted(1, 1)
         pool.granted(1, 1)
         pool.granted(5, 1)
         pool.acquire(2, 1)
         before = pool.state()
-        for holder, number in ((1, 1), (1, 4), (3, 2), (2, 2)):
+        for holder, number in ((1, 4), (3, 2), (2, 2)):
             assert refusal(pool.table.acquire(AcquireLeases(holder=holder, number=number, count=1))) is (
                 FaultKind.OUT_OF_SEQUENCE
             )
         answer, grants = pool.table.release(ReleaseLeases(holder=1, number=2, leases=(lease,)))
         assert (refusal(answer), grants) == (FaultKind.OUT_OF_SEQUENCE, ())
+        assert pool.state() == before
+
+    def test_a_request_that_comes_late_gets_no_answer_and_changes_nothing(self) -> None:
+        """A refusal has no kind: that of an old release would be taken for one of the acquiring of the same number."""
+        pool = Pool()
+        (lease,) = pool.granted(1, 1)
+        pool.granted(1, 1)
+        pool.release(1, lease)
+        pool.release(1)
+        before = pool.state()
+        assert pool.table.acquire(AcquireLeases(holder=1, number=1, count=1)) is None
+        assert pool.table.release(ReleaseLeases(holder=1, number=1, leases=(lease,))) == (None, ())
         assert pool.state() == before
 
     def test_each_kind_of_request_is_numbered_by_itself(self) -> None:
