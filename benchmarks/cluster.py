@@ -37,8 +37,7 @@ def measure_ours(params: Mapping[str, Any]) -> dict[str, Any]:
         name: importlib.import_module(f"examples.ledger.{name}")
         for name in ("client", "config", "run", "generate_transfers", "transfers")
     }
-    modules["replica"] = importlib.import_module("client_replies.cluster.replica.replica")
-    for name in ("client", "replica"):
+    for name in ("client", "run"):
         modules[name].cluster_faults = lambda drop, duplicate: {}
     run = modules["run"]
     run.running_system = functools.partial(running_system, params.get("base", UNIX_BASE))

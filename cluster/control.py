@@ -24,21 +24,6 @@ class Sender(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaFaults:
-    """The faults injected into a replica. A replica obeys the highest `version` that it has heard of.
-
-    It loses its next `drop_answers` answers, counted from when it first heard of `drop_version`, and all answers to the
-    clients in `block`; it neither hears nor reaches the members in `cut`.
-    """
-
-    version: int = 0
-    drop_answers: int = 0
-    drop_version: int = 0
-    block: tuple[int, ...] = ()
-    cut: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StartReplica(Message):
     """Become replica `config.replica` of `replicas`, with log and replies in `directory`.
 
@@ -57,10 +42,6 @@ class StartReplica(Message):
     view_change: float = 1.0
     seed: int = 0
     epoch: float = 0.0
-    drop_replies: float = 0.0
-    duplicate_requests: float = 0.0
-    weather: bool = False
-    faults: ReplicaFaults = ReplicaFaults()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,25 +128,6 @@ class FinishState(Message):
     name: str
     done: bool
     waiting_for: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hurt(Message):
-    """To a replica: from now on, these are your faults."""
-
-    request: int
-    faults: ReplicaFaults
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HurtDone(Message):
-    """The replica has the faults of this version, and `drop_answers` more answers to lose. Request 0: it lost some."""
-
-    request: int
-    name: str
-    pid: int
-    version: int
-    drop_answers: int
 
 
 def may_lose_disk(replica: str, voters: Iterable[str], replicas: int) -> bool:

@@ -1,23 +1,20 @@
-"""The network between the members: what it loses, doubles and delays, and how the rest travels.
+"""Messages between the members: batched, bounded, and lost where a member does not answer.
 
-Guarantees: what happens to the n-th message of a kind on a link depends on the seed, the two ends, the kind and n
-alone. What passes goes into an envelope; at most `WINDOW` envelopes to a peer are unanswered, and what comes meanwhile
-is in the next one, so that a slow peer costs its sender neither messages nor memory. Of heartbeats alone only every few
-are to be answered: an idle cluster is quiet, and a peer that stands still is noticed. Delays share one wheel of timers.
+Guarantees: what is posted to a peer goes into an envelope; at most `WINDOW` envelopes to a peer are unanswered, and
+what comes meanwhile is in the next one, so that a slow peer costs its sender neither messages nor memory. Of heartbeats
+alone only every few are to be answered: an idle cluster is quiet, and a peer that stands still is noticed.
 
 Limits: it loses messages, as a network does. An envelope without an answer in time counts as lost and is not repeated:
 those who talk over it repeat what matters. A queue that is full loses its oldest item.
 
-Owns: the links, and the counts of everything that it did.
+Owns: the queues, and the counts of everything that it did.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-import random
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
@@ -66,63 +63,6 @@ class Envelope(Message):
                 item.validate()
 
 
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What happens to messages of one kind: probabilities, and the longest delay in seconds."""
-
-    drop: float = 0.0
-    duplicate: float = 0.0
-    delay: float = 0.0
-    delay_max: float = 0.0
-
-
-NO_FAULTS = Faults()
-
-
-class FaultyLink:
-    """Decides what happens to each message of one kind from one member to another."""
-
-    def __init__(self, seed: int, source: str, target: str, kind: str, faults: Faults) -> None:
-        self._chance = random.Random(f"{seed}/{source}/{target}/{kind}")
-        self._faults = faults
-
-    def decide(self) -> tuple[float, ...]:
-        """The delay of each copy that arrives: none if the message is lost."""
-        # Every message takes the same draws, so that no decision depends on what was decided before it.
-        drop, duplicate, late, long, late_copy, long_copy = (self._chance.random() for _ in range(6))
-        faults = self._faults
-        if drop < faults.drop:
-            return ()
-        delays = [long * faults.delay_max if late < faults.delay else 0.0]
-        if duplicate < faults.duplicate:
-            delays.append(long_copy * faults.delay_max if late_copy < faults.delay else 0.0)
-        return tuple(delays)
-
-
-class TimerWheel:
-    """Items that come due later; one for each actor instead of a wakeup for each item."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, str, Item]] = []
-        self._count = 0
-
-    def add(self, due: float, peer: str, item: Item) -> None:
-        """Keep the item until then."""
-        self._count += 1
-        heapq.heappush(self._heap, (due, self._count, peer, item))
-
-    def pop_due(self, now: float) -> list[tuple[str, Item]]:
-        """What has come due, in order."""
-        due = []
-        while self._heap and self._heap[0][0] <= now:
-            _due, _count, peer, item = heapq.heappop(self._heap)
-            due.append((peer, item))
-        return due
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-
 @dataclass(slots=True)
 class _Peer:
     """Both directions of the traffic with one peer."""
@@ -141,45 +81,24 @@ class _Peer:
 class Network:
     """One member's access to the network. `send` hands an envelope to the actor of the named peer."""
 
-    def __init__(
-        self, name: str, seed: int, faults: Mapping[str, Faults], send: Callable[[str, Envelope], None]
-    ) -> None:
+    def __init__(self, name: str, send: Callable[[str, Envelope], None]) -> None:
         self.name = name
         self.counters: Counter[str] = Counter()
-        self._seed = seed
-        self._faults = faults
         self._send = send
-        self._links: dict[tuple[str, str], FaultyLink] = {}
         self._peers: dict[str, _Peer] = {}
-        self._wheel = TimerWheel()
-        self.cut: frozenset[str] = frozenset()  # peers that this member neither hears nor reaches
 
     def post(self, peer: str, item: Item, now: float, *, lose: bool = False) -> bool:
-        """Send the item, as far as the network lets it. False if it is lost; `lose` makes sure of that."""
+        """Send the item with the next envelope to the peer. False if it is lost; `lose` makes sure of that."""
         kind = type(item).__name__
-        link = self._links.get((peer, kind))
-        if link is None:
-            faults = self._faults.get(kind, NO_FAULTS)
-            link = self._links[peer, kind] = FaultyLink(self._seed, self.name, peer, kind, faults)
-        delays = link.decide()
         self.counters[f"{kind}_sent"] += 1
-        if lose or not delays or peer in self.cut:
+        if lose:
             self.counters[f"{kind}_dropped"] += 1
             return False
-        self.counters[f"{kind}_duplicated"] += len(delays) - 1
-        for delay in delays:
-            if delay > 0.0:
-                self.counters[f"{kind}_delayed"] += 1
-                self._wheel.add(now + delay, peer, item)
-            else:
-                self._queue(peer, item)
+        self._queue(peer, item)
         return True
 
     def receive(self, envelope: Envelope) -> tuple[Item, ...]:
         """The items of an envelope that has arrived."""
-        if envelope.sender in self.cut:
-            self.counters["envelopes_cut"] += 1
-            return ()
         peer = self._peer(envelope.sender)
         peer.timeout = ENVELOPE_TIMEOUT
         peer.answered = max(peer.answered, min(envelope.taken, peer.sent))
@@ -200,8 +119,6 @@ class Network:
 
     def flush(self, now: float) -> None:
         """Send what may be sent. What was received is answered by the way, when the peer may not send more, or late."""
-        for due_peer, item in self._wheel.pop_due(now):
-            self._queue(due_peer, item)
         for name, peer in self._peers.items():
             if peer.sent > peer.answered and now - peer.sent_at > peer.timeout:
                 self.counters["envelopes_unanswered"] += peer.sent - peer.answered
@@ -231,7 +148,7 @@ class Network:
     @property
     def is_idle(self) -> bool:
         """True if nothing waits to be sent."""
-        return not len(self._wheel) and not any(peer.queue for peer in self._peers.values())
+        return not any(peer.queue for peer in self._peers.values())
 
     def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[Item, ...]) -> None:
         peer.unanswered, peer.answer_at = 0, math.inf
@@ -250,13 +167,3 @@ class Network:
         if peer is None:
             peer = self._peers[name] = _Peer()
         return peer
-
-
-def cluster_faults(drop_replies: float, duplicate_requests: float) -> dict[str, Faults]:
-    """The weather in which the example runs: what the user chose for clients, and a little of everything else."""
-    between_replicas = Faults(drop=0.02, duplicate=0.02, delay=0.05, delay_max=0.02)
-    return {
-        Answer.__name__: Faults(drop=drop_replies, delay=0.02, delay_max=0.03),
-        Request.__name__: Faults(drop=0.01, duplicate=duplicate_requests, delay=0.05, delay_max=0.05),
-        **{kind.__name__: between_replicas for kind in BETWEEN_REPLICAS},
-    }

@@ -31,9 +31,13 @@ class Observer:
     def installed(self, op: int) -> None:
         """The state was replaced by that of another replica."""
 
-    def answer(self, effect: AnswerClient) -> Verdict:
-        """An answer is about to leave."""
+    def answer(self, effect: AnswerClient, *, routed: bool) -> Verdict:
+        """An answer is about to leave, if it is `routed`: known where its client is."""
         return Verdict(effect.reply)
+
+    def may_refuse(self, client: int) -> bool:
+        """Whether a refusal of this client's request may leave."""
+        return True
 
     def answered(self, effect: AnswerClient, sent: bool) -> None:
         """It left, or was lost."""

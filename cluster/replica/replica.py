@@ -30,12 +30,9 @@ from client_replies.cluster.control import (
     Finish,
     FinishState,
     GetProgress,
-    Hurt,
-    HurtDone,
     Join,
     Joined,
     Progress,
-    ReplicaFaults,
     ReplicaStarted,
     ReplicaStopped,
     Sender,
@@ -73,10 +70,9 @@ from client_replies.messages.message import MessageInvalid
 from client_replies.messages.peers import GetReplies
 from client_replies.messages.protocol import SENDERS, Party
 from client_replies.messages.replies import RepliesOpened
-from client_replies.messages.reply_header import HEADER_SIZE
 
 from .machine import Machine
-from .network import Envelope, Network, cluster_faults
+from .network import Envelope, Network
 from .observer import Observer
 from .replica_replies import Replies
 
@@ -106,7 +102,6 @@ class ReplicaActor(ComponentActor):
         StartReplica: Sender.SCRIPT,
         Join: Sender.SCRIPT,
         Finish: Sender.SCRIPT,
-        Hurt: Sender.SCRIPT,
         Envelope: Sender.MEMBER,
         ForwardRequests: Party.ANYONE,
         GetProgress: Party.ANYONE,
@@ -132,8 +127,6 @@ class ReplicaActor(ComponentActor):
         self._ready = True
         self._idle_ticks = 0
         self._idle_period = 0.0
-        self._faults = ReplicaFaults()
-        self._drop_answers = self._drop_answers_told = 0
         self._finish: Finish | None = None
         self._finish_stage = ""
 
@@ -144,6 +137,10 @@ class ReplicaActor(ComponentActor):
     def make_state_machine(self, message: StartReplica) -> StateMachine:
         """What this replica executes, in the state before the first operation."""
         raise NotImplementedError
+
+    def make_network(self, message: StartReplica) -> Network:
+        """How this replica talks to the other members."""
+        return Network(message.name, self.tell_member)
 
     def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
         """Who hears what this replica does."""
@@ -157,7 +154,6 @@ class ReplicaActor(ComponentActor):
             ForwardRequests: self.forwarded,
             GetProgress: self.progress,
             Finish: self.finish,
-            Hurt: self.hurt,
             GetReplies: self.asked_for_replies,
             **dict.fromkeys(PORT_MESSAGES, self.port_message),
         }
@@ -198,9 +194,7 @@ class ReplicaActor(ComponentActor):
         self._replies_actor = self.create_child(ClientRepliesActor)
         with self._on_refusal("its directory"):
             self.machine.make_directory(message.directory)
-        weather = cluster_faults(message.drop_replies, message.duplicate_requests) if message.weather else {}
-        self._network = Network(message.name, message.seed, weather, self.tell_member)
-        self._obey(message.faults)
+        self._network = self.make_network(message)
         self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
         self._port = RepliesPort(
             owner=self.environment.unique(),
@@ -429,8 +423,6 @@ class ReplicaActor(ComponentActor):
                 self._observer.tick(self.environment.monotonic())
                 self._replies.tick(self.environment.monotonic())
                 self._input("tick")
-            if self._drop_answers != self._drop_answers_told:
-                self._tell_faults(0)
             self._advance()
             self._idle_ticks = self._idle_ticks + 1 if self._is_idle else 0
             if self._idle_ticks == IDLE_TICKS:
@@ -469,27 +461,23 @@ class ReplicaActor(ComponentActor):
                 self._replies.carry_out(effect)
 
     def _answer(self, effect: AnswerClient) -> None:
-        verdict = self._observer.answer(effect)
         route = self._routes.get(effect.client)
+        verdict = self._observer.answer(effect, routed=route is not None)
         if route is None:
             return
-        lose = verdict.lose or effect.client in self._faults.block
-        if self._drop_answers and not lose and len(verdict.reply) > HEADER_SIZE:
-            self._drop_answers -= 1
-            lose = True
-        if lose:
+        if verdict.lose:
             self.counters["answers_dropped"] += 1
         if route == "":
-            if not lose:
+            if not verdict.lose:
                 self._gateways.reply(verdict.reply, view=effect.view, repeated=effect.repeated)
             return
         answer = Answer(client=effect.client, reply=verdict.reply, view=effect.view)
-        sent = self._network.post(route, answer, self.environment.monotonic(), lose=lose)
+        sent = self._network.post(route, answer, self.environment.monotonic(), lose=verdict.lose)
         self._observer.answered(effect, sent)
 
     def _refuse(self, effect: RefuseClient) -> None:
         route = self._routes.get(effect.client)
-        if effect.client in self._faults.block:
+        if not self._observer.may_refuse(effect.client):
             return
         if route == "":
             self._gateways.refuse(
@@ -589,34 +577,6 @@ class ReplicaActor(ComponentActor):
         """What was counted in this life."""
         protocol = self._vsr.core.counters if self._vsr is not None else {}
         return {**protocol, **self._network.counters, **self._replies.counters, **(+self.counters)}
-
-    def hurt(self, message: Hurt, sender: ActorAddress) -> None:
-        """Behave badly, as told."""
-        if self._start is None:
-            return
-        self._obey(message.faults)
-        self._tell_faults(message.request)
-
-    def _obey(self, faults: ReplicaFaults) -> None:
-        if faults.version < self._faults.version:
-            return  # overtaken
-        if faults.drop_version > self._faults.drop_version:
-            self._drop_answers = self._drop_answers_told = faults.drop_answers
-        self._faults = faults
-        self._network.cut = frozenset(faults.cut)
-
-    def _tell_faults(self, request: int) -> None:
-        if self._start is None or self._script is None:
-            return
-        self._drop_answers_told = self._drop_answers
-        done = HurtDone(
-            request=request,
-            name=self._start.name,
-            pid=self.machine.pid(),
-            version=self._faults.version,
-            drop_answers=self._drop_answers,
-        )
-        self.send(self._script, done)
 
     def finish(self, message: Finish, sender: ActorAddress) -> None:
         """Go on towards the end, and say how far it is."""

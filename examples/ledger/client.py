@@ -21,12 +21,13 @@ from thespian.actors import ActorAddress
 from client_replies.actors.thespian.component_actor import ComponentActor, Handler
 from client_replies.cluster.control import GetProgress, Join, Joined, MemberFailed, Progress, Sender
 from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
-from client_replies.cluster.replica.network import Envelope, Network, cluster_faults
+from client_replies.cluster.replica.network import Envelope
 from client_replies.cluster.replica.replica import replica_name
 from client_replies.messages.message import Message
 from client_replies.messages.protocol import Party
 
 from .evidence import AnswerSeen, EvidenceWriter
+from .faulty_network import FaultyNetwork, cluster_faults
 from .ledger import OPERATION_TRANSFER, Outcome, Result, Transfer
 from .session_client import AnswerKind, SessionClient, SessionEnded
 from .transfers import read_transfers
@@ -113,7 +114,7 @@ class ClientActor(ComponentActor):
         self._replicas = message.replicas
         self._began = self._heard_at = self.environment.monotonic()
         self._record = EvidenceWriter(Path(message.record))
-        self._network = Network(
+        self._network = FaultyNetwork(
             message.name,
             message.seed,
             cluster_faults(message.drop_replies, message.duplicate_requests),

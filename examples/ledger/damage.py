@@ -36,6 +36,9 @@ class MomentsPlan:
     kills: int
 
 
+NO_MOMENTS = MomentsPlan(directory="", ops=0, damages=0, kills=0)
+
+
 class Moments:
     """The moments of one kind, each for whoever is primary then: claimed once, by a file that survives its maker."""
 

@@ -16,9 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client_replies.cluster.control import Hurt, HurtDone, ReplicaFaults
 from client_replies.cluster.host.members import RESEND_INTERVAL, Members, is_stopped
+from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.message import Message
+
+from .hurt import Hurt, HurtDone, ReplicaFaults
+from .ledger_replica import StartLedgerReplica
 
 TELL_TIMEOUT = 1.5  # seconds until a replica is left to be told later
 
@@ -113,6 +116,8 @@ class FaultKeeper:
     def _keep(self, name: str) -> None:
         """The replica's next life is told, too."""
         replica = self._members.replicas[name]
+        if not isinstance(replica.start, StartLedgerReplica):
+            raise InvariantBroken(f"{name} was started as a replica that cannot be hurt")
         replica.start = replace(replica.start, faults=self._faults[name])
 
     def _hurt(self, name: str, number: int) -> Hurt:

@@ -1,13 +1,13 @@
-"""The replica that executes the ledger; in a run, with everything written down and faults at chosen moments.
+"""The replica that executes the ledger, and can be hurt; in a run, with everything written down.
 
-Guarantees: started with a `StartRecordedReplica` it leaves a journal, events and, when it has closed, its final state,
-from which the verdict is computed. Started with a `StartReplica`, it is a replica and nothing else.
+Guarantees: the faults that it is started with or told of are those of `hurt`, `damage` and `faulty_network`. With
+`evidence` it leaves a journal, events and, when it has closed, its final state, from which the verdict is computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,9 @@ from client_replies.cluster.control import Sender, StartReplica
 from client_replies.cluster.replica.observer import Observer
 from client_replies.cluster.replica.replica import ReplicaActor
 
-from .damage import SABOTEUR, MomentsPlan, SlotDamaged
+from .damage import NO_MOMENTS, SABOTEUR, MomentsPlan, SlotDamaged
+from .faulty_network import Faults, FaultyNetwork
+from .hurt import NOT_HURT, Hurt, HurtDone, Hurts, ReplicaFaults
 from .journal import Journal, Plant
 from .ledger_machine import LedgerMachine
 from .replica_events import Events
@@ -31,11 +33,16 @@ FINAL_FILE = "final.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StartRecordedReplica(StartReplica):
-    """Write down what happens, in the directory `evidence`; and be hurt as planned."""
+class StartLedgerReplica(StartReplica):
+    """Be hurt: `network_faults` by kind of message, drawn from `seed`, and `faults` as present.
 
-    evidence: str
-    moments: MomentsPlan
+    With `evidence`, a directory, write down what happens; then `moments` says when to damage a slot or to die.
+    """
+
+    network_faults: Mapping[str, Faults] = field(default_factory=dict)
+    faults: ReplicaFaults = NOT_HURT
+    evidence: str = ""
+    moments: MomentsPlan = NO_MOMENTS
     plant: Plant | None = None
 
 
@@ -44,14 +51,20 @@ class LedgerReplica(ReplicaActor):
 
     senders: ClassVar[Mapping[type, Enum]] = {
         **ReplicaActor.senders,
-        StartRecordedReplica: Sender.SCRIPT,
+        StartLedgerReplica: Sender.SCRIPT,
+        Hurt: Sender.SCRIPT,
         SlotDamaged: Sender.MEMBER,
     }
 
-    _events: Events | None = None
+    _hurts: Hurts | None = None  # once it has started
 
     def handlers(self) -> dict[type, Handler]:
-        return {**super().handlers(), StartRecordedReplica: self.start, SlotDamaged: self.slot_damaged}
+        return {
+            **super().handlers(),
+            StartLedgerReplica: self.start,
+            Hurt: self.hurt,
+            SlotDamaged: self.slot_damaged,
+        }
 
     def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
         """See `ReplicaActor`. It is the saboteur who says that a slot is damaged."""
@@ -59,16 +72,23 @@ class LedgerReplica(ReplicaActor):
             return self.is_member(SABOTEUR, sender)
         return super().is_from(party, message, sender)
 
+    def make_network(self, message: StartReplica) -> FaultyNetwork:
+        faults = message.network_faults if isinstance(message, StartLedgerReplica) else {}
+        self._faulty_network = FaultyNetwork(message.name, message.seed, faults, self.tell_member)
+        return self._faulty_network
+
     def make_state_machine(self, message: StartReplica) -> LedgerMachine:
-        if not isinstance(message, StartRecordedReplica):
+        if not isinstance(message, StartLedgerReplica) or not message.evidence:
             return LedgerMachine()
         self._journal = Journal(Path(message.evidence) / JOURNAL_FILE, message.plant)
         return self._journal.machine
 
     def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
-        if not isinstance(message, StartRecordedReplica):
-            return super().make_observer(message, port)
-        self._events = Events(
+        faults = message.faults if isinstance(message, StartLedgerReplica) else NOT_HURT
+        if not isinstance(message, StartLedgerReplica) or not message.evidence:
+            self._hurts = Hurts(self._faulty_network, faults, self._tell_faults)
+            return self._hurts
+        self._hurts = Events(
             config=message.config,
             seed=message.seed,
             moments=message.moments,
@@ -79,10 +99,31 @@ class LedgerReplica(ReplicaActor):
             order=lambda order: self.tell_member(SABOTEUR, order),
             counts=self.counts,
             save=lambda text: self.machine.write_file(message.evidence, FINAL_FILE, text),
+            network=self._faulty_network,
+            faults=faults,
+            tell=self._tell_faults,
         )
-        return self._events
+        return self._hurts
 
     def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
         """The slot is damaged: let its client ask."""
-        if self._events is not None:
-            self._events.slot_damaged(message.number)
+        if isinstance(self._hurts, Events):
+            self._hurts.slot_damaged(message.number)
+
+    def hurt(self, message: Hurt, sender: ActorAddress) -> None:
+        """Behave badly, as told."""
+        if self._hurts is not None:
+            self._hurts.obey(message.faults)
+            self._tell_faults(message.request)
+
+    def _tell_faults(self, request: int) -> None:
+        if self._start is None or self._script is None or self._hurts is None:
+            return
+        done = HurtDone(
+            request=request,
+            name=self._start.name,
+            pid=self.machine.pid(),
+            version=self._hurts.version,
+            drop_answers=self._hurts.drop_answers_told(),
+        )
+        self.send(self._script, done)

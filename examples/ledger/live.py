@@ -26,7 +26,7 @@ from client_replies.actors.thespian.system import (
     processes_of,
     running_system,
 )
-from client_replies.cluster.control import GetProgress, Progress, StartReplica
+from client_replies.cluster.control import GetProgress, Progress
 from client_replies.cluster.door.gateway import GatewayStatus, GetGatewayStatus
 from client_replies.cluster.durable_files import replace_file
 from client_replies.cluster.host.gateway_keeper import GATEWAY, GatewayKeeper
@@ -57,7 +57,7 @@ from .control_socket import ControlSocket, Question
 from .damage import damage_of, damage_slot, lose_directory
 from .descriptors import prepare_descriptors
 from .fault_keeper import FaultKeeper
-from .ledger_replica import LedgerReplica
+from .ledger_replica import LedgerReplica, StartLedgerReplica
 from .status import has_quorum
 
 HOST = "127.0.0.1"
@@ -87,7 +87,7 @@ class Live:
         epoch = time.time() - time.monotonic()
         for replica, name in enumerate(self._names):
             place = self._directory / name
-            start = StartReplica(
+            start = StartLedgerReplica(
                 name=name,
                 replicas=self._shape.replicas,
                 config=replies_config(place / DATA_FILE, self._shape.cluster, replica),

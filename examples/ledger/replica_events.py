@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client_replies.actors.owner.replies_port import RepliesPort
-from client_replies.cluster.replica.observer import Observer, Verdict
+from client_replies.cluster.replica.observer import Verdict
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.effects import AnswerClient
 from client_replies.cluster.vsr.execution import Applied, Skipped
@@ -30,6 +30,8 @@ from client_replies.storage.layout import Layout
 
 from .damage import DamageSlot, Moments, MomentsPlan
 from .evidence import EvidenceWriter, Final, Seen, counted_line
+from .faulty_network import FaultyNetwork
+from .hurt import Hurts, ReplicaFaults
 from .journal import Journal, Plant, wrong_reply
 from .ledger import Ledger
 
@@ -48,7 +50,7 @@ class _Withheld:
     ordered_at: float = 0.0
 
 
-class Events(Observer):
+class Events(Hurts):
     """See the module."""
 
     def __init__(
@@ -64,7 +66,11 @@ class Events(Observer):
         order: Callable[[DamageSlot], None],
         counts: Callable[[], Mapping[str, int]],
         save: Callable[[str], None],
+        network: FaultyNetwork,
+        faults: ReplicaFaults,
+        tell: Callable[[int], None],
     ) -> None:
+        super().__init__(network, faults, tell)
         self._path = config.path
         self._seed = seed
         self._plant = plant
@@ -120,7 +126,7 @@ class Events(Observer):
 
     # Answers.
 
-    def answer(self, effect: AnswerClient) -> Verdict:
+    def answer(self, effect: AnswerClient, *, routed: bool) -> Verdict:
         reply = effect.reply
         if effect.repeated and self._plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
@@ -135,7 +141,7 @@ class Events(Observer):
             if packed_size(reply) > HEADER_SIZE:
                 op = packed_op(reply)
                 lose |= self._damages.is_overdue(op) and not self._is_kill_due(op)
-        return Verdict(reply, lose)
+        return Verdict(reply, lose or super().answer(effect, routed=routed).lose)
 
     def answered(self, effect: AnswerClient, sent: bool) -> None:
         """See `Observer`. A lost one may be chosen for damage."""
@@ -190,6 +196,7 @@ class Events(Observer):
 
     def tick(self, now: float) -> None:
         """See `Observer`. Write down what was counted, and ask the saboteur again."""
+        super().tick(now)
         if now - self._counted_at >= COUNTS_INTERVAL:
             self._counted_at = now
             self._write_counts()

@@ -35,9 +35,10 @@ from .damage import SABOTEUR, MomentsPlan
 from .descriptors import prepare_descriptors
 from .evidence import Totals, read_answers, read_events, read_final, read_journal
 from .exit_status import ExitStatus
+from .faulty_network import cluster_faults
 from .journal import Plant
 from .ledger import Transfer
-from .ledger_replica import EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, LedgerReplica, StartRecordedReplica
+from .ledger_replica import EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, LedgerReplica, StartLedgerReplica
 from .report import Figures, broken_count, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
 from .saboteur import SaboteurActor
@@ -182,12 +183,12 @@ class Run:
             START_TIMEOUT,
         )
 
-    def _start_replica(self, replica: int, epoch: float) -> StartRecordedReplica:
+    def _start_replica(self, replica: int, epoch: float) -> StartLedgerReplica:
         options = self._options
         # The second execution happens where the clients do not see it; the wrong reply where they do.
         planted = options.plant is not Plant.EXECUTE_TWICE or replica == options.replicas - 1
         ops = len(options.transfers) + options.clients
-        return StartRecordedReplica(
+        return StartLedgerReplica(
             name=replica_name(replica),
             replicas=options.replicas,
             config=replies_config(self._directory / replica_name(replica) / DATA_FILE, self._cluster, replica),
@@ -198,9 +199,7 @@ class Run:
             view_change=VIEW_CHANGE,
             seed=options.seed,
             epoch=epoch,
-            drop_replies=options.drop_replies,
-            duplicate_requests=options.duplicate_requests,
-            weather=True,
+            network_faults=cluster_faults(options.drop_replies, options.duplicate_requests),
             moments=MomentsPlan(
                 directory=str(self._directory / MOMENTS_DIRECTORY),
                 ops=ops,

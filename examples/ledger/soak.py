@@ -32,7 +32,7 @@ from .exit_status import ExitStatus
 from .generate_transfers import rows
 from .harm import Harm
 from .journal import Plant
-from .ledger_replica import StartRecordedReplica
+from .ledger_replica import StartLedgerReplica
 from .report import figure_lines, percentile, verdict_lines
 from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outcome, Run, after
 from .run_directory import run_directory
@@ -98,7 +98,7 @@ class Soak(Run):
         )
         self._door.start(lambda number: self._record(f"door-{number}"))
 
-    def _start_replica(self, replica: int, epoch: float) -> StartRecordedReplica:
+    def _start_replica(self, replica: int, epoch: float) -> StartLedgerReplica:
         start = super()._start_replica(replica, epoch)
         config = replace(
             start.config, scrub_bytes_per_second=SCRUB_BYTES_PER_SECOND, scrub_pass_interval=SCRUB_PASS_INTERVAL

@@ -14,13 +14,10 @@ from client_replies.cluster.replica.network import (
     QUEUE_MAX,
     WINDOW,
     Envelope,
-    Faults,
-    FaultyLink,
-    Network,
-    TimerWheel,
-    cluster_faults,
 )
 from client_replies.cluster.vsr.messages import Commit, GetEntries, PrepareOk
+
+from examples.ledger.faulty_network import Faults, FaultyLink, FaultyNetwork, TimerWheel, cluster_faults
 
 
 def item(op: int) -> PrepareOk:
@@ -28,9 +25,11 @@ def item(op: int) -> PrepareOk:
     return PrepareOk(view=0, replica=1, op=op, voting=True)
 
 
-def network(sent: list[tuple[str, Envelope]], faults: Faults | None = None, seed: int = 1) -> Network:
+def network(sent: list[tuple[str, Envelope]], faults: Faults | None = None, seed: int = 1) -> FaultyNetwork:
     """A network whose envelopes are collected."""
-    return Network("a", seed, {"PrepareOk": faults or Faults()}, lambda peer, envelope: sent.append((peer, envelope)))
+    return FaultyNetwork(
+        "a", seed, {"PrepareOk": faults or Faults()}, lambda peer, envelope: sent.append((peer, envelope))
+    )
 
 
 WEATHER = Faults(drop=0.2, duplicate=0.2, delay=0.3, delay_max=0.5)

@@ -31,7 +31,9 @@ from examples.ledger.damage import (
     damage_slot,
     lose_directory,
 )
+from examples.ledger.faulty_network import FaultyNetwork
 from examples.ledger.harm import holds_reply
+from examples.ledger.hurt import ReplicaFaults
 from examples.ledger.journal import Journal
 from examples.ledger.replica_events import Events
 from examples.ledger.saboteur import SaboteurActor
@@ -116,6 +118,9 @@ def events_of(config: RepliesConfig, plan: MomentsPlan, port: RepliesPort) -> Ev
         order=lambda order: None,
         counts=dict,
         save=lambda text: None,
+        network=FaultyNetwork("r", 0, {}, lambda peer, envelope: None),
+        faults=ReplicaFaults(),
+        tell=lambda request: None,
     )
 
 
@@ -140,7 +145,7 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
         ).pack()
         effect = AnswerClient(client=op, reply=reply, repeated=False, view=0)
         events.reply_kept(op, reply)
-        lose = events.answer(effect).lose
+        lose = events.answer(effect, routed=True).lose
         if kills.is_due(op):
             events.answered(effect, sent=False)
         return lose
@@ -195,7 +200,7 @@ def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: 
             ).pack()
             events.reply_kept(op, reply)
             effect = AnswerClient(client=op, reply=reply, repeated=False, view=1)
-            events.answer(effect)
+            events.answer(effect, routed=True)
             events.answered(effect, sent=False)
             assert len(list(tmp_path.glob("damage-*"))) == prepared_in
     finally:

@@ -18,12 +18,9 @@ from client_replies.cluster.control import (
     Finish,
     FinishState,
     GetProgress,
-    Hurt,
-    HurtDone,
     Join,
     Joined,
     Progress,
-    ReplicaFaults,
     ReplicaStarted,
     StartReplica,
 )
@@ -32,6 +29,7 @@ from client_replies.cluster.door.gateway import SetReplica
 from client_replies.cluster.replica.network import Envelope
 
 from examples.ledger.cluster_directory import short_path
+from examples.ledger.hurt import Hurt, HurtDone, ReplicaFaults
 from examples.ledger.ledger_replica import LedgerReplica
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted
 from tests.actors.driver import Driver, config_for

@@ -14,11 +14,12 @@ from thespian.actors import Actor, ActorAddress, WakeupMessage
 from client_replies.cluster.control import Join, Joined
 from client_replies.cluster.door.frames import OPERATION_CLOSE
 from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
-from client_replies.cluster.replica.network import Envelope, Network, cluster_faults
+from client_replies.cluster.replica.network import Envelope
 from client_replies.cluster.replica.replica import replica_name
 
 from ..chance import MICROSECONDS, Chance
 from ..history import CLUSTER
+from examples.ledger.faulty_network import FaultyNetwork, cluster_faults
 from examples.ledger.ledger import EQUITY, OPERATION_BALANCE, OPERATION_TRANSFER, Transfer
 from examples.ledger.session_client import AnswerKind, SessionClient, SessionEnded
 
@@ -48,7 +49,7 @@ class ClusterClientActor(Actor):
         self._joined = 0
         self._members: dict[str, ActorAddress] = {}
         faults = cluster_faults(0.05, 0.05) if world.plan.weather else {}
-        self._network = Network(self.name, world.plan.seed, faults, self._send_envelope)
+        self._network = FaultyNetwork(self.name, world.plan.seed, faults, self._send_envelope)
         self._target = self.chance.below(world.replicas_count)
         self._view = self._view_replied = 0
         self._heard_at = 0.0

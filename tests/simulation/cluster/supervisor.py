@@ -18,7 +18,6 @@ from client_replies.cluster.control import (
     Joined,
     ReplicaStarted,
     ReplicaStopped,
-    StartReplica,
     may_lose_disk,
 )
 from client_replies.cluster.door.gateway import GatewayStarted, SetReplica, StartGateway
@@ -26,6 +25,8 @@ from client_replies.cluster.replica.replica import replica_name
 
 from ..chance import MICROSECONDS, Chance
 from ..history import CLUSTER
+from examples.ledger.faulty_network import cluster_faults
+from examples.ledger.ledger_replica import StartLedgerReplica
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
@@ -146,9 +147,9 @@ class SupervisorActor(Actor):
         elif self.finish_op is not None and index not in self.finished:
             self.send(address, Finish(request=1, op=self.finish_op, close=True))
 
-    def _start_of(self, index: int, fresh: bool) -> StartReplica:
+    def _start_of(self, index: int, fresh: bool) -> StartLedgerReplica:
         plan = self.world.plan
-        return StartReplica(
+        return StartLedgerReplica(
             name=replica_name(index),
             replicas=plan.replicas,
             config=self.world.config(index),
@@ -158,7 +159,7 @@ class SupervisorActor(Actor):
             checkpoint_interval=plan.checkpoint_interval,
             view_change=plan.view_change,
             seed=plan.seed,
-            weather=plan.weather,
+            network_faults=cluster_faults(0.0, 0.0) if plan.weather else {},
         )
 
     def _voters(self) -> list[str]:

@@ -1,0 +1,138 @@
+"""A network of the drill's: what it loses, doubles and delays of the messages between the members.
+
+Guarantees: what happens to the n-th message of a kind on a link depends on the seed, the two ends, the kind and n
+alone. What passes travels as in `Network`. Delays share one wheel of timers. A peer that is cut off is neither heard
+nor reached.
+
+Owns: the links.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from client_replies.cluster.protocol import Answer, Request
+from client_replies.cluster.replica.network import BETWEEN_REPLICAS, Envelope, Item, Network
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What happens to messages of one kind: probabilities, and the longest delay in seconds."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay: float = 0.0
+    delay_max: float = 0.0
+
+
+NO_FAULTS = Faults()
+
+
+class FaultyLink:
+    """Decides what happens to each message of one kind from one member to another."""
+
+    def __init__(self, seed: int, source: str, target: str, kind: str, faults: Faults) -> None:
+        self._chance = random.Random(f"{seed}/{source}/{target}/{kind}")
+        self._faults = faults
+
+    def decide(self) -> tuple[float, ...]:
+        """The delay of each copy that arrives: none if the message is lost."""
+        # Every message takes the same draws, so that no decision depends on what was decided before it.
+        drop, duplicate, late, long, late_copy, long_copy = (self._chance.random() for _ in range(6))
+        faults = self._faults
+        if drop < faults.drop:
+            return ()
+        delays = [long * faults.delay_max if late < faults.delay else 0.0]
+        if duplicate < faults.duplicate:
+            delays.append(long_copy * faults.delay_max if late_copy < faults.delay else 0.0)
+        return tuple(delays)
+
+
+class TimerWheel:
+    """Items that come due later; one for each actor instead of a wakeup for each item."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, str, Item]] = []
+        self._count = 0
+
+    def add(self, due: float, peer: str, item: Item) -> None:
+        """Keep the item until then."""
+        self._count += 1
+        heapq.heappush(self._heap, (due, self._count, peer, item))
+
+    def pop_due(self, now: float) -> list[tuple[str, Item]]:
+        """What has come due, in order."""
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            _due, _count, peer, item = heapq.heappop(self._heap)
+            due.append((peer, item))
+        return due
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+
+class FaultyNetwork(Network):
+    """See the module."""
+
+    def __init__(
+        self, name: str, seed: int, faults: Mapping[str, Faults], send: Callable[[str, Envelope], None]
+    ) -> None:
+        super().__init__(name, send)
+        self._seed = seed
+        self._faults = faults
+        self._links: dict[tuple[str, str], FaultyLink] = {}
+        self._wheel = TimerWheel()
+        self.cut: frozenset[str] = frozenset()  # peers that this member neither hears nor reaches
+
+    def post(self, peer: str, item: Item, now: float, *, lose: bool = False) -> bool:
+        """Send the item, as far as the network lets it. False if it is lost."""
+        kind = type(item).__name__
+        link = self._links.get((peer, kind))
+        if link is None:
+            faults = self._faults.get(kind, NO_FAULTS)
+            link = self._links[peer, kind] = FaultyLink(self._seed, self.name, peer, kind, faults)
+        delays = link.decide()
+        self.counters[f"{kind}_sent"] += 1
+        if lose or not delays or peer in self.cut:
+            self.counters[f"{kind}_dropped"] += 1
+            return False
+        self.counters[f"{kind}_duplicated"] += len(delays) - 1
+        for delay in delays:
+            if delay > 0.0:
+                self.counters[f"{kind}_delayed"] += 1
+                self._wheel.add(now + delay, peer, item)
+            else:
+                self._queue(peer, item)
+        return True
+
+    def receive(self, envelope: Envelope) -> tuple[Item, ...]:
+        """The items of an envelope that has arrived; none from a peer that is cut off."""
+        if envelope.sender in self.cut:
+            self.counters["envelopes_cut"] += 1
+            return ()
+        return super().receive(envelope)
+
+    def flush(self, now: float) -> None:
+        """Send what may be sent, and what was delayed until now."""
+        for peer, item in self._wheel.pop_due(now):
+            self._queue(peer, item)
+        super().flush(now)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing waits to be sent."""
+        return not len(self._wheel) and super().is_idle
+
+
+def cluster_faults(drop_replies: float, duplicate_requests: float) -> dict[str, Faults]:
+    """The weather in which the example runs: what the user chose for clients, and a little of everything else."""
+    between_replicas = Faults(drop=0.02, duplicate=0.02, delay=0.05, delay_max=0.02)
+    return {
+        Answer.__name__: Faults(drop=drop_replies, delay=0.02, delay_max=0.03),
+        Request.__name__: Faults(drop=0.01, duplicate=duplicate_requests, delay=0.05, delay_max=0.05),
+        **{kind.__name__: between_replicas for kind in BETWEEN_REPLICAS},
+    }

@@ -1,0 +1,100 @@
+"""Faults of a replica that a drill injects: answers that it loses, clients that it does not answer, peers cut off.
+
+Guarantees: a replica has the faults of the highest version that it has heard of. It says how many answers it has still
+to lose whenever that has changed.
+
+Owns: the faults of one replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from client_replies.cluster.replica.observer import Observer, Verdict
+from client_replies.cluster.vsr.effects import AnswerClient
+from client_replies.messages.message import Message
+from client_replies.messages.reply_header import HEADER_SIZE
+
+from .faulty_network import FaultyNetwork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFaults:
+    """The faults injected into a replica. A replica obeys the highest `version` that it has heard of.
+
+    It loses its next `drop_answers` answers, counted from when it first heard of `drop_version`, and all answers to the
+    clients in `block`; it neither hears nor reaches the members in `cut`.
+    """
+
+    version: int = 0
+    drop_answers: int = 0
+    drop_version: int = 0
+    block: tuple[int, ...] = ()
+    cut: tuple[str, ...] = ()
+
+
+NOT_HURT = ReplicaFaults()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hurt(Message):
+    """To a replica: from now on, these are your faults."""
+
+    request: int
+    faults: ReplicaFaults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HurtDone(Message):
+    """The replica has the faults of this version, and `drop_answers` more answers to lose. Request 0: it lost some."""
+
+    request: int
+    name: str
+    pid: int
+    version: int
+    drop_answers: int
+
+
+class Hurts(Observer):
+    """Lets the replica behave as badly as it was told to. `tell` is given the number of answers still to be lost."""
+
+    def __init__(self, network: FaultyNetwork, faults: ReplicaFaults, tell: Callable[[int], None]) -> None:
+        self._network = network
+        self._tell = tell
+        self._faults = ReplicaFaults()
+        self._drop_answers = self._drop_answers_told = 0
+        self.obey(faults)
+
+    def obey(self, faults: ReplicaFaults) -> None:
+        """These are the faults from now on, unless they were overtaken."""
+        if faults.version < self._faults.version:
+            return
+        if faults.drop_version > self._faults.drop_version:
+            self._drop_answers = self._drop_answers_told = faults.drop_answers
+        self._faults = faults
+        self._network.cut = frozenset(faults.cut)
+
+    @property
+    def version(self) -> int:
+        """Of the faults that the replica has."""
+        return self._faults.version
+
+    def drop_answers_told(self) -> int:
+        """How many answers are still to be lost; it counts as told."""
+        self._drop_answers_told = self._drop_answers
+        return self._drop_answers
+
+    def answer(self, effect: AnswerClient, *, routed: bool) -> Verdict:
+        lose = effect.client in self._faults.block
+        if routed and self._drop_answers and not lose and len(effect.reply) > HEADER_SIZE:
+            self._drop_answers -= 1
+            lose = True
+        return Verdict(effect.reply, lose)
+
+    def may_refuse(self, client: int) -> bool:
+        return client not in self._faults.block
+
+    def tick(self, now: float) -> None:
+        if self._drop_answers != self._drop_answers_told:
+            self._tell(0)
