@@ -90,11 +90,14 @@ class Events(Hurts):
         self._slots: dict[bytes, int] = {}  # by header, of the replies kept since the last flush
         self._broken: set[bytes] = set()  # headers of damaged replies that are not repaired
         self._fresh: list[bytes] = []  # headers of first answers that have not left
+        self._closed = False  # then there is nothing more to write down
         self._view = 0
         self._syncing = False
         self._primary_of = self._answering = -1
 
     def _write(self, event: str, slot: int = -1, header: bytes = b"") -> None:
+        if self._closed:
+            return
         self._writer.write(Seen(event, time.time(), self._view, slot, header[:16].hex()).line())
 
     def executed(self, entry: LogEntry, applied: Applied | Skipped) -> None:
@@ -208,6 +211,8 @@ class Events(Hurts):
 
     def flush(self, core: Core) -> None:
         """See `Observer`. Write what was seen; and end, if this is the moment for it."""
+        if self._closed:
+            return
         self._journal.flush()
         self._look(core)
         fresh, self._fresh = self._fresh, []
@@ -226,6 +231,8 @@ class Events(Hurts):
         return self._kills.is_due(op)
 
     def _write_counts(self) -> None:
+        if self._closed:
+            return
         counts = dict(self._counts())
         grown = {name: count - self._counted.get(name, 0) for name, count in counts.items()}
         grown = {name: increment for name, increment in grown.items() if increment}
@@ -238,6 +245,7 @@ class Events(Hurts):
         self._journal.close()
         self._write_counts()
         self._writer.close()
+        self._closed = True
         self._save(final_state(core, self._journal.machine.ledger, self._counts()).text())
 
 

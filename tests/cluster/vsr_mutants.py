@@ -160,10 +160,11 @@ MUTANTS = (
 
 def plant(mutant: Mutant, directory: Path) -> None:
     """Copy what the simulation needs, with the bug in it."""
-    shutil.copytree(ROOT / "examples", directory / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    (directory / "tests" / "examples").mkdir(parents=True)
+    for folder in ("client_replies", "messages", "storage", "actors", "cluster", "examples"):
+        shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (directory / "tests" / "cluster").mkdir(parents=True)
     for name in ("vsr_world.py", "vsr_simulation.py", "test_vsr_scenarios.py"):
-        shutil.copy(ROOT / "tests" / "examples" / name, directory / "tests" / "examples" / name)
+        shutil.copy(ROOT / "tests" / "cluster" / name, directory / "tests" / "cluster" / name)
     for name, found, put in mutant.edits:
         path = directory / name
         text = path.read_text(encoding="utf-8")

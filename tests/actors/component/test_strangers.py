@@ -82,7 +82,7 @@ from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted, Watche
 from tests.actors.driver import KIB, Book, Driver, config_for, damage, found, missing
 from tests.processes import few_descriptors, is_living, listening
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 ACTORS = (
     ClientRepliesActor,

@@ -43,7 +43,7 @@ from client_replies.messages import OpenReplies, RepliesConfig, RepliesOpened
 
 from tests.processes import is_living, listening, living_descendants, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KILLS = 40
 
 

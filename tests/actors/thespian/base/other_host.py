@@ -19,7 +19,7 @@ from client_replies.actors.thespian.system import running_system
 
 from .actors import Echo, Flooder
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @contextmanager

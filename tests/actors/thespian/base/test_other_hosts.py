@@ -35,7 +35,7 @@ from .forwarder import Forwarder
 from .other_host import other_host
 from tests.processes import listening, wait_until
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 KEY = secrets.token_bytes(32)
 HERE, THERE = "127.0.0.2", "127.0.0.3"
 TIMEOUT_S = 20

@@ -32,7 +32,7 @@ from client_replies.actors.thespian.system import (
 from .actors import Echo
 from tests.processes import is_living, listening, wait_until
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 HERE = "127.0.0.2"
 KEY = bytes(range(32))
 TIMEOUT_S = 20
