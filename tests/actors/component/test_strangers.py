@@ -579,7 +579,7 @@ def test_a_background_job_of_a_shell_starts_a_system_that_lives(free_of_new_proc
     """`trap '' INT`, then Ctrl-C at the whole process group while the system starts."""
     text = (
         "import os, signal, sys\n"
-        "from client_replies.actors import system as module\n"
+        "from client_replies.actors.thespian import system as module\n"
         "from client_replies.actors import ClientRepliesActor\n"
         "from client_replies.messages import GetStatus\n"
         "start = module._start\n"
