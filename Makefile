@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help cluster soak test check format bench bench-quick simulate simulate-cluster fuzz dist wheel-check clean
+.PHONY: help cluster soak test test-all check format bench bench-quick simulate simulate-cluster fuzz dist wheel-check clean
 
 # The newest supported Python that really runs: a name on PATH may be a shim with nothing behind it.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -34,10 +34,15 @@ cluster: $(READY) ## run three replicas over a file of transfers, damage and kil
 soak: $(READY) ## ten minutes of random harm to a cluster at work, and judge the result (ARGS="--seed 2")
 	@timeout --kill-after=10 600 $(RUN) -m examples.ledger soak $(ARGS)
 
-# The whole suite runs in several processes, two per core (see tests/conftest.py); each test file stays in one of them.
+# Tests run in several processes, two per core (see tests/conftest.py); each test file stays in one of them.
 # A chosen part runs in one, which starts at once, and in which --pdb and -s work; `ARGS="-n 4 tests/storage"` is heeded.
-test: $(READY) ## run the whole test suite (ARGS="-k name" to choose)
-	@$(RUN) -m pytest --dist loadfile --no-loadscope-reorder $(or $(ARGS),-n auto)
+PYTEST := $(RUN) -m pytest --dist loadfile --no-loadscope-reorder
+
+test: $(READY) ## run the tests that are not slow, in three minutes (ARGS="-k name" to choose, slow ones too)
+	@$(PYTEST) $(or $(ARGS),-n auto -m "not slow")
+
+test-all: $(READY) ## run every test
+	@$(PYTEST) -n auto $(ARGS)
 
 check: $(READY) ## format, lint and strict types, without changing anything
 	@$(RUN) -m ruff format --check --quiet . || { $(RUN) -m ruff format --diff --quiet . ; exit 1; }

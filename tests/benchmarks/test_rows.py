@@ -22,6 +22,7 @@ FIGURES = ("value", "p50", "MB/s", "open", "round trip")
 TRIED: list[Group] = [importlib.import_module(f"benchmarks.{row}").groups(TINY)[0] for row in ROWS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", TRIED, ids=[f"{group.row}: {group.name}" for group in TRIED])
 def test_each_contestant_of_the_row_comes_to_its_end(group: Group) -> None:
     """Every figure that the row shows was measured, and so was every target of contestants that can run here."""

@@ -252,6 +252,7 @@ def test_a_backup_that_lags_beyond_the_log_syncs_state() -> None:
     assert world.happened["syncs_finished"] >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", range(8))
 def test_a_crash_in_the_middle_of_a_state_sync_begins_it_again(moment: int) -> None:
     """Whenever it crashes, store and component fit together again, and the sync finishes in the end."""
@@ -297,6 +298,7 @@ def test_a_start_view_that_is_late_does_not_take_back_what_a_snapshot_brought() 
     world.finish()
 
 
+@pytest.mark.slow
 def test_a_log_and_a_commit_number_of_different_views_are_not_put_together() -> None:
     """A view fails, and the next one begins without its primary: that one learns nothing of what is committed there.
 

@@ -11,6 +11,7 @@ from tests.cluster.vsr_mutants import MUTANTS, Mutant, run
 from tests.cluster.vsr_simulation import simulate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 1001, 2001])
 def test_random_faults_do_no_harm(first: int) -> None:
     """As many seeds as five seconds hold; `python -m tests.cluster.vsr_simulation` runs any number."""

@@ -109,6 +109,7 @@ def interrupted(service: Service, *words: str, signum: int) -> Iterator[subproce
 # Names and lines.
 
 
+@pytest.mark.slow
 def test_a_name_with_blanks_is_one_account_from_everywhere(service: Service, tmp_path: Path) -> None:
     """As an argument, in a line, in a CSV; and the reply speaks of that account."""
     done = service.client("transfer", "equity", "ada lovelace", "5")
@@ -131,6 +132,7 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_sent(service: Servi
     assert service.server.requests == []
 
 
+@pytest.mark.slow
 def test_a_name_is_the_same_bytes_in_every_locale(service: Service) -> None:
     """Also where Python cannot decode the argument, and cannot print it."""
     ascii_only: dict[str, Any] = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -148,6 +150,7 @@ def test_a_name_is_the_same_bytes_in_every_locale(service: Service) -> None:
 # Exit statuses.
 
 
+@pytest.mark.slow
 def test_a_refused_request_has_an_exit_status_of_its_own(service: Service) -> None:
     """Refused by the ledger: 1; all others of the same command were done. No balance is said of an unknown account."""
     for words, said in (

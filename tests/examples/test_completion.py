@@ -56,6 +56,7 @@ def completed(line: str) -> set[str]:
     return set(answer.stdout.split(SEPARATOR)) - {""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "found"),
     [

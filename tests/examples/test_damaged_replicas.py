@@ -75,6 +75,7 @@ def three_are_down(cluster: Cluster) -> dict[str, str]:
     return cluster.reasons()
 
 
+@pytest.mark.slow
 def test_logs_that_may_not_be_written_are_left_alone_and_served_when_they_may(cluster: Cluster) -> None:
     """As another user than root, `chmod 444 D/replica-*/log.sqlite` between two starts: all three were wiped."""
     if os.geteuid() != 0:
@@ -98,6 +99,7 @@ def test_logs_that_may_not_be_written_are_left_alone_and_served_when_they_may(cl
     cluster.stop()
 
 
+@pytest.mark.slow
 def test_a_replica_with_a_zeroed_superblock_does_not_end_the_others(cluster: Cluster) -> None:
     """`dd if=/dev/zero of=D/replica-2/replies.data bs=4096 count=4 conv=notrunc; hurt D kill 2` ended all three."""
     assert cluster.start(), cluster.said()
@@ -141,6 +143,7 @@ def unreadable_log(directory: Path) -> None:
 DAMAGES = (truncated(0), truncated(100), is_a_file, without_rights, garbage_beside_lost_and_found, unreadable_log)
 
 
+@pytest.mark.slow
 def test_whatever_one_replica_finds_the_others_serve_and_it_is_repaired_or_says_why(
     cluster: Cluster, template: Cluster
 ) -> None:
@@ -175,6 +178,7 @@ def _taken_back(directory: Path, template: Cluster) -> None:
     shutil.copytree(template.place / directory.name, directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [2, 3])
 def test_damaged_logs_of_a_majority_make_no_empty_service(cluster: Cluster, damaged: int) -> None:
     """Nothing is set aside: they wait for a person, who puts the logs back, and everything is there."""
@@ -194,6 +198,7 @@ def test_damaged_logs_of_a_majority_make_no_empty_service(cluster: Cluster, dama
     cluster.stop()
 
 
+@pytest.mark.slow
 def test_a_second_disk_is_not_given_up_while_the_first_has_no_vote_again(cluster: Cluster) -> None:
     """All directories but one are gone: an empty one begins anew only when the two others vote."""
     for index in (1, 2):
@@ -208,6 +213,7 @@ def test_a_second_disk_is_not_given_up_while_the_first_has_no_vote_again(cluster
     cluster.stop()
 
 
+@pytest.mark.slow
 def test_a_log_of_a_newer_version_is_left_as_it_is(cluster: Cluster) -> None:
     """It is no damage, on no replica."""
     for log in logs(cluster):

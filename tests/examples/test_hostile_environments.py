@@ -80,6 +80,7 @@ def transfer_until_two_are_down(cluster: Cluster, session: Session) -> None:
 # Disks and limits.
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_stops_the_service_until_there_is_space_and_nothing_is_lost(
     free_of_new_processes: None, template: Cluster, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_disk_that_fills_up_stops_the_service_until_there_is_space_and_nothing
             ended_for_sure(cluster)
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_refused_and_one_under_a_replica_holds_nobody_up(
     free_of_new_processes: None, template: Cluster, tmp_path: Path
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_read_only_disk_is_refused_and_one_under_a_replica_holds_nobody_up(
         ended_for_sure(cluster)
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_sizes_is_a_refusal_and_nothing_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     """For a new cluster, whose files do not fit; and for one whose files are larger than what may be written."""
 
@@ -178,6 +181,7 @@ def test_without_home_and_temporary_directory_it_serves(cluster: Cluster) -> Non
     cluster.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=["stdin", "stdout", "stderr", "all"])
 def test_closed_standard_descriptors_belong_to_no_file_of_the_cluster(
     cluster: Cluster, closed: tuple[int, ...]
@@ -194,6 +198,7 @@ def test_closed_standard_descriptors_belong_to_no_file_of_the_cluster(
     cluster.stop()
 
 
+@pytest.mark.slow
 def test_processes_that_are_stopped_and_continued_go_on_where_they_were(cluster: Cluster) -> None:
     """The primary, then the whole cluster with its script: the session goes on, and nothing is executed twice."""
     assert cluster.start(), cluster.said()
@@ -235,6 +240,7 @@ time.time_ns = lambda: _time_ns() + _step() * 10**9
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_changes_no_order_and_holds_nothing_up(cluster: Cluster, tmp_path: Path) -> None:
     """While it is up, and between two starts: ops keep ascending times, sessions go on, views change."""
     step = tmp_path / "step"
@@ -258,6 +264,7 @@ def test_a_clock_that_is_set_back_changes_no_order_and_holds_nothing_up(cluster:
     cluster.lost_nothing()
 
 
+@pytest.mark.slow
 def test_a_directory_that_was_renamed_is_served_under_its_new_name(cluster: Cluster) -> None:
     """Between two starts it simply serves; while it is up the cluster ends, and touches nothing under the old name."""
     cluster.place = cluster.place.rename(cluster.place.with_name("moved"))
@@ -276,6 +283,7 @@ def test_a_directory_that_was_renamed_is_served_under_its_new_name(cluster: Clus
 # The directory's own files.
 
 
+@pytest.mark.slow
 def test_what_a_crash_or_a_full_disk_left_of_cluster_json_blocks_no_start(
     free_of_new_processes: None, tmp_path: Path, cluster: Cluster
 ) -> None:

@@ -147,6 +147,7 @@ def test_two_terminals_kill_the_primary_and_lose_a_disk(terminal: Terminal) -> N
     assert again.interrupt() == 128 + signal.SIGINT
 
 
+@pytest.mark.slow
 def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_path: Path) -> None:
     """In one line, with exit status 2, and nothing is changed."""
     for words, said in (
@@ -193,6 +194,7 @@ def restarted(terminal: Terminal) -> int:
     return int(terminal.status()["restarts"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", ["both backups", "the primary and a backup"])
 def test_a_lost_quorum_stops_progress_and_nothing_else(terminal: Terminal, stopped: str) -> None:
     """Two of three replicas stand still: clients are told, nothing is executed, and all goes on when they are back."""
@@ -229,6 +231,7 @@ def test_a_lost_quorum_stops_progress_and_nothing_else(terminal: Terminal, stopp
         wait_until(terminal.is_whole, 30.0, "three whole replicas")
 
 
+@pytest.mark.slow
 def test_the_gateway_and_a_replica_that_end_together_are_both_there_again(terminal: Terminal) -> None:
     """Each is told of the other, although both start at the same time; the session goes on at the same address."""
     with terminal.client() as client, client.session() as session:
@@ -243,6 +246,7 @@ def test_the_gateway_and_a_replica_that_end_together_are_both_there_again(termin
     assert terminal.said().count("the gateway exited; restarting") == 3
 
 
+@pytest.mark.slow
 def test_a_replica_whose_log_is_garbage_comes_up_as_one_that_lost_its_disk(terminal: Terminal) -> None:
     """The others vote: what is damaged is set aside, unchanged, and the replica gets everything from them."""
     with terminal.client() as client, client.session() as session:
@@ -259,6 +263,7 @@ def test_a_replica_whose_log_is_garbage_comes_up_as_one_that_lost_its_disk(termi
     assert again.interrupt() == 128 + signal.SIGINT
 
 
+@pytest.mark.slow
 def test_the_end_of_the_actor_system_is_said_and_the_cluster_starts_again(terminal: Terminal) -> None:
     """Every member ends with it. An exit status, one line, no traceback; nothing that was answered is lost."""
     assert "ada has 100" in terminal.other("client", "transfer", "equity", "ada", "100").stdout
@@ -320,6 +325,7 @@ def corrupt(terminal: Terminal, session: Session, *replicas: str) -> None:
     terminal.hurt("corrupt-slot", replicas=list(replicas), client=f"{session.client_id:x}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_primary", [False, True])
 def test_a_blocked_and_damaged_reply_comes_from_a_backup(terminal: Terminal, kill_primary: bool) -> None:
     """Committed, unanswered, its slot corrupted where it is to be read: the retry gets the original all the same."""
@@ -341,6 +347,7 @@ def test_a_blocked_and_damaged_reply_comes_from_a_backup(terminal: Terminal, kil
         assert balance.source_balance == 17
 
 
+@pytest.mark.slow
 def test_a_reply_that_is_damaged_everywhere_is_an_error_and_the_service_goes_on(terminal: Terminal) -> None:
     """The client is told that its request was executed and its reply is lost; it was executed once."""
     with terminal.client() as client, client.session() as session:

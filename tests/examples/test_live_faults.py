@@ -25,6 +25,7 @@ def terminal(request: pytest.FixtureRequest, free_of_new_processes: None, tmp_pa
     assert terminal.interrupt() == 128 + signal.SIGINT, terminal.said()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [3, 5], indirect=True)
 def test_a_primary_that_is_cut_off_is_left_by_the_clients(terminal: Terminal) -> None:
     """In a fresh cluster, where the others have never heard of the gateway; also of the gateway's next life."""
@@ -43,6 +44,7 @@ def test_a_primary_that_is_cut_off_is_left_by_the_clients(terminal: Terminal) ->
             assert session.repeat().repeated
 
 
+@pytest.mark.slow
 def test_a_fault_that_is_injected_ends_no_other(terminal: Terminal) -> None:
     """Lost replies, a blocked client and two partitions, one after the other; `heal` ends them all."""
     with terminal.client(20.0) as client, client.session() as session:
@@ -74,6 +76,7 @@ def test_a_fault_that_is_injected_ends_no_other(terminal: Terminal) -> None:
         wait_until(terminal.is_whole, 30.0, "whole replicas")
 
 
+@pytest.mark.slow
 def test_replicas_that_start_again_have_the_present_faults(terminal: Terminal) -> None:
     """All of them at once: the client is blocked and the partition stands, until it is healed."""
     with terminal.client(20.0) as client, client.session() as session:

@@ -95,6 +95,7 @@ def test_a_run_through_bad_weather_and_damage_ends_with_everything_in_place(plac
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_in_fair_weather_reports_as_text(place: Path, transfers: Path) -> None:
     """Five replicas, one client, another seed, nothing damaged."""
     arguments = (
@@ -120,6 +121,7 @@ def test_a_run_in_fair_weather_reports_as_text(place: Path, transfers: Path) -> 
     assert "\x1b" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "broken"),
     [
@@ -186,6 +188,7 @@ def test_more_faults_than_transfers_are_refused(place: Path, transfers: Path, op
     assert f"{option}: found 2, expected at most 1, the number of transfers" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_a_short_file_runs_with_the_defaults(place: Path, transfers: Path, rows: int) -> None:
     """As many faults are planned as fit, and a check that saw nothing is no broken one."""
@@ -198,6 +201,7 @@ def test_a_short_file_runs_with_the_defaults(place: Path, transfers: Path, rows:
     assert ("no session had two rows" in out) == (rows < 9)
 
 
+@pytest.mark.slow
 def test_totals_never_fall_when_replicas_die_and_the_last_line_is_the_report(place: Path, transfers: Path) -> None:
     """Progress counts over all lives of the replicas, and shows what the report says."""
     status, out, err = finish(place, transfers, "--json", "--kill", "2", "--drop-replies", "0.3")
@@ -219,6 +223,7 @@ def has_progressed(place: Path) -> bool:
     return "transfers  lost" in (place.parent / "out").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(place: Path, transfers: Path, signum: signal.Signals) -> None:
     """In the middle of the work: exit status as for the signal, no traceback, no directory."""
@@ -230,6 +235,7 @@ def test_an_interrupted_run_leaves_nothing(place: Path, transfers: Path, signum:
     assert "Traceback" not in (place.parent / "err").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_processes", [1, 3, 6, 12])
 def test_a_run_that_is_interrupted_while_it_starts_leaves_nothing(
     place: Path, transfers: Path, after_processes: int
@@ -244,6 +250,7 @@ def test_a_run_that_is_interrupted_while_it_starts_leaves_nothing(
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_processes", [1, 2, 4, 8, 12])
 def test_a_killed_run_leaves_no_process_and_the_next_run_removes_its_files(
     place: Path, transfers: Path, after_processes: int
@@ -264,6 +271,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_removes_its_files(
         assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_runs_beside_each_other_do_not_meet(place: Path, transfers: Path) -> None:
     """Each has its own system, port, directory; neither removes the other's."""
     first = start(place, transfers, "--damage", "1")

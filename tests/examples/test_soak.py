@@ -37,6 +37,7 @@ def soak(place: Path, *arguments: str) -> tuple[int, str]:
     return status, (place.parent / "out").read_text()
 
 
+@pytest.mark.slow
 def test_a_short_soak_of_random_harm_holds(place: Path) -> None:
     """Killed processes, lost disks, corrupted slots, partitions, a minority at a time; `make soak` is the long one."""
     status, out = soak(place, "--minutes", "0.75", "--rate", "12", "--seed", "5")
@@ -47,6 +48,7 @@ def test_a_short_soak_of_random_harm_holds(place: Path) -> None:
     assert len(faults) >= 3, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "broken"),
     [

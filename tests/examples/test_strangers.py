@@ -75,6 +75,7 @@ def ask(place: Path, data: bytes) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_no_question_at_the_control_socket_ends_or_delays_the_cluster(terminal: Terminal) -> None:
     """Wrong ones get one line each. Many that say nothing, or a byte now and then, hold up no restart and no status."""
     for data in WRONG:

@@ -154,6 +154,7 @@ def cluster(free_of_new_processes: None, tmp_path: Path) -> Iterator[Path]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_every_command_in_every_state_ends_with_one_line_and_does_its_work_at_most_once(cluster: Path) -> None:
     """And exactly once if it says so."""
     with ThreadPoolExecutor(4) as pool:
@@ -188,6 +189,7 @@ def test_a_cluster_that_was_started_without_standard_descriptors_gives_their_num
             assert not link.exists() or os.readlink(link) == "/dev/null", (pid, descriptor)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_output_nobody_reads_any_more_goes_on(free_of_new_processes: None, tmp_path: Path) -> None:
     """It has more to say when a replica is started again, and nobody to say it to."""
     place = tmp_path / "ledger"
@@ -206,6 +208,7 @@ def test_a_cluster_whose_output_nobody_reads_any_more_goes_on(free_of_new_proces
         process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("streams", "status", "said"),
     [

@@ -266,6 +266,7 @@ def test_the_cursor_is_given_back_when_the_run_is_interrupted() -> None:
     assert out.getvalue().rindex(SHOW_CURSOR) > out.getvalue().rindex(HIDE_CURSOR)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_real_terminal_shows_progress_and_a_green_verdict(
     free_of_new_processes: None, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def formatted(disk: RecordingDisk) -> DataFile:
     return data_file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_every_crash_leaves_a_file_that_opens_and_keeps_its_promises(seed: int) -> None:
     """Writes and checkpoints, cut after every write and every sync."""
@@ -101,6 +102,7 @@ def test_every_crash_leaves_a_file_that_opens_and_keeps_its_promises(seed: int) 
     assert states > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_crash_after_a_crash_leaves_a_file_that_opens(seed: int) -> None:
     """The file that a crash left is opened, goes through more checkpoints, and is cut again at every step."""
@@ -167,6 +169,7 @@ def power_cuts_after_kills(seed: int, *, every: int = 1) -> int:
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_power_cut_while_the_file_of_a_killed_process_is_opened_leaves_a_file_that_opens(seed: int) -> None:
     """What the killed process wrote is in the page cache, and in flight beside what the opening writes."""
@@ -207,6 +210,7 @@ def crashes_after_damage(seed: int) -> int:
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_crash_after_a_damaged_table_leaves_the_checkpoint_before_or_the_next(seed: int) -> None:
     """The only good table is not written over until another one is durable."""

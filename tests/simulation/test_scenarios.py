@@ -64,6 +64,7 @@ STEPS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOST_ANSWERS, ids=lambda kind: str(kind.__name__))
 def test_an_answer_that_is_lost_is_given_again(kind: type) -> None:
     """Three in a row, at whatever step; nothing is done twice and nobody waits for ever."""
@@ -85,6 +86,7 @@ def test_a_request_that_is_lost_is_sent_again(kind: type) -> None:
     assert scenario.dropped == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["replica", "replies", "storage", "pool"])
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: str(step.__name__))
 def test_a_process_that_is_killed_at_a_step_costs_no_reply(victim: str, step: type) -> None:

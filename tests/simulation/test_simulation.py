@@ -74,6 +74,7 @@ def hashes(python: str, hash_seed: int, seeds: tuple[int, ...], path: list[str])
     return run.stdout
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trace_in_other_processes() -> None:
     """Whatever the hash seed of the process is."""
     seeds = (3, 34)
@@ -83,6 +84,7 @@ def test_the_same_seed_gives_the_same_trace_in_other_processes() -> None:
     assert hashes(sys.executable, 2, seeds, path) == here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", PYTHONS)
 def test_the_same_seed_gives_the_same_trace_under_every_supported_python(version: str) -> None:
     """An interpreter named by SIMULATION_PYTHON_3_13 and the like, or on PATH; it must have what the packages need."""
@@ -105,6 +107,7 @@ def test_copying_every_message_changes_nothing() -> None:
     assert run_plan(plan).hash == run_plan(plan, copies=True).hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BY_SEED, ids=lambda bug: f"{bug.breaks}-{bug.attribute}")
 def test_a_planted_bug_is_found(bug: Planted) -> None:
     """With the seed that is known to find it, as a rule: README.md has the table."""
@@ -122,6 +125,7 @@ def test_a_seed_that_finds_a_planted_bug_passes_without_it() -> None:
         assert result.passed, result.failure
 
 
+@pytest.mark.slow
 def test_a_failing_plan_is_shrunk_to_less_that_still_fails() -> None:
     """Fewer requests, fewer faults, the same invariant."""
     bug = next(bug for bug in PLANTED if bug.what == "two writes of a slot in flight")

@@ -177,6 +177,7 @@ def repaired(contents: bytes) -> bytes:
     return bytes(disk.files[CONFIG.path].data)
 
 
+@pytest.mark.slow
 def test_a_crash_leaves_the_old_checkpoint_or_the_new_one() -> None:
     """Never neither and never a mix, with crashes while the crash is being repaired, and in the next checkpoint.
 

@@ -122,6 +122,7 @@ BAD_FILES: dict[str, tuple[FaultKind, Callable[[Path, RepliesConfig], None], dic
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_file_that_does_not_fit_is_refused_and_left_as_it_is(asys: OwnedSystem, tmp_path: Path, name: str) -> None:
     """`OpenFailed` says the kind, what was found and what was expected; no byte and no time stamp changes.

@@ -133,6 +133,7 @@ def test_a_repeated_checkpoint_is_told_done_and_not_done_again(asys: OwnedSystem
     driver.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [Drop, Repeat])
 def test_lost_and_repeated_answers_of_the_storage_do_no_harm(
     asys: OwnedSystem, tmp_path: Path, script: type[Drop] | type[Repeat]

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from client_replies.actors.thespian.system import OwnedSystem
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing
@@ -77,6 +79,7 @@ def test_a_repaired_reply_is_served_while_it_waits_for_a_buffer_to_be_written_fr
     driver.close()
 
 
+@pytest.mark.slow
 def test_a_synced_replica_gets_every_reply_from_its_peers_durably(asys: OwnedSystem, tmp_path: Path) -> None:
     """All slots of a new table are repaired, in several requests within the budget, and survive a restart."""
     book = Book()

@@ -341,6 +341,7 @@ def test_a_system_outlives_the_thread_that_started_it() -> None:
         assert not keeper.is_alive()
 
 
+@pytest.mark.slow
 def test_a_script_that_is_killed_at_any_moment_leaves_no_process(free_of_new_processes: None) -> None:
     """`kill -9` while it starts, runs or stops: whoever it started goes with it."""
     before = living_descendants()

@@ -47,6 +47,7 @@ def test_every_mark_of_the_cluster_is_reached(request: pytest.FixtureRequest) ->
     assert reached.missing(EXPECTED) == [], "python -m tests.simulation.cluster --sample draws a sample anew"
 
 
+@pytest.mark.slow
 def test_the_same_seed_of_the_cluster_gives_the_same_trace_in_other_processes() -> None:
     """Whatever the hash seed of the process is."""
     seeds = DRAWN.sample[:2]
@@ -66,6 +67,7 @@ def test_copying_every_message_of_the_cluster_changes_nothing() -> None:
     assert run_plan(plan).hash == run_plan(plan, copies=True).hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BY_SEED, ids=lambda bug: bug.what.replace(" ", "-"))
 def test_a_planted_bug_of_the_protocol_is_found(bug: Planted) -> None:
     """With the seed that is known to find it, as a rule: README.md has the table."""

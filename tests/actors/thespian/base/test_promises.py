@@ -219,6 +219,7 @@ def test_threads_of_a_script_each_get_their_own_answers(system: OwnedSystem) -> 
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_two_who_flood_each_other_get_every_message_in_order(system: OwnedSystem) -> None:
     """Many times what may wait for one peer, in one handler each. (On TCP both would wait for ever.)"""
     first, second, count = system.createActor(Flooder), system.createActor(Flooder), 20_000
@@ -253,6 +254,7 @@ def test_of_what_was_sent_to_a_killed_actor_all_but_a_few_are_dead_letters(syste
     wait_until(lambda: found()[-1] == 1499, TIMEOUT_S)
 
 
+@pytest.mark.slow
 def test_an_idle_system_does_not_wake(system: OwnedSystem, parent: ActorAddress) -> None:
     """No timer, no poll: a process that has nothing to do is not run at all."""
     asked(system, parent, "told")
@@ -309,6 +311,7 @@ def test_no_tcp_port_is_listened_at(system: OwnedSystem, parent: ActorAddress) -
     assert listening([os.getpid(), *processes_of(system)]) == []
 
 
+@pytest.mark.slow
 def test_what_a_script_does_in_turn_reaches_the_admin_in_turn(system: OwnedSystem) -> None:
     """A capability is there for the actor that is created next, though that goes over another connection."""
     for number in range(30):

@@ -229,6 +229,7 @@ def test_whoever_greets_without_the_key_gets_a_nonce_and_no_further(system: Owne
                 assert connection.recv(4096) == b""
 
 
+@pytest.mark.slow
 def test_idle_connections_are_closed_and_the_owner_is_served_meanwhile(
     system: OwnedSystem, echo: ActorAddress, log_file: Path
 ) -> None:
