@@ -182,7 +182,7 @@ class StorageActor(ComponentActor):
                 others=others,
                 damaged=file.damaged,
             )
-            file.sessions = b""  # The answer has it; a second copy of a large table would stay for good.
+            file.sessions = b""  # The answer has it; a second copy of a large table would stay in memory.
             self._answer(lane, answer)
         self._close_if_idle()
 
@@ -230,7 +230,7 @@ class StorageActor(ComponentActor):
 
         def run(file: DataFile) -> Message:
             file.write_checkpoint(message.sequence, message.op, message.sessions)
-            file.sessions = b""  # Nobody asks for it again, and a large table would stay for good.
+            file.sessions = b""  # Nobody asks for it again, and a large table would stay in memory.
             return CheckpointWritten(batch=message.batch)
 
         self._run("checkpoint", message, run, sender)

@@ -5,7 +5,7 @@
     port.write(slot, reply); port.committed(op)          # after executing a batch, while `port.ready`
     if port.receive(message):                            # whatever the owner's actor is sent
         for event in port.take_events(): ...
-    port.tick()                                          # now and then
+    port.tick()                                          # periodically
 
 Guarantees: one numbered message is in flight; what arrives meanwhile forms the next, in commit order, per slot only the
 last operation, in the place of the first that waits: so a busy slot is never put off. What has no answer is sent again,

@@ -4,7 +4,7 @@ Guarantees: a message reaches the one handler registered for its class, validate
 it by the actor's table of senders; what is unknown, malformed or a stranger's is counted, logged by name at a bounded
 rate, and otherwise harmless. A handler runs once: an exception that it lets out is a bug, becomes
 `InvariantBroken` and ends the process, because Thespian would call it again with half its work done. Whatever the
-actor watches is watched after every handler, since a handler that does not return the watch loses it for good.
+actor watches is watched after every handler, since a handler that does not return the watch loses it permanently.
 
 Limits: no order, no delivery. Handlers are written for messages that come late, twice, reversed or never.
 
@@ -88,7 +88,7 @@ class ComponentActor(Actor):
         return self._ticked + self._tick_period
 
     def child_exited(self, child: ActorAddress) -> None:
-        """A child is gone. Told twice, now and then."""
+        """A child is gone. It is sometimes told twice."""
 
     def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
         """Whether `sender` is this party, as far as this actor knows. Changes nothing.

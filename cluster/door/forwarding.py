@@ -529,7 +529,7 @@ class GatewayPort:
     """The replica's end: takes batches, remembers where each client is, and sends the answers back in batches.
 
     The replica calls `take` with each `ForwardRequests`; `reply`, `refuse` or `redirect` with what its protocol says
-    about a client; and `flush` at the end of every handler and now and then. To hold a gateway back, it takes later.
+    about a client; and `flush` at the end of every handler and periodically. To hold a gateway back, it takes later.
     """
 
     def __init__(

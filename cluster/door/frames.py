@@ -17,7 +17,7 @@ component's own reply, header and body, and of a refusal a short text for people
 
 Guarantees: a length is believed only after the checksum of its header, a body only after its own; what decodes packs
 to the same bytes; each way to be wrong has an error of its own below `FrameInvalid`, after which a decoder is in
-ERROR for good. A decoder holds one frame and one read at most, and its work is linear in the bytes it was given.
+ERROR permanently. A decoder holds one frame and one read at most, and its work is linear in the bytes it was given.
 
 Limits: no secrecy, no authenticity. XXH3 finds rot, not malice: who knows a client's number can speak for it.
 """
@@ -160,7 +160,7 @@ class Command(enum.IntEnum):
 
 
 class Reason(enum.IntEnum):
-    """Why there is no reply: for good, or (MALFORMED, BUSY, NOT_PRIMARY) this time."""
+    """Why there is no reply: permanently, or (MALFORMED, BUSY, NOT_PRIMARY) this time."""
 
     NO_SESSION = 1  # evicted, or never registered
     SESSION_TOO_LOW = 2  # the client has a later session

@@ -2,7 +2,7 @@
 
 Guarantees: a gateway whose process has ended is created anew, at the address at which clients know it; one that ends
 again and again, ever more slowly. What it is told is said again while it is not confirmed, and where the replicas are
-now and then in any case: messages get lost.
+periodically in any case: messages get lost.
 
 Owns: the gateway's process and address.
 """

@@ -144,7 +144,7 @@ def reply_read(core: Core, header: bytes, reply: bytes) -> None:
 
 
 def reply_not_read(core: Core, header: bytes, lost: bool) -> None:
-    """The component did not have the reply: it is lost for good, or the client asks again while it is repaired."""
+    """The component did not have the reply: it is lost, or the client asks again while it is repaired."""
     client = core.clients.reads.pop(header, None)
     if client is None or not core.is_primary or not lost:
         return

@@ -163,7 +163,7 @@ def _cut(core: Core, best: DoViewChange, commit: int) -> int:
     """The end of the best log, or of its part before an entry that nobody has and that cannot be committed.
 
     The best log's own replica may hold no more than the checksum of an entry that rotted. If a quorum never had the
-    entry, it was never committed; waiting for it would be waiting for good.
+    entry, it was never committed; waiting for it would never end.
     """
     for op in range(commit + 1, best.op + 1):
         checksum = best.checksums[op - best.commit]

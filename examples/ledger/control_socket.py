@@ -146,7 +146,7 @@ class _Asker:
 
 
 class ControlSocket:
-    """See the module. It is looked at now and then, and never waited for."""
+    """See the module. It is looked at periodically, and never waited for."""
 
     def __init__(self, directory: Path, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
