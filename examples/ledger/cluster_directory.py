@@ -82,7 +82,7 @@ def on_refusal(directory: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What never changes of a cluster, and the replicas that were up at least once: they may have promised something."""
+    """What never changes of a cluster, and which replicas were ever up: they may have promised something."""
 
     cluster: int
     replicas: int
