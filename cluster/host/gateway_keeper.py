@@ -20,7 +20,8 @@ from client_replies.cluster.door.gateway import (
 )
 from client_replies.messages.message import Message
 
-from .members import START_TIMEOUT, Members, MembersFailed, is_living, is_stopped
+from .failure import MembersFailed
+from .members import START_TIMEOUT, Members, is_living, is_stopped
 
 GATEWAY = "gateway"
 START_INTERVAL = 1.0  # seconds until a start without an answer is asked for again

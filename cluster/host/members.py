@@ -35,6 +35,8 @@ from client_replies.cluster.control import (
 from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.messages.message import Message
 
+from .failure import MembersFailed
+
 RESEND_INTERVAL = 1.0  # seconds
 START_TIMEOUT = 30.0
 START_GRACE = 10.0  # seconds that the others wait for a replica that neither starts nor says why
@@ -44,10 +46,6 @@ RESTARTS_MAX = 12  # in `RESTARTS_WITHIN` seconds; then something is wrong that 
 RESTARTS_WITHIN = 20.0
 RETRY_PAUSE = 0.25  # seconds before a replica that said why it stopped is tried again; twice as long each time
 RETRY_PAUSE_MAX = 30.0
-
-
-class MembersFailed(Exception):
-    """The cluster cannot go on; the text says why."""
 
 
 @contextlib.contextmanager

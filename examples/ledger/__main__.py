@@ -18,7 +18,7 @@ from client_replies.cluster.client.cluster_client import (
     RequestTimeout,
     SessionEvicted,
 )
-from client_replies.cluster.host.members import MembersFailed
+from client_replies.cluster.host.failure import MembersFailed
 
 from . import exit_status
 from .arguments import decimal, path, replicas, whole
@@ -28,10 +28,9 @@ from .commands import COMMANDS, add_parsers
 from .completion import complete
 from .config import CLIENTS_MAX
 from .exit_status import ExitStatus
-from .journal import Plant
-from .run import DAMAGES_DEFAULT, KILLS_DEFAULT, Options, Terminated, default_damages, default_kills, run
+from .options import DAMAGES_DEFAULT, KILLS_DEFAULT, Options, SoakOptions, Terminated, default_damages, default_kills
+from .plant import Plant
 from .run_directory import DirectoryUnusable
-from .soak import SoakOptions, soak
 from .terminal import OutputLost, check_output, prepare_streams, show, show_error
 from .transfers import TransferFileError, read_transfers
 
@@ -278,6 +277,8 @@ def _run(parsed: argparse.Namespace) -> ExitStatus:
         keep=parsed.keep,
         asked=frozenset(asked),
     )
+    from .run import run  # here, because it imports all the actors
+
     return run(options)
 
 
@@ -291,6 +292,8 @@ def _soak(parsed: argparse.Namespace) -> ExitStatus:
         plant=parsed.plant,
         keep=parsed.keep,
     )
+    from .soak import soak  # as above
+
     return soak(options)
 
 

@@ -19,8 +19,6 @@ from .cluster_directory import ask, whole_number
 from .completion import clusters, completed_by, requests, victims, ways_to_hurt
 from .exit_status import ExitStatus
 from .ledger import quoted
-from .live import start
-from .status import show_status
 from .terminal import OutputLost, show
 
 HURTS = """ways to hurt a cluster:
@@ -110,6 +108,7 @@ def _add_place(command: argparse.ArgumentParser) -> None:
 
 def run_start(parsed: argparse.Namespace) -> ExitStatus:
     """`start`."""
+    from .live import start  # here, because it imports all the actors
 
     def say(text: str) -> None:
         with contextlib.suppress(OutputLost):
@@ -128,6 +127,8 @@ def run_status(parsed: argparse.Namespace) -> ExitStatus:
     if parsed.json:
         show([json.dumps(status)])
     else:
+        from .status import show_status  # here, because it imports the protocol
+
         show_status(status)
     return ExitStatus.DONE if status["quorum"] else ExitStatus.UNAVAILABLE
 

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client_replies.cluster.control import GetProgress, Progress
+from client_replies.cluster.host.failure import MembersFailed
 from client_replies.cluster.host.gateway_keeper import GatewayKeeper
-from client_replies.cluster.host.members import Members, MembersFailed, is_living, kill
+from client_replies.cluster.host.members import Members, is_living, kill
 from client_replies.cluster.replica.replica import DATA_FILE
 from client_replies.messages.replies import GetStatus, RepliesStatus
 from client_replies.messages.reply import Reply

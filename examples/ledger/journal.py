@@ -9,7 +9,6 @@ Limits: no durability, but order: lines are flushed before anything that rests o
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 
 from client_replies.cluster.vsr.execution import Applied, Skipped
@@ -20,16 +19,10 @@ from client_replies.messages.reply_header import checksum128
 from .evidence import EvidenceWriter, Execution, journal_line, restored_line
 from .ledger import Outcome, Result
 from .ledger_machine import LedgerMachine
+from .plant import Plant
 
 # The planted second execution happens to the first transfer that gets this number of the ledger, or a later one.
 PLANTED_SEQUENCE = 12
-
-
-class Plant(enum.Enum):
-    """Faults that can be planted, to show that the verdict finds them."""
-
-    EXECUTE_TWICE = "execute-twice"
-    WRONG_REPLY = "wrong-reply"
 
 
 class JournaledMachine(LedgerMachine):

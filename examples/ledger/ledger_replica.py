@@ -23,8 +23,9 @@ from client_replies.cluster.replica.replica import ReplicaActor
 from .damage import NO_MOMENTS, SABOTEUR, MomentsPlan, SlotDamaged
 from .faulty_network import Faults, FaultyNetwork
 from .hurt import NOT_HURT, Hurt, HurtDone, Hurts, ReplicaFaults
-from .journal import Journal, Plant
+from .journal import Journal
 from .ledger_machine import LedgerMachine
+from .plant import Plant
 from .replica_events import Events
 
 JOURNAL_FILE = "journal.jsonl"

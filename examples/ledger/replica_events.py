@@ -32,8 +32,9 @@ from .damage import DamageSlot, Moments, MomentsPlan
 from .evidence import EvidenceWriter, Final, Seen, counted_line
 from .faulty_network import FaultyNetwork
 from .hurt import Hurts, ReplicaFaults
-from .journal import Journal, Plant, wrong_reply
+from .journal import Journal, wrong_reply
 from .ledger import Ledger
+from .plant import Plant
 
 COUNTS_INTERVAL = 0.25  # seconds between two lines of what was counted
 DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again

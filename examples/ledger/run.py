@@ -24,7 +24,8 @@ from pathlib import Path
 
 from client_replies.actors.thespian.system import configure_logging, running_system
 from client_replies.cluster.control import Finish, FinishState, GetProgress, Progress
-from client_replies.cluster.host.members import Members, MembersFailed, on_machine
+from client_replies.cluster.host.failure import MembersFailed
+from client_replies.cluster.host.members import Members, on_machine
 from client_replies.cluster.replica.replica import DATA_FILE, replica_name
 from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import Layout, sectors_size
@@ -36,9 +37,9 @@ from .descriptors import prepare_descriptors
 from .evidence import Totals, read_answers, read_events, read_final, read_journal
 from .exit_status import ExitStatus
 from .faulty_network import cluster_faults
-from .journal import Plant
-from .ledger import Transfer
 from .ledger_replica import EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, LedgerReplica, StartLedgerReplica
+from .options import Options
+from .plant import Plant
 from .report import Figures, broken_count, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
 from .saboteur import SaboteurActor
@@ -50,10 +51,6 @@ CLUSTER_PREFIX = 0xC1057E2
 # these, to its backups and to its component.
 CLIENT_ACTORS_MAX = 2
 
-# Planned by default, and of so many transfers one at most; of fewer transfers still one.
-DAMAGES_DEFAULT, TRANSFERS_PER_DAMAGE = 5, 4
-KILLS_DEFAULT, TRANSFERS_PER_KILL = 2, 10
-
 EVIDENCE_DIRECTORY = "evidence"
 MOMENTS_DIRECTORY = "moments"
 
@@ -61,41 +58,6 @@ START_TIMEOUT = 30.0  # seconds
 STALL_TIMEOUT = 30.0
 FINISH_TIMEOUT = 30.0
 POLL_INTERVAL = 0.25
-
-
-class Terminated(BaseException):
-    """SIGTERM: end like Ctrl-C, cleaning up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user chose, checked."""
-
-    transfers_file: Path
-    transfers: tuple[Transfer, ...]
-    clients: int
-    replicas: int
-    seed: int
-    directory: Path
-    drop_replies: float
-    duplicate_requests: float
-    damages: int
-    kills: int
-    plant: Plant | None
-    json: bool
-    keep: bool
-    rate: float = 0.0  # transfers per second; 0: as fast as answers come
-    asked: frozenset[str] = frozenset()  # of --damage and --kill, those that the user gave
-
-
-def default_damages(transfers: int) -> int:
-    """How many slots to damage if the user does not say."""
-    return min(DAMAGES_DEFAULT, max(1, transfers // TRANSFERS_PER_DAMAGE))
-
-
-def default_kills(transfers: int) -> int:
-    """How often to kill the primary if the user does not say."""
-    return min(KILLS_DEFAULT, max(1, transfers // TRANSFERS_PER_KILL))
 
 
 @dataclass(frozen=True, slots=True)

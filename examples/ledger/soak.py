@@ -18,11 +18,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from client_replies.cluster.host.failure import MembersFailed
 from client_replies.cluster.host.gateway_keeper import GatewayKeeper
-from client_replies.cluster.host.members import Members, MembersFailed, on_machine
+from client_replies.cluster.host.members import Members, on_machine
 
 from .client import client_id
 from .descriptors import prepare_descriptors
@@ -31,10 +32,10 @@ from .evidence import read_answers
 from .exit_status import ExitStatus
 from .generate_transfers import rows
 from .harm import Harm
-from .journal import Plant
 from .ledger_replica import StartLedgerReplica
+from .options import Options, SoakOptions
 from .report import figure_lines, percentile, verdict_lines
-from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Options, Outcome, Run, after
+from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Outcome, Run, after
 from .run_directory import run_directory
 from .terminal import Line, OutputLost, ProgressLine, plain, show
 from .transfers import HEADING, read_transfers
@@ -46,19 +47,6 @@ RESERVE = 60.0  # seconds at the end, for the last repairs and the verdict; of a
 SCRUB_BYTES_PER_SECOND, SCRUB_PASS_INTERVAL = 1024 * 1024, 1.0
 PROGRESS_INTERVAL = 10.0
 HOST = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class SoakOptions:
-    """What the user chose, checked."""
-
-    minutes: float
-    rate: float
-    replicas: int
-    seed: int
-    directory: Path
-    plant: Plant | None
-    keep: bool
 
 
 class Soak(Run):

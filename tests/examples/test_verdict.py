@@ -37,8 +37,9 @@ from examples.ledger.evidence import (
 from examples.ledger.evidence import Execution as Line
 from examples.ledger.journal import Journal as ReplicaJournal
 from examples.ledger.ledger import OPERATION_TRANSFER, Transfer
+from examples.ledger.options import Options, default_damages, default_kills
 from examples.ledger.report import figures, percentile, report_json, report_lines
-from examples.ledger.run import Options, Outcome, default_damages, default_kills, not_done
+from examples.ledger.run import Outcome, not_done
 from examples.ledger.soak import whole_again
 from examples.ledger.terminal import plain
 from examples.ledger.verdict import CHECKS, Check, CheckResult, Evidence, judge, read_rows
