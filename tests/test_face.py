@@ -52,6 +52,13 @@ def test_importing_the_face_alone_imports_no_actors() -> None:
     assert loaded == "[]"
 
 
+def test_the_command_line_alone_imports_no_actors() -> None:
+    """`--help`, and a client's request, would wait for them."""
+    heavy = ("structlog", "sqlite3", "client_replies.actors", "client_replies.cluster.replica")
+    loaded = run(f"import sys, examples.ledger.__main__; print([name for name in {heavy} if name in sys.modules])")
+    assert loaded == "[]"
+
+
 def test_help_is_a_first_page() -> None:
     """It shows the first use before anything else, and is no list of submodules alone."""
     page = run("import pydoc, client_replies; print(pydoc.plain(pydoc.render_doc(client_replies)))")
