@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from client_replies.cluster.control import may_lose_disk
-from client_replies.cluster.host import members as members_module
+from client_replies.cluster.host.failure import MembersFailed
 from client_replies.cluster.host.members import (
     RESTART_PAUSE,
     RESTARTS_MAX,
@@ -75,7 +75,7 @@ def test_a_reason_that_comes_after_the_end_was_seen_still_counts(members: Member
 
 def test_what_the_machine_refuses_ends_the_script_with_a_reason() -> None:
     """And what a closed pipe says of our reader is passed on as that."""
-    with pytest.raises(members_module.MembersFailed, match="this machine refuses"), on_machine():
+    with pytest.raises(MembersFailed, match="this machine refuses"), on_machine():
         raise OSError(28, "No space left on device")
     with pytest.raises(BrokenPipeError), on_machine():
         raise BrokenPipeError
