@@ -27,7 +27,6 @@ LONG_MODULES = frozenset(
         "actors/component/reading.py",
         "actors/owner/replies_port.py",
         "actors/component/slots.py",
-        "cluster/client/cluster_client.py",
         "cluster/door/forwarding.py",
         "cluster/door/frames.py",
         "cluster/door/front_door.py",

@@ -1,1 +1,49 @@
-"""What clients use: `cluster_client` (sessions over the front door's wire), `retry_timeout` (when to ask again)."""
+"""What clients use: `ClusterClient`, its sessions, and their errors. No actors here.
+
+Read in this order: `cluster_client` (clients and sessions), `call` (one call as steps without I/O), `answers` (what a
+frame means for it), `line` (the connection), `retry_policy` and `retry_timeout` (when to ask again), `errors`,
+`one_process` (what a forked child may not use).
+"""
+
+from .answers import Answer
+from .cluster_client import ClusterClient, Session
+from .errors import (
+    ClusterError,
+    ClusterUnavailable,
+    NotCopyable,
+    OtherProcess,
+    PoolExhausted,
+    ProtocolError,
+    ReplyLost,
+    RequestConflict,
+    RequestPending,
+    RequestTimeout,
+    SessionEvicted,
+    SessionInUse,
+    SessionMisused,
+    SessionOver,
+    WrongCluster,
+)
+from .retry_policy import RetryPolicy
+
+__all__ = [
+    "Answer",
+    "ClusterClient",
+    "ClusterError",
+    "ClusterUnavailable",
+    "NotCopyable",
+    "OtherProcess",
+    "PoolExhausted",
+    "ProtocolError",
+    "ReplyLost",
+    "RequestConflict",
+    "RequestPending",
+    "RequestTimeout",
+    "RetryPolicy",
+    "Session",
+    "SessionEvicted",
+    "SessionInUse",
+    "SessionMisused",
+    "SessionOver",
+    "WrongCluster",
+]

@@ -11,13 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from client_replies.cluster.client.cluster_client import (
-    ClusterError,
-    ClusterUnavailable,
-    ReplyLost,
-    RequestTimeout,
-    SessionEvicted,
-)
+from client_replies.cluster.client import ClusterError, ClusterUnavailable, ReplyLost, RequestTimeout, SessionEvicted
 from client_replies.cluster.host.failure import MembersFailed
 
 from . import exit_status

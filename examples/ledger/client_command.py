@@ -25,14 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from client_replies.cluster.client.cluster_client import (
-    Answer,
-    ClusterClient,
-    ClusterError,
-    ReplyLost,
-    RetryPolicy,
-    Session,
-)
+from client_replies.cluster.client import Answer, ClusterClient, ClusterError, ReplyLost, RetryPolicy, Session
 from client_replies.messages.message import U64_MAX
 
 from .cluster_directory import read_running, whole_number

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client_replies.cluster.client.cluster_client import (
+from client_replies.cluster.client import (
     Answer,
     ClusterClient,
     ClusterError,

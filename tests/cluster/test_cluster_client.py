@@ -15,14 +15,11 @@ from typing import Any
 
 import pytest
 
-from client_replies.cluster.client import cluster_client
-from client_replies.cluster.client.cluster_client import (
+from client_replies.cluster.client import (
     Answer,
-    AnswerWrong,
     ClusterClient,
     ClusterError,
     ClusterUnavailable,
-    Ignored,
     NotCopyable,
     OtherProcess,
     PoolExhausted,
@@ -38,9 +35,10 @@ from client_replies.cluster.client.cluster_client import (
     SessionMisused,
     SessionOver,
     WrongCluster,
-    judge,
-    parse_address,
 )
+from client_replies.cluster.client import line as line_module
+from client_replies.cluster.client.answers import AnswerWrong, Ignored, judge
+from client_replies.cluster.client.line import parse_address
 from client_replies.cluster.door.frames import (
     OPERATION_CLOSE,
     PRIMARY_UNKNOWN,
@@ -763,7 +761,7 @@ def interrupted_after(lines: int, work: Callable[[], object]) -> bool:
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.endswith("cluster_client.py"):
+        if "/cluster/client/" not in frame.f_code.co_filename:
             return None
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
         if event == "line" and frame.f_code.co_name != "_alone" and "with self._" not in line:
@@ -847,7 +845,7 @@ def test_addresses_are_host_and_port() -> None:
     """Of either family."""
     assert parse_address("127.0.0.1:4000") == ("127.0.0.1", 4000)
     assert parse_address("[::1]:4000") == ("::1", 4000)
-    assert cluster_client._name(("::1", 4000)) == "[::1]:4000"
+    assert line_module.address_name(("::1", 4000)) == "[::1]:4000"
 
 
 # What a frame means.

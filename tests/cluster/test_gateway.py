@@ -22,7 +22,7 @@ from client_replies.actors.thespian.system import (
     processes_of,
     running_system,
 )
-from client_replies.cluster.client.cluster_client import Answer, ClusterClient, RetryPolicy, SessionEvicted
+from client_replies.cluster.client import Answer, ClusterClient, RetryPolicy, SessionEvicted
 from client_replies.cluster.door.door_sockets import DoorSockets
 from client_replies.cluster.door.forwarding import ForwardingLimits
 from client_replies.cluster.door.frames import (

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from client_replies.cluster.client.cluster_client import ClusterClient, RetryPolicy, Session
+from client_replies.cluster.client import ClusterClient, RetryPolicy, Session
 from client_replies.cluster.durable_files import NEW
 
 from examples.ledger.cluster_directory import RUNNING_FILE, SOCKET, ClusterUnusable, ask, read_running

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from client_replies.cluster.client.cluster_client import ClusterError, ReplyLost
+from client_replies.cluster.client import ClusterError, ReplyLost
 
 from examples.ledger.__main__ import exit_status_of, main, parse
 from examples.ledger.client_command import LINE_SIZE_MAX, Misused, lines_of, requests_in_line

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from client_replies.cluster.client.cluster_client import RequestTimeout, Session
+from client_replies.cluster.client import RequestTimeout, Session
 from client_replies.cluster.durable_files import NEW
 
 from examples.ledger.cluster_directory import CLUSTER_FILE, RUNNING_FILE, SOCKET

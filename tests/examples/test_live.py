@@ -14,14 +14,7 @@ from typing import Any
 
 import pytest
 
-from client_replies.cluster.client.cluster_client import (
-    Answer,
-    ClusterClient,
-    ReplyLost,
-    RequestTimeout,
-    RetryPolicy,
-    Session,
-)
+from client_replies.cluster.client import Answer, ClusterClient, ReplyLost, RequestTimeout, RetryPolicy, Session
 from client_replies.cluster.host.members import parent_of
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client_replies.cluster.client.cluster_client import RequestTimeout
+from client_replies.cluster.client import RequestTimeout
 
 from examples.ledger.ledger import Result
 from tests.examples.test_live import Terminal, transfer

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from client_replies.cluster.client.cluster_client import ClusterClient
+from client_replies.cluster.client import ClusterClient
 
 from examples.ledger.cluster_directory import ClusterUnusable, ask, read_running
 from examples.ledger.exit_status import ExitStatus

@@ -18,7 +18,7 @@ def run(corpus: Path, crashes: Path, minutes: float, seed: int) -> None:
     """Fuzz for that long; does not return."""
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["client_replies.cluster", "client_replies.messages"]):
-        for module in ("client_replies.cluster.door.frames", "client_replies.cluster.client.cluster_client"):
+        for module in ("client_replies.cluster.door.frames", "client_replies.cluster.client.answers"):
             if module in sys.modules:
                 raise RuntimeError(f"{module} was imported before it could be instrumented")
             importlib.import_module(module)

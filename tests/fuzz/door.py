@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from client_replies.actors.thespian.system import running_system
-from client_replies.cluster.client.cluster_client import ClusterClient, RetryPolicy, Session
+from client_replies.cluster.client import ClusterClient, RetryPolicy, Session
 from client_replies.cluster.door.front_door import DoorLimits
 
 from tests.cluster.stand_in import CLUSTER, EXECUTED, OPERATION_ECHO, Front

@@ -18,7 +18,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from client_replies.cluster.client.cluster_client import Answer, judge
+from client_replies.cluster.client import Answer
+from client_replies.cluster.client.answers import judge
 from client_replies.cluster.door.frames import (
     FRAME_HEADER_SIZE,
     OPERATION_CLOSE,

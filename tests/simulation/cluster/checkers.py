@@ -20,7 +20,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from client_replies.cluster.client.cluster_client import Answer as ClientAnswer
+from client_replies.cluster.client import Answer as ClientAnswer
 from client_replies.cluster.door.forwarding import ForwardedReplies
 from client_replies.cluster.door.frames import (
     OPERATION_CLOSE,

@@ -12,22 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
-from client_replies.cluster.client.cluster_client import (
+from client_replies.cluster.client import (
     Answer,
-    Call,
     ClusterClient,
     ClusterError,
     ClusterUnavailable,
-    Connect,
-    Pause,
-    Receive,
     ReplyLost,
     RequestTimeout,
     RetryPolicy,
-    Send,
     SessionEvicted,
-    Step,
 )
+from client_replies.cluster.client.call import Call, Connect, Pause, Receive, Send, Step
 from client_replies.cluster.door.frames import (
     OPERATION_CLOSE,
     REPLY_SIZE_MAX,
@@ -62,7 +57,7 @@ class LineChanged:
 
 
 class ClientLine:
-    """The connection of a session: see `client_replies.cluster.client.cluster_client.Line`."""
+    """The connection of a session: see `client_replies.cluster.client.call.Line`."""
 
     def __init__(self, client: GatewayClientActor, address: int) -> None:
         self.address = address

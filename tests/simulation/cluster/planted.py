@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from client_replies.cluster.client import cluster_client
-from client_replies.cluster.client.cluster_client import Call
+from client_replies.cluster.client import call
+from client_replies.cluster.client.call import Call
 from client_replies.cluster.door.forwarding import Forwarding
 from client_replies.cluster.door.gateway import GatewayActor
 from client_replies.cluster.log.log_writer import LogWriter
@@ -270,7 +270,7 @@ GATEWAY = (
         "client",
         "the reply to an earlier request is taken for that to the latest",
         (
-            cluster_client,
+            call,
             "judge",
             "if frame.request_checksum != asked.request_checksum:",
             "if frame.session == asked.session and frame.request < asked.request:\n"
