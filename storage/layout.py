@@ -23,7 +23,7 @@ from client_replies.messages.config import CLIENTS_MAX_LIMIT, MESSAGE_SIZE_LIMIT
 from client_replies.messages.faults import invariant
 from client_replies.messages.reply_header import HEADER_SIZE
 
-from .client_sessions import sessions_size_max
+from .session_table import sessions_size_max
 
 FORMAT_VERSION = 2
 VERSIONS_READ = (1, 2)

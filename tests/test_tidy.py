@@ -30,12 +30,9 @@ LONG_MODULES = frozenset(
         "cluster/door/forwarding.py",
         "cluster/door/frames.py",
         "cluster/door/front_door.py",
-        "cluster/log/log_store.py",
         "cluster/replica/replica.py",
         "messages/replies.py",
-        "storage/client_sessions.py",
         "storage/data_file.py",
-        "storage/device.py",
     }
 )
 LONG_CLASSES = frozenset(

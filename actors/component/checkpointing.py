@@ -13,7 +13,7 @@ from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.replies import Checkpoint, CheckpointDone
 from client_replies.messages.reply_header import packed_op
 from client_replies.messages.storage_io import CheckpointWritten, WriteCheckpoint
-from client_replies.storage.client_sessions import Expectations, SessionsInvalid
+from client_replies.storage.session_table import Expectations, SessionsInvalid
 
 from .opened import Opened
 from .writing import Writing

@@ -45,10 +45,10 @@ from client_replies.messages.storage_io import (
     WriteCheckpoint,
     WriteSlots,
 )
-from client_replies.storage.client_sessions import Expectations, SessionsInvalid
 from client_replies.storage.data_file import DataFile
 from client_replies.storage.errors import StorageError, storage_error
 from client_replies.storage.layout import sectors_size
+from client_replies.storage.session_table import Expectations, SessionsInvalid
 from client_replies.storage.shared_memory import LeaseStale, PoolMemory
 
 SHORT_WRITE_MAX = 2**20  # bytes that are written and synced while the mailbox waits, if nothing else is in flight

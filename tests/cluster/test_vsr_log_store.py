@@ -16,7 +16,6 @@ import pytest
 
 from client_replies.cluster.log.log_store import (
     LogStore,
-    MemoryLogStore,
     SqliteLogStore,
     StoreDamaged,
     StoreExists,
@@ -38,6 +37,7 @@ from client_replies.cluster.vsr.durable import (
 from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.messages.reply_header import checksum128
 
+from .memory_log_store import MemoryLogStore
 from examples.ledger.ledger import OPERATION_TRANSFER
 
 IDENTITY = StoreIdentity(0xC1, 2)

@@ -163,7 +163,7 @@ def plant(mutant: Mutant, directory: Path) -> None:
     for folder in ("client_replies", "messages", "storage", "actors", "cluster", "examples"):
         shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (directory / "tests" / "cluster").mkdir(parents=True)
-    for name in ("vsr_world.py", "vsr_simulation.py", "test_vsr_scenarios.py"):
+    for name in ("memory_log_store.py", "vsr_world.py", "vsr_simulation.py", "test_vsr_scenarios.py"):
         shutil.copy(ROOT / "tests" / "cluster" / name, directory / "tests" / "cluster" / name)
     for name, found, put in mutant.edits:
         path = directory / name

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client_replies.cluster.log.log_store import MemoryLogStore, StoreIdentity
+from client_replies.cluster.log.log_store import StoreIdentity
 from client_replies.cluster.protocol import Request
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.durable import LogWrite
@@ -46,6 +46,7 @@ from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, OPERATION_REGISTER, checksum128, packed_op
 from client_replies.storage.client_sessions import ClientSessions
 
+from .memory_log_store import MemoryLogStore
 from examples.ledger.ledger import OPERATION_TRANSFER
 
 CLUSTER = 0xC1

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.reply_header import Buffer
-from client_replies.storage.device import MemoryDevice, MemoryDisk, MemoryFile, NewFile, _NewMemoryFile
+from client_replies.storage.device import NewFile
+from client_replies.storage.memory_disk import MemoryDevice, MemoryDisk, MemoryFile, _NewMemoryFile
 
 from .chance import Chance
 from .disk import TEAR_SIZE, rubbish

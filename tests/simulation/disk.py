@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.reply_header import HEADER_SIZE, Buffer
-from client_replies.storage.device import MemoryDevice, MemoryDisk, MemoryFile, NewFile, _NewMemoryFile
+from client_replies.storage.device import NewFile
 from client_replies.storage.errors import storage_error
 from client_replies.storage.layout import Layout
+from client_replies.storage.memory_disk import MemoryDevice, MemoryDisk, MemoryFile, _NewMemoryFile
 
 from .chance import Chance
 from .marks import Marks

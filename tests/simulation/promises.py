@@ -41,8 +41,8 @@ from client_replies.messages.replies import (
     WritesAccepted,
 )
 from client_replies.messages.reply_header import HEADER_SIZE, packed_op
-from client_replies.storage.client_sessions import Expectations
 from client_replies.storage.layout import sectors_size
+from client_replies.storage.session_table import Expectations
 
 from .disk import SimFile, sectors_of
 from .history import CLUSTER

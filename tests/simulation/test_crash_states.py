@@ -8,9 +8,9 @@ from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
 from client_replies.messages.reply_header import HEADER_SIZE
 from client_replies.storage.client_sessions import ClientSessions
 from client_replies.storage.data_file import DataFile
-from client_replies.storage.device import MemoryDisk, MemoryFile
 from client_replies.storage.errors import StorageError
 from client_replies.storage.layout import Layout
+from client_replies.storage.memory_disk import MemoryDisk, MemoryFile
 
 from tests.simulation.chance import Chance
 from tests.simulation.crash_states import CrashState, Promises, RecordingDisk, Step, crash_states, page_cache

@@ -11,8 +11,9 @@ import pytest
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.reply import Reply
-from client_replies.storage.device import Device, Disk, FileDisk, MemoryDisk
+from client_replies.storage.device import Device, Disk, FileDisk
 from client_replies.storage.errors import StorageError
+from client_replies.storage.memory_disk import MemoryDisk
 
 CLUSTER = 2**127 + 7
 Result = TypeVar("Result")

@@ -14,9 +14,9 @@ from client_replies.messages.config import OpenMode
 from client_replies.messages.reply_header import HEADER_SIZE, Buffer
 from client_replies.storage import data_file as data_file_module
 from client_replies.storage.data_file import DataFile
-from client_replies.storage.device import MemoryDevice, MemoryDisk, MemoryFile
 from client_replies.storage.errors import StorageError
 from client_replies.storage.layout import SUPERBLOCK_COPIES
+from client_replies.storage.memory_disk import MemoryDevice, MemoryDisk, MemoryFile
 from client_replies.storage.superblock import choose_superblock
 
 from tests.storage.samples import make_reply, small_config

@@ -8,29 +8,32 @@ from dataclasses import dataclass
 import pytest
 
 from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, checksum128, packed_op, packed_size
-from client_replies.storage import client_sessions as module
+from client_replies.storage import client_sessions
+from client_replies.storage import session_table as module
 from client_replies.storage.client_sessions import (
     ClientSessions,
     DuplicateRequest,
     Evicted,
-    Expectations,
     NewRequest,
     NoSession,
     OlderRequest,
     OtherChecksum,
     Registered,
+    SessionsRefused,
+    SessionTooHigh,
+    SessionTooLow,
+    SkippedRequest,
+)
+from client_replies.storage.session_table import (
+    Expectations,
     SessionsCapacityWrong,
     SessionsChecksumWrong,
     SessionsClusterWrong,
     SessionsEntryWrong,
     SessionsInvalid,
     SessionsMagicWrong,
-    SessionsRefused,
     SessionsTruncated,
     SessionsVersionUnknown,
-    SessionTooHigh,
-    SessionTooLow,
-    SkippedRequest,
     sessions_size_max,
 )
 
@@ -432,4 +435,4 @@ def test_random_runs_agree_with_a_naive_model() -> None:
     seen: set[type] = set()
     for seed in range(20):
         seen |= random_run(seed)
-    assert seen == set(typing.get_args(module.RequestStatus))
+    assert seen == set(typing.get_args(client_sessions.RequestStatus))

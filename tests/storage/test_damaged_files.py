@@ -14,9 +14,10 @@ from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
 from client_replies.messages.faults import CheckpointDamaged, FaultClass, FaultKind
 from client_replies.messages.reply_header import HEADER_SIZE
 from client_replies.storage.data_file import DataFile
-from client_replies.storage.device import FileDisk, MemoryDevice, MemoryDisk, MemoryFile
+from client_replies.storage.device import FileDisk
 from client_replies.storage.errors import StorageError, storage_error
 from client_replies.storage.layout import SUPERBLOCK_COPIES, Layout
+from client_replies.storage.memory_disk import MemoryDevice, MemoryDisk, MemoryFile
 from client_replies.storage.superblock import choose_superblock
 
 from tests.storage.samples import fault_kind, make_reply, small_config

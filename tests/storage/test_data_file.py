@@ -17,9 +17,10 @@ from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, SlotFault
 from client_replies.messages.reply_header import HEADER_SIZE, Buffer, checksum128
 from client_replies.storage.data_file import DataFile
-from client_replies.storage.device import Disk, FileDisk, MemoryDevice, MemoryDisk, MemoryFile
+from client_replies.storage.device import Disk, FileDisk
 from client_replies.storage.errors import StorageError
 from client_replies.storage.layout import Layout
+from client_replies.storage.memory_disk import MemoryDevice, MemoryDisk, MemoryFile
 
 from tests.storage.samples import CLUSTER, fault_kind, in_child, make_disk, make_reply, small_config
 

@@ -16,17 +16,9 @@ from typing import Any
 import pytest
 
 from client_replies.messages.faults import FaultClass, FaultKind, InvariantBroken
-from client_replies.storage.device import (
-    Device,
-    Disk,
-    FileDevice,
-    FileDisk,
-    MemoryDisk,
-    address_of,
-    aligned_memory,
-    temporary_name,
-)
+from client_replies.storage.device import Device, Disk, FileDevice, FileDisk, address_of, aligned_memory, temporary_name
 from client_replies.storage.errors import StorageError, fault_of
+from client_replies.storage.memory_disk import MemoryDisk
 
 from tests.storage.samples import fault_kind, in_child, make_disk, read_all
 

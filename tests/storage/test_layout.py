@@ -6,8 +6,8 @@ import pytest
 
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import InvariantBroken
-from client_replies.storage.client_sessions import sessions_size_max
 from client_replies.storage.layout import SUPERBLOCK_COPIES, Layout, sectors_size
+from client_replies.storage.session_table import sessions_size_max
 
 from tests.storage.samples import small_config
 

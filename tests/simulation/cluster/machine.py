@@ -18,13 +18,7 @@ from thespian.actors import Actor, ActorAddress
 from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.cluster.control import StartReplica
-from client_replies.cluster.log.log_store import (
-    LogStore,
-    MemoryLogStore,
-    StoreFailed,
-    StoreIdentity,
-    StoreMissing,
-)
+from client_replies.cluster.log.log_store import LogStore, StoreFailed, StoreIdentity, StoreMissing
 from client_replies.cluster.replica.machine import Machine
 from client_replies.cluster.replica.observer import Observer
 from client_replies.cluster.vsr.config import VsrConfig
@@ -41,6 +35,7 @@ from ..system import Killed, SimSystem
 from examples.ledger.ledger_machine import LedgerMachine
 from examples.ledger.ledger_replica import FINAL_FILE, LedgerReplica
 from examples.ledger.replica_events import final_state
+from tests.cluster.memory_log_store import MemoryLogStore
 
 if TYPE_CHECKING:
     from .world import ClusterWorld

@@ -9,7 +9,7 @@ import pytest
 
 from client_replies.cluster.control import Join, Joined
 from client_replies.cluster.host.members import Members, _Replica
-from client_replies.cluster.log.log_store import MemoryLogStore, StoreIdentity
+from client_replies.cluster.log.log_store import StoreIdentity
 from client_replies.cluster.vsr import sync, view_change
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.core import Core
@@ -21,6 +21,7 @@ from client_replies.messages.storage_io import OpenStorage
 
 from examples.ledger.ledger_machine import LedgerMachine
 from examples.ledger.ledger_replica import LedgerReplica
+from tests.cluster.memory_log_store import MemoryLogStore
 from tests.simulation.cluster.plan import ClusterPlan
 from tests.simulation.cluster.world import ClusterWorld
 from tests.simulation.history import CLUSTER
