@@ -108,7 +108,7 @@ MUTANTS = (
         "a replica that lost its disk votes at once",
         (
             (
-                "cluster/log/log_store.py",
+                "tests/cluster/memory_log_store.py",
                 "DurableState(voting=voting), 0, bytes(16))] * 2",
                 "DurableState(), 0, bytes(16))] * 2",
             ),
