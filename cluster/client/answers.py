@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from client_replies.cluster.door.frames import (
-    Command,
-    Frame,
-    FrameInvalid,
-    Reason,
-    reply_in,
-)
+from client_replies.cluster.door.frame_errors import FrameInvalid
+from client_replies.cluster.door.frames import Command, Frame, Reason, reply_in
 from client_replies.messages.reply_header import OPERATION_REGISTER, ReplyHeader
 
 EVICTIONS = {

@@ -8,12 +8,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from client_replies.cluster.door.frames import (
-    PRIMARY_UNKNOWN,
-    Frame,
-    FrameInvalid,
-    Reason,
-)
+from client_replies.cluster.door.frame_errors import FrameInvalid
+from client_replies.cluster.door.frames import PRIMARY_UNKNOWN, Frame, Reason
 
 from .answers import BY_REPLICAS, EVICTIONS, Answer, judge
 from .errors import (

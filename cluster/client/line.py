@@ -7,12 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from client_replies.cluster.door.frames import (
-    TO_CLIENT,
-    Frame,
-    FrameDecoder,
-    Signal,
-)
+from client_replies.cluster.door.frame_decoder import FrameDecoder, Signal
+from client_replies.cluster.door.frames import TO_CLIENT, Frame
 
 from .one_process import OfOneProcess
 

@@ -39,6 +39,7 @@ from client_replies.messages.message import (
 )
 from client_replies.messages.reply_header import CHECKSUM_SIZE
 
+from .frame_errors import FrameInvalid
 from .frames import (
     FRAME_HEADER_SIZE,
     PRIMARY_UNKNOWN,
@@ -47,7 +48,6 @@ from .frames import (
     TO_GATEWAY,
     Command,
     Frame,
-    FrameInvalid,
     Key,
     Reason,
     refused_frame,

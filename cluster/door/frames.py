@@ -33,6 +33,29 @@ from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import CHECKSUM_SIZE, HEADER_SIZE, OPERATION_REGISTER, Buffer, checksum128
 from client_replies.messages.reply_header import HeaderInvalid as ReplyHeaderInvalid
 
+from .frame_errors import (
+    FrameBodyChecksumWrong,
+    FrameClientZero,
+    FrameCommandUnexpected,
+    FrameCommandUnknown,
+    FrameFieldNotZero,
+    FrameFieldOutOfRange,
+    FrameHeaderChecksumWrong,
+    FrameMagicWrong,
+    FrameOperationZero,
+    FrameReasonUnknown,
+    FrameRegistrationWrong,
+    FrameReleaseZero,
+    FrameReplyWrong,
+    FrameRequestChecksumWrong,
+    FrameReservedNotZero,
+    FrameTextWrong,
+    FrameTooLarge,
+    FrameTooSmall,
+    FrameTruncated,
+    FrameVersionUnknown,
+)
+
 FRAME_MAGIC = b"replies-frame\0"
 FRAME_VERSION = 1
 FRAME_HEADER_SIZE = 128
@@ -53,102 +76,6 @@ _FLAG_REPEATED = 1
 
 if _HEADER.size != FRAME_HEADER_SIZE:
     raise ImportError(f"the frame header packs to {_HEADER.size} bytes, expected {FRAME_HEADER_SIZE}")
-
-
-class FrameInvalid(ValueError):
-    """A frame breaks one of its rules. `found` and `expected` say how, in words."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(found, expected)
-        self.found = found
-        self.expected = expected
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}: found {self.found}, expected {self.expected}"
-
-
-class FrameMagicWrong(FrameInvalid):
-    """Not a frame at all: something else speaks at the other end."""
-
-
-class FrameVersionUnknown(FrameInvalid):
-    """Another version of the wire."""
-
-
-class FrameHeaderChecksumWrong(FrameInvalid):
-    """The header is not what was sealed."""
-
-
-class FrameBodyChecksumWrong(FrameInvalid):
-    """The body is not what was sealed."""
-
-
-class FrameRequestChecksumWrong(FrameInvalid):
-    """A request whose checksum is not that of its cluster, client, session, number, operation and body."""
-
-
-class FrameReservedNotZero(FrameInvalid):
-    """A reserved byte or flag is set."""
-
-
-class FrameCommandUnknown(FrameInvalid):
-    """No such command."""
-
-
-class FrameCommandUnexpected(FrameInvalid):
-    """A command that goes the other way."""
-
-
-class FrameTooSmall(FrameInvalid):
-    """Smaller than such a frame can be."""
-
-
-class FrameTooLarge(FrameInvalid):
-    """Larger than this end takes."""
-
-
-class FrameTruncated(FrameInvalid):
-    """The stream ended within a frame, or a single frame is not as long as it says."""
-
-
-class FrameClientZero(FrameInvalid):
-    """No client."""
-
-
-class FrameOperationZero(FrameInvalid):
-    """No operation."""
-
-
-class FrameRegistrationWrong(FrameInvalid):
-    """Request 0, session 0 and the operation that registers go together, and not with a body."""
-
-
-class FrameReleaseZero(FrameInvalid):
-    """No client release."""
-
-
-class FrameFieldNotZero(FrameInvalid):
-    """A field is set that this command does not have."""
-
-
-class FrameFieldOutOfRange(FrameInvalid):
-    """A value does not fit its field."""
-
-
-class FrameReasonUnknown(FrameInvalid):
-    """No such reason."""
-
-
-class FrameTextWrong(FrameInvalid):
-    """The text of a refusal is not UTF-8."""
-
-
-class FrameReplyWrong(FrameInvalid):
-    """A reply inside a frame that is not whole, or not the one that the frame announces."""
-
-
-class DecoderMisused(RuntimeError):
-    """The caller gave more bytes than there is room for, or bytes after the end."""
 
 
 class Command(enum.IntEnum):
@@ -358,14 +285,14 @@ def _sealed(
 
 def unpack_frame(data: bytes, accepts: frozenset[Command], body_size_max: int) -> Frame:
     """The one frame that `data` is. Raises a `FrameInvalid`."""
-    _check_preamble(data)
+    check_preamble(data)
     if len(data) < FRAME_HEADER_SIZE:
         raise FrameTruncated(f"{len(data)} bytes", f"at least {FRAME_HEADER_SIZE}")
     header = data[:FRAME_HEADER_SIZE] if len(data) > FRAME_HEADER_SIZE else data
-    size = _check_header(header, accepts, body_size_max)
+    size = check_header(header, accepts, body_size_max)
     if len(data) != size:
         raise FrameTruncated(f"{len(data)} bytes", f"{size}, the size in the header")
-    return _open(header, data)
+    return open_frame(header, data)
 
 
 def reply_in(frame: Frame) -> Reply:
@@ -387,7 +314,7 @@ def reply_in(frame: Frame) -> Reply:
 # The rules, in the order in which they are checked.
 
 
-def _check_preamble(data: Buffer) -> None:
+def check_preamble(data: Buffer) -> None:
     """Judge as much of the magic and the version as is there: garbage need not be a whole header long to be known."""
     start = bytes(data[: len(_PREAMBLE)])
     if start != _PREAMBLE[: len(start)]:
@@ -396,7 +323,7 @@ def _check_preamble(data: Buffer) -> None:
         raise FrameVersionUnknown(f"version bytes {start[len(FRAME_MAGIC) :].hex()}", f"version {FRAME_VERSION}")
 
 
-def _check_header(header: bytes, accepts: frozenset[Command], body_size_max: int) -> int:
+def check_header(header: bytes, accepts: frozenset[Command], body_size_max: int) -> int:
     """Every rule that needs no body. Returns the size of the frame."""
     checksum = checksum128(header[_CHECKED_FROM:])
     fields = _HEADER.unpack(header)
@@ -459,7 +386,7 @@ def _check_answer(fields: tuple[bytes | int, ...]) -> None:
             raise FrameReasonUnknown(f"reason {reason!r}", f"from {min(_REASONS)} to {max(_REASONS)}")
 
 
-def _open(header: bytes, packed: bytes) -> Frame:
+def open_frame(header: bytes, packed: bytes) -> Frame:
     """The last rules, those about the body, and then the frame."""
     fields = _HEADER.unpack(header)
     checksum_body, cluster, client, request_checksum, session, request, _, view, release = fields[3:12]
@@ -492,113 +419,3 @@ def _open(header: bytes, packed: bytes) -> Frame:
         repeated=bool(flags),
         request_checksum=request_checksum,
     )
-
-
-class DecoderState(enum.Enum):
-    """Where a decoder is in its stream."""
-
-    HEADER = "between frames, or within a header"
-    BODY = "within a body"
-    CLOSED = "the stream ended between two frames"
-    ERROR = "the stream broke a rule"
-
-
-class Signal(enum.Enum):
-    """What `next_event` gives when it gives no frame."""
-
-    NEED_DATA = "no frame is whole"
-    CLOSED = "the stream has ended, between two frames"
-
-
-class FrameDecoder:
-    """Bytes in, frames out, in the manner of h11: `receive_data`, then `next_event` until it needs data.
-
-    `room` is how many bytes it takes now; it is above 0 whenever all events were taken out.
-    """
-
-    __slots__ = ("_accepts", "_body_size_max", "_buffer", "_capacity", "_ended", "_error", "_header", "_size")
-
-    def __init__(self, accepts: frozenset[Command], body_size_max: int) -> None:
-        self._accepts = accepts
-        self._body_size_max = body_size_max
-        self._capacity = FRAME_HEADER_SIZE + body_size_max + READ_SIZE
-        self._buffer = bytearray()
-        self._header = b""  # of the frame whose body is awaited
-        self._size = FRAME_HEADER_SIZE  # bytes wanted next: a header, or a whole frame
-        self._ended = False
-        self._error: FrameInvalid | None = None
-
-    @property
-    def state(self) -> DecoderState:
-        """Where it is in the stream."""
-        if self._error is not None:
-            return DecoderState.ERROR
-        if self._ended and not self._buffer:
-            return DecoderState.CLOSED
-        return DecoderState.BODY if self._header else DecoderState.HEADER
-
-    @property
-    def buffered(self) -> int:
-        """Bytes held."""
-        return len(self._buffer)
-
-    @property
-    def room(self) -> int:
-        """Bytes that `receive_data` takes now."""
-        return self._capacity - len(self._buffer)
-
-    def receive_data(self, data: Buffer) -> None:
-        """Take bytes of the stream. Raises the stream's error again if it had one."""
-        if self._error is not None:
-            raise self._again(self._error)
-        if self._ended or len(data) > self._capacity - len(self._buffer):
-            raise DecoderMisused("bytes after the end" if self._ended else f"{len(data)} bytes in room for {self.room}")
-        self._buffer += data
-
-    def receive_end(self) -> None:
-        """The stream has ended."""
-        self._ended = True
-
-    def next_event(self) -> Frame | Signal:
-        """The next frame, or why there is none. Raises the `FrameInvalid` that names what is wrong with the stream."""
-        if self._error is not None:
-            raise self._again(self._error)
-        try:
-            return self._next_event()
-        except FrameInvalid as error:
-            self._error = error
-            self._buffer = bytearray()  # nobody will look at it again
-            self._header = b""
-            raise
-
-    def _next_event(self) -> Frame | Signal:
-        buffer = self._buffer
-        if not self._header:
-            if len(buffer) < FRAME_HEADER_SIZE:
-                if buffer:
-                    _check_preamble(buffer)
-                return self._starved()
-            header = bytes(buffer[:FRAME_HEADER_SIZE])
-            _check_preamble(header)
-            self._size = _check_header(header, self._accepts, self._body_size_max)
-            self._header = header
-        size = self._size
-        if len(buffer) < size:
-            return self._starved()
-        packed = bytes(buffer[:size])
-        frame = _open(self._header, packed)
-        self._header = b""
-        # Cutting off the front moves the bytearray's start: it does not move the rest.
-        del buffer[:size]
-        return frame
-
-    def _starved(self) -> Signal:
-        if not self._ended:
-            return Signal.NEED_DATA
-        if self._buffer:
-            raise FrameTruncated(f"the end after {len(self._buffer)} bytes of a frame", "all of it")
-        return Signal.CLOSED
-
-    @staticmethod
-    def _again(error: FrameInvalid) -> FrameInvalid:
-        return type(error)(error.found, error.expected)

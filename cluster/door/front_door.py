@@ -19,17 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .frames import (
-    READ_SIZE,
-    REQUEST_BODY_SIZE_MAX,
-    TO_GATEWAY,
-    Frame,
-    FrameDecoder,
-    FrameInvalid,
-    Key,
-    Reason,
-    refused_frame,
-)
+from .frame_decoder import FrameDecoder
+from .frame_errors import FrameInvalid
+from .frames import READ_SIZE, REQUEST_BODY_SIZE_MAX, TO_GATEWAY, Frame, Key, Reason, refused_frame
 
 EVENTS_MAX = 512  # handled in one turn
 ACCEPTS_MAX = 128  # in one turn

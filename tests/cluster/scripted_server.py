@@ -12,7 +12,8 @@ import socket
 import threading
 from collections.abc import Callable
 
-from client_replies.cluster.door.frames import TO_GATEWAY, Frame, FrameDecoder
+from client_replies.cluster.door.frame_decoder import FrameDecoder
+from client_replies.cluster.door.frames import TO_GATEWAY, Frame
 
 from tests.cluster.stand_in import StandIn, StandInBehaves
 

@@ -39,11 +39,11 @@ from client_replies.cluster.client import (
 from client_replies.cluster.client import line as line_module
 from client_replies.cluster.client.answers import AnswerWrong, Ignored, judge
 from client_replies.cluster.client.line import parse_address
+from client_replies.cluster.door.frame_errors import FrameInvalid
 from client_replies.cluster.door.frames import (
     OPERATION_CLOSE,
     PRIMARY_UNKNOWN,
     Frame,
-    FrameInvalid,
     Reason,
     refused_frame,
     reply_frame,

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from client_replies.cluster.door import frames
+from client_replies.cluster.door import frame_decoder, frame_errors, frames
 from client_replies.cluster.door.forwarding import request_of
+from client_replies.cluster.door.frame_decoder import DecoderMisused, DecoderState, FrameDecoder, Signal
+from client_replies.cluster.door.frame_errors import FrameInvalid
 from client_replies.cluster.door.frames import (
     FRAME_HEADER_SIZE,
     OPERATION_CLOSE,
@@ -19,13 +21,8 @@ from client_replies.cluster.door.frames import (
     TO_CLIENT,
     TO_GATEWAY,
     Command,
-    DecoderMisused,
-    DecoderState,
     Frame,
-    FrameDecoder,
-    FrameInvalid,
     Reason,
-    Signal,
     refused_frame,
     reply_frame,
     reply_in,
@@ -171,11 +168,11 @@ def test_each_truncation_of_a_frame_is_an_error_at_the_end_only(frame: Frame) ->
         some.receive_data(frame.packed[:size])
         assert some.next_event() is Signal.NEED_DATA
         some.receive_end()
-        with pytest.raises(frames.FrameTruncated):
+        with pytest.raises(frame_errors.FrameTruncated):
             some.next_event()
-        with pytest.raises(frames.FrameTruncated):
+        with pytest.raises(frame_errors.FrameTruncated):
             unpack_frame(frame.packed[:size], BOTH, BODY_SIZE_MAX)
-    with pytest.raises(frames.FrameTruncated):
+    with pytest.raises(frame_errors.FrameTruncated):
         unpack_frame(frame.packed + b"\0", BOTH, BODY_SIZE_MAX)
 
 
@@ -210,35 +207,35 @@ def test_a_stream_gives_the_same_frames_split_at_any_point() -> None:
 
 U8, U32, U64 = "<B", "<I", "<Q"
 WRONG: dict[str, tuple[Frame, dict[str, tuple[int, str, int]], type[FrameInvalid]]] = {
-    "no such command": (REQUEST, {"command": (120, U8, 9)}, frames.FrameCommandUnknown),
-    "command 0": (REQUEST, {"command": (120, U8, 0)}, frames.FrameCommandUnknown),
-    "a reserved byte": (REQUEST, {"reserved": (126, U8, 1)}, frames.FrameReservedNotZero),
-    "an unknown flag": (REPLY, {"flags": (124, U8, 2)}, frames.FrameReservedNotZero),
-    "giant": (REQUEST, {"size": (108, U32, 2**32 - 1)}, frames.FrameTooLarge),
-    "one too large": (REQUEST, {"size": (108, U32, FRAME_HEADER_SIZE + BODY_SIZE_MAX + 1)}, frames.FrameTooLarge),
-    "no room for its header": (REQUEST, {"size": (108, U32, 127)}, frames.FrameTooSmall),
-    "size 0": (REQUEST, {"size": (108, U32, 0)}, frames.FrameTooSmall),
-    "a reply without its header": (REPLY, {"size": (108, U32, 128 + HEADER_SIZE - 1)}, frames.FrameTooSmall),
-    "a long refusal": (REFUSED, {"size": (108, U32, 128 + REASON_TEXT_SIZE_MAX + 1)}, frames.FrameTooLarge),
-    "no client": (REQUEST, {"low": (64, U64, 0), "high": (72, U64, 0)}, frames.FrameClientZero),
-    "no operation": (REQUEST, {"operation": (121, U8, 0)}, frames.FrameOperationZero),
-    "a reply without operation": (REPLY, {"operation": (121, U8, 0)}, frames.FrameOperationZero),
-    "request 0": (REQUEST, {"request": (104, U32, 0)}, frames.FrameRegistrationWrong),
-    "session 0": (REQUEST, {"session": (96, U64, 0)}, frames.FrameRegistrationWrong),
-    "a numbered registration": (REGISTER, {"request": (104, U32, 1)}, frames.FrameRegistrationWrong),
+    "no such command": (REQUEST, {"command": (120, U8, 9)}, frame_errors.FrameCommandUnknown),
+    "command 0": (REQUEST, {"command": (120, U8, 0)}, frame_errors.FrameCommandUnknown),
+    "a reserved byte": (REQUEST, {"reserved": (126, U8, 1)}, frame_errors.FrameReservedNotZero),
+    "an unknown flag": (REPLY, {"flags": (124, U8, 2)}, frame_errors.FrameReservedNotZero),
+    "giant": (REQUEST, {"size": (108, U32, 2**32 - 1)}, frame_errors.FrameTooLarge),
+    "one too large": (REQUEST, {"size": (108, U32, FRAME_HEADER_SIZE + BODY_SIZE_MAX + 1)}, frame_errors.FrameTooLarge),
+    "no room for its header": (REQUEST, {"size": (108, U32, 127)}, frame_errors.FrameTooSmall),
+    "size 0": (REQUEST, {"size": (108, U32, 0)}, frame_errors.FrameTooSmall),
+    "a reply without its header": (REPLY, {"size": (108, U32, 128 + HEADER_SIZE - 1)}, frame_errors.FrameTooSmall),
+    "a long refusal": (REFUSED, {"size": (108, U32, 128 + REASON_TEXT_SIZE_MAX + 1)}, frame_errors.FrameTooLarge),
+    "no client": (REQUEST, {"low": (64, U64, 0), "high": (72, U64, 0)}, frame_errors.FrameClientZero),
+    "no operation": (REQUEST, {"operation": (121, U8, 0)}, frame_errors.FrameOperationZero),
+    "a reply without operation": (REPLY, {"operation": (121, U8, 0)}, frame_errors.FrameOperationZero),
+    "request 0": (REQUEST, {"request": (104, U32, 0)}, frame_errors.FrameRegistrationWrong),
+    "session 0": (REQUEST, {"session": (96, U64, 0)}, frame_errors.FrameRegistrationWrong),
+    "a numbered registration": (REGISTER, {"request": (104, U32, 1)}, frame_errors.FrameRegistrationWrong),
     "a registration with a body": (REQUEST, {"o": (121, U8, 1), "r": (104, U32, 0), "s": (96, U64, 0)},
-                                   frames.FrameRegistrationWrong),
-    "no release": (REQUEST, {"release": (116, U32, 0)}, frames.FrameReleaseZero),
-    "a request with a view": (REQUEST, {"view": (112, U32, 1)}, frames.FrameFieldNotZero),
-    "a request with a reason": (REQUEST, {"reason": (122, U8, 1)}, frames.FrameFieldNotZero),
-    "a request with a primary": (REQUEST, {"primary": (123, U8, 1)}, frames.FrameFieldNotZero),
-    "a request with a flag": (REQUEST, {"flags": (124, U8, 1)}, frames.FrameFieldNotZero),
-    "another request's checksum": (REQUEST, {"checksum": (80, U8, 1)}, frames.FrameRequestChecksumWrong),
-    "a reply with a reason": (REPLY, {"reason": (122, U8, 1)}, frames.FrameFieldNotZero),
-    "a refusal with an operation": (REFUSED, {"operation": (121, U8, 1)}, frames.FrameFieldNotZero),
-    "a refusal without reason": (REFUSED, {"reason": (122, U8, 0)}, frames.FrameReasonUnknown),
-    "an unknown reason": (REFUSED, {"reason": (122, U8, 11)}, frames.FrameReasonUnknown),
-    "a text that is none": (REFUSED, {"text": (128, U8, 255)}, frames.FrameTextWrong),
+                                   frame_errors.FrameRegistrationWrong),
+    "no release": (REQUEST, {"release": (116, U32, 0)}, frame_errors.FrameReleaseZero),
+    "a request with a view": (REQUEST, {"view": (112, U32, 1)}, frame_errors.FrameFieldNotZero),
+    "a request with a reason": (REQUEST, {"reason": (122, U8, 1)}, frame_errors.FrameFieldNotZero),
+    "a request with a primary": (REQUEST, {"primary": (123, U8, 1)}, frame_errors.FrameFieldNotZero),
+    "a request with a flag": (REQUEST, {"flags": (124, U8, 1)}, frame_errors.FrameFieldNotZero),
+    "another request's checksum": (REQUEST, {"checksum": (80, U8, 1)}, frame_errors.FrameRequestChecksumWrong),
+    "a reply with a reason": (REPLY, {"reason": (122, U8, 1)}, frame_errors.FrameFieldNotZero),
+    "a refusal with an operation": (REFUSED, {"operation": (121, U8, 1)}, frame_errors.FrameFieldNotZero),
+    "a refusal without reason": (REFUSED, {"reason": (122, U8, 0)}, frame_errors.FrameReasonUnknown),
+    "an unknown reason": (REFUSED, {"reason": (122, U8, 11)}, frame_errors.FrameReasonUnknown),
+    "a text that is none": (REFUSED, {"text": (128, U8, 255)}, frame_errors.FrameTextWrong),
 }  # fmt: skip
 
 
@@ -254,7 +251,7 @@ def test_each_broken_rule_has_its_own_error(
         some.next_event()
     assert caught.value.found
     assert caught.value.expected
-    if error not in (frames.FrameTextWrong, frames.FrameRequestChecksumWrong):
+    if error not in (frame_errors.FrameTextWrong, frame_errors.FrameRequestChecksumWrong):
         header_only = decoder()
         header_only.receive_data(packed[:FRAME_HEADER_SIZE])
         with pytest.raises(error):
@@ -264,15 +261,15 @@ def test_each_broken_rule_has_its_own_error(
 @pytest.mark.parametrize(
     ("at", "error"),
     [
-        (0, frames.FrameMagicWrong),
-        (13, frames.FrameMagicWrong),
-        (14, frames.FrameVersionUnknown),
-        (15, frames.FrameVersionUnknown),
-        (16, frames.FrameHeaderChecksumWrong),
-        (32, frames.FrameHeaderChecksumWrong),
-        (108, frames.FrameHeaderChecksumWrong),
-        (127, frames.FrameHeaderChecksumWrong),
-        (128, frames.FrameBodyChecksumWrong),
+        (0, frame_errors.FrameMagicWrong),
+        (13, frame_errors.FrameMagicWrong),
+        (14, frame_errors.FrameVersionUnknown),
+        (15, frame_errors.FrameVersionUnknown),
+        (16, frame_errors.FrameHeaderChecksumWrong),
+        (32, frame_errors.FrameHeaderChecksumWrong),
+        (108, frame_errors.FrameHeaderChecksumWrong),
+        (127, frame_errors.FrameHeaderChecksumWrong),
+        (128, frame_errors.FrameBodyChecksumWrong),
     ],
 )
 def test_damage_is_named_by_where_it_is(at: int, error: type[FrameInvalid]) -> None:
@@ -288,16 +285,16 @@ def test_garbage_is_known_by_its_first_byte() -> None:
     for garbage in (b"G", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"replies-frame\0\2", b"\0" * 127):
         some = decoder()
         some.receive_data(garbage)
-        with pytest.raises((frames.FrameMagicWrong, frames.FrameVersionUnknown)):
+        with pytest.raises((frame_errors.FrameMagicWrong, frame_errors.FrameVersionUnknown)):
             some.next_event()
 
 
 @pytest.mark.parametrize("frame", [REPLY, REFUSED], ids=["reply", "refused"])
 def test_a_gateway_takes_no_answers_and_a_client_no_requests(frame: Frame) -> None:
     """Each end has its commands."""
-    with pytest.raises(frames.FrameCommandUnexpected):
+    with pytest.raises(frame_errors.FrameCommandUnexpected):
         unpack_frame(frame.packed, TO_GATEWAY, BODY_SIZE_MAX)
-    with pytest.raises(frames.FrameCommandUnexpected):
+    with pytest.raises(frame_errors.FrameCommandUnexpected):
         unpack_frame(REQUEST.packed, TO_CLIENT, BODY_SIZE_MAX)
 
 
@@ -328,7 +325,7 @@ def test_a_reply_must_be_the_one_that_its_frame_announces(other: dict[str, Any])
     """The frame is sealed, and the reply in it is whole, but they are not of one another."""
     inner = stored_reply(**other).pack()
     packed = sealed(REPLY.packed[:FRAME_HEADER_SIZE] + inner, size=(108, U32, FRAME_HEADER_SIZE + len(inner)))
-    with pytest.raises(frames.FrameReplyWrong):
+    with pytest.raises(frame_errors.FrameReplyWrong):
         reply_in(unpack_frame(packed, TO_CLIENT, BODY_SIZE_MAX))
 
 
@@ -337,7 +334,7 @@ def test_each_damaged_byte_of_a_sealed_in_reply_is_found() -> None:
     for at in range(FRAME_HEADER_SIZE, len(REPLY.packed)):
         damaged = bytearray(REPLY.packed)
         damaged[at] ^= 0x10
-        with pytest.raises(frames.FrameReplyWrong):
+        with pytest.raises(frame_errors.FrameReplyWrong):
             reply_in(unpack_frame(sealed(bytes(damaged)), TO_CLIENT, BODY_SIZE_MAX))
 
 
@@ -350,9 +347,9 @@ def test_after_an_error_a_decoder_is_in_error_for_good() -> None:
     some.receive_data(REQUEST.packed + b"nonsense" + REQUEST.packed)
     assert some.next_event() == REQUEST
     for _ in range(3):
-        with pytest.raises(frames.FrameMagicWrong):
+        with pytest.raises(frame_errors.FrameMagicWrong):
             some.next_event()
-        with pytest.raises(frames.FrameMagicWrong):
+        with pytest.raises(frame_errors.FrameMagicWrong):
             some.receive_data(REQUEST.packed)
     assert some.state is DecoderState.ERROR
 
@@ -379,14 +376,14 @@ def test_a_decoder_holds_one_frame_and_one_read_at_most() -> None:
 def test_a_header_is_judged_once_however_its_frame_trickles_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The work is linear in the bytes, not in the bytes times the reads."""
     judged = []
-    check = frames._check_header
+    check = frames.check_header
 
     def counting(header: bytes, accepts: frozenset[Command], body_size_max: int) -> int:
         judged.append(header)
         return check(header, accepts, body_size_max)
 
     frame = request_frame(cluster=1, client=1, session=1, request=1, operation=2, body=bytes(BODY_SIZE_MAX))
-    monkeypatch.setattr(frames, "_check_header", counting)
+    monkeypatch.setattr(frame_decoder, "check_header", counting)
     some = decoder()
     for byte in frame.packed:
         some.receive_data(bytes([byte]))

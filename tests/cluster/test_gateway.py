@@ -25,16 +25,15 @@ from client_replies.actors.thespian.system import (
 from client_replies.cluster.client import Answer, ClusterClient, RetryPolicy, SessionEvicted
 from client_replies.cluster.door.door_sockets import DoorSockets
 from client_replies.cluster.door.forwarding import ForwardingLimits
+from client_replies.cluster.door.frame_decoder import FrameDecoder, Signal
 from client_replies.cluster.door.frames import (
     FRAME_HEADER_SIZE,
     OPERATION_CLOSE,
     REPLY_SIZE_MAX,
     TO_CLIENT,
     Frame,
-    FrameDecoder,
     Key,
     Reason,
-    Signal,
     request_frame,
 )
 from client_replies.cluster.door.front_door import Connection, DoorLimits, FrontDoor

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from client_replies.cluster.client import Answer
 from client_replies.cluster.client.answers import judge
+from client_replies.cluster.door.frame_decoder import DecoderState, FrameDecoder, Signal
+from client_replies.cluster.door.frame_errors import FrameInvalid
 from client_replies.cluster.door.frames import (
     FRAME_HEADER_SIZE,
     OPERATION_CLOSE,
@@ -27,12 +29,8 @@ from client_replies.cluster.door.frames import (
     TO_CLIENT,
     TO_GATEWAY,
     Command,
-    DecoderState,
     Frame,
-    FrameDecoder,
-    FrameInvalid,
     Reason,
-    Signal,
     refused_frame,
     reply_frame,
     request_frame,

@@ -23,16 +23,9 @@ from client_replies.cluster.client import (
     SessionEvicted,
 )
 from client_replies.cluster.client.call import Call, Connect, Pause, Receive, Send, Step
-from client_replies.cluster.door.frames import (
-    OPERATION_CLOSE,
-    REPLY_SIZE_MAX,
-    TO_CLIENT,
-    Frame,
-    FrameDecoder,
-    FrameInvalid,
-    Signal,
-    request_frame,
-)
+from client_replies.cluster.door.frame_decoder import FrameDecoder, Signal
+from client_replies.cluster.door.frame_errors import FrameInvalid
+from client_replies.cluster.door.frames import OPERATION_CLOSE, REPLY_SIZE_MAX, TO_CLIENT, Frame, request_frame
 from client_replies.cluster.protocol import Refusal, Refused
 from client_replies.messages.reply_header import OPERATION_REGISTER
 
