@@ -2,7 +2,7 @@
 
 What has come goes out at once, as long as few batches of requests are in flight to the replica; they are confirmed by
 the answers or a little later. Of answers there may be two batches in flight, confirmed by the next requests: a client
-alone costs two messages a request.
+alone costs two messages per request.
 
 Requests travel as the very bytes that the client sealed, answers as the very bytes that it gets. Both ends are plain
 objects without I/O: `Forwarding` is the gateway's, `GatewayPort` the replica's.
@@ -20,120 +20,33 @@ Limits: apart from that, nothing is resent. The client repeats what is lost, and
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from thespian.actors import ActorAddress
-
-from client_replies.cluster.protocol import Request
-from client_replies.messages.message import (
-    U8_MAX,
-    U32_MAX,
-    U64_MAX,
-    Message,
-    MessageInvalid,
-    check_bytes,
-    check_int,
-    check_type,
-    shown,
-)
 from client_replies.messages.reply_header import CHECKSUM_SIZE
 
+from .forwarding_messages import (
+    ANSWER_BATCHES_MAX,
+    BATCH_BYTES_MAX,
+    BATCH_FRAMES_MAX,
+    CONFIRM_LAG_S,
+    REQUEST_BATCHES_MAX,
+    ROUTES_MAX,
+    ForwardedReplies,
+    ForwardRequests,
+)
 from .frame_errors import FrameInvalid
 from .frames import (
-    FRAME_HEADER_SIZE,
     PRIMARY_UNKNOWN,
     REPLY_SIZE_MAX,
     TO_CLIENT,
-    TO_GATEWAY,
     Command,
     Frame,
     Key,
     Reason,
     refused_frame,
-    reply_frame,
     unpack_frame,
 )
-
-BATCH_FRAMES_MAX = 1024
-BATCH_BYTES_MAX = 1024 * 1024  # a batch is ended by the frame that reaches it
-FRAME_SIZE_MAX = FRAME_HEADER_SIZE + REPLY_SIZE_MAX
-REQUEST_BATCHES_MAX = 4  # in flight from a gateway to a replica
-ANSWER_BATCHES_MAX = 2  # in flight from a replica to a gateway
-CONFIRM_LAG_S = 0.1  # how long a single batch of answers waits for requests that confirm it by the way
-GATEWAY_TIMEOUT_S = 60.0  # without a message, and a replica forgets the gateway
-ROUTES_MAX = 65_536  # clients of which a replica's port remembers the gateway
-
-
-def request_of(frame: Frame) -> Request:
-    """The request in a frame, as replicas know it: its checksum is the frame's. Raises `MessageInvalid`."""
-    return Request(
-        cluster=frame.cluster,
-        client=frame.client,
-        session=frame.session,
-        number=frame.request,
-        operation=frame.operation,
-        body=frame.body,
-        checksum=frame.request_checksum,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardRequests(Message):
-    """Gateway to replica: requests in the order in which they came. `taken` confirms the replica's last batch.
-
-    `gateway` is the gateway's incarnation, `number` counts its batches to this replica from 1. Without requests it only
-    confirms, and `number` is that of the last batch. With `asks`, the replica answers at once, with its view.
-    """
-
-    gateway: int
-    number: int
-    taken: int
-    requests: tuple[bytes, ...] = field(repr=False)
-    asks: bool = False
-
-    def validate(self) -> None:
-        """Check the limits; who takes the frames verifies them."""
-        check_int("gateway", self.gateway, 1, U64_MAX)
-        check_int("number", self.number, 0, U64_MAX)
-        check_int("taken", self.taken, 0, U64_MAX)
-        check_type("asks", self.asks, bool)
-        _check_frames("requests", self.requests)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardedReplies(Message):
-    """Replica to gateway: answers as frames for the clients, and the view and primary that this replica takes part in.
-
-    `primary` is unknown while the replica is between two views: `view` may then be one that never begins.
-
-    `number` counts the batches to this gateway; `taken` confirms the gateway's last batch.
-    """
-
-    gateway: int
-    replica: int
-    view: int
-    primary: int
-    number: int
-    taken: int
-    answers: tuple[bytes, ...] = field(repr=False)
-
-    def validate(self) -> None:
-        """Check the limits; who takes the frames verifies them."""
-        check_int("gateway", self.gateway, 1, U64_MAX)
-        check_int("replica", self.replica, 0, U8_MAX - 1)
-        check_int("view", self.view, 0, U32_MAX)
-        check_int("primary", self.primary, 0, U8_MAX)
-        check_int("number", self.number, 0, U64_MAX)
-        check_int("taken", self.taken, 0, U64_MAX)
-        _check_frames("answers", self.answers)
-
-
-def _check_frames(name: str, frames: object) -> None:
-    if type(frames) is not tuple or len(frames) > BATCH_FRAMES_MAX:
-        raise MessageInvalid(name, shown(frames), f"a tuple of at most {BATCH_FRAMES_MAX} frames")
-    for frame in frames:
-        check_bytes(name, frame, FRAME_HEADER_SIZE, FRAME_SIZE_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -499,185 +412,3 @@ class Forwarding:
         queue = self._links[replica].queue if replica in self._links else deque[Key]()
         self._links[replica] = _Link(queue=queue)
         self._order = sorted(self._links)
-
-
-@dataclass(slots=True)
-class _Door:
-    """What a replica's port knows of one gateway."""
-
-    address: ActorAddress
-    taken: int = 0
-    confirm_at: float = float("inf")  # when what was taken is to be confirmed, with or without answers
-    heard_at: float = 0.0
-    number: int = 0
-    confirmed: int = 0
-    sent_at: float = 0.0  # when the first of the batches that are not confirmed was sent
-    answers: deque[bytes] = field(default_factory=deque)
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """The gateway of a client, and what the client asked last."""
-
-    gateway: int
-    session: int
-    request: int
-    checksum: bytes
-
-
-class GatewayPort:
-    """The replica's end: takes batches, remembers where each client is, and sends the answers back in batches.
-
-    The replica calls `take` with each `ForwardRequests`; `reply`, `refuse` or `redirect` with what its protocol says
-    about a client; and `flush` at the end of every handler and periodically. To hold a gateway back, it takes later.
-    """
-
-    def __init__(
-        self,
-        replica: int,
-        cluster: int,
-        send: Callable[[ActorAddress, ForwardedReplies], None],
-        *,
-        confirm_lag_s: float = 0.01,
-        confirm_timeout_s: float = 1.0,
-        answers_queued_max: int = 16_384,
-        body_size_max: int = REPLY_SIZE_MAX,
-    ) -> None:
-        self.replica = replica
-        self.cluster = cluster
-        self.counters: Counter[str] = Counter()
-        self._send = send
-        self._confirm_lag_s = confirm_lag_s
-        self._confirm_timeout_s = confirm_timeout_s
-        self._answers_queued_max = answers_queued_max
-        self._body_size_max = body_size_max
-        self._told = (0, PRIMARY_UNKNOWN)
-        self._doors: OrderedDict[int, _Door] = OrderedDict()
-        self._routes: OrderedDict[int, _Route] = OrderedDict()
-
-    def take(self, message: ForwardRequests, sender: ActorAddress, now: float) -> Sequence[Frame]:
-        """The requests in a batch, each verified again; nothing if the gateway's number has another address."""
-        door = self._doors.get(message.gateway)
-        if door is None:
-            door = self._doors[message.gateway] = _Door(sender)
-            if len(self._doors) > U8_MAX:
-                self._doors.popitem(last=False)
-        if door.address != sender:
-            # A gateway that starts again has another number. Who uses this one would get the gateway's answers.
-            self.counters["batches_of_strangers"] += 1
-            return ()
-        door.heard_at = now
-        door.taken = max(door.taken, message.number)
-        if message.requests:
-            # Not at once: the answers will say it, and what comes until then makes one batch instead of many.
-            door.confirm_at = min(door.confirm_at, now + self._confirm_lag_s)
-        if message.asks:
-            door.confirm_at = now
-        if message.taken > door.confirmed:
-            door.confirmed, door.sent_at = min(message.taken, door.number), now
-        frames = []
-        for packed in message.requests:
-            try:
-                frame = unpack_frame(packed, TO_GATEWAY, self._body_size_max)
-            except FrameInvalid as error:
-                self.counters[f"requests_invalid_{type(error).__name__}"] += 1
-                continue
-            self._routes[frame.client] = _Route(message.gateway, frame.session, frame.request, frame.request_checksum)
-            self._routes.move_to_end(frame.client)
-            frames.append(frame)
-        while len(self._routes) > ROUTES_MAX:
-            self._routes.popitem(last=False)
-        return frames
-
-    def reply(self, reply: bytes, *, view: int, repeated: bool) -> None:
-        """The client gets this packed reply; `repeated` if it was stored before. Raises a `FrameInvalid`."""
-        self.answer(reply_frame(reply, view=view, primary=self.replica, repeated=repeated))
-
-    def refuse(self, reason: Reason, *, client: int, session: int, request: int | None, view: int) -> None:
-        """The client's request gets no reply; without a request it is the session that is over."""
-        checksum = bytes(CHECKSUM_SIZE)
-        if request is not None:
-            route = self._routes.get(client)
-            if route is None or (route.session, route.request) != (session, request):
-                self.counters["refusals_nobody_waits_for"] += 1
-                return
-            checksum = route.checksum
-        self.answer(
-            refused_frame(
-                reason,
-                cluster=self.cluster,
-                client=client,
-                session=session,
-                request=request or 0,
-                checksum=checksum,
-                view=view,
-                primary=self.replica,
-            )
-        )
-
-    def redirect(self, *, client: int, view: int, primary: int) -> None:
-        """What the client asked last is for another replica."""
-        route = self._routes.get(client)
-        if route is not None:
-            refused = refused_frame(
-                Reason.NOT_PRIMARY,
-                cluster=self.cluster,
-                client=client,
-                session=route.session,
-                request=route.request,
-                checksum=route.checksum,
-                view=view,
-                primary=primary,
-            )
-            self.answer(refused)
-
-    def answer(self, frame: Frame) -> None:
-        """Queue a frame for its client; without a way to it the client asks again, or asks another replica."""
-        route = self._routes.get(frame.client)
-        door = self._doors.get(route.gateway) if route is not None else None
-        if door is None or len(door.answers) >= self._answers_queued_max:
-            self.counters["answers_without_a_way" if door is None else "answers_dropped"] += 1
-            return
-        door.answers.append(frame.packed)
-
-    def flush(self, now: float, *, view: int, primary: int) -> None:
-        """Send what is due to each gateway; a new view is told to all at once."""
-        news, self._told = (view, primary) != self._told, (view, primary)
-        for gateway in [name for name, door in self._doors.items() if now - door.heard_at > GATEWAY_TIMEOUT_S]:
-            del self._doors[gateway]  # it has nothing in flight here, or is gone
-        for gateway, door in self._doors.items():
-            in_flight = door.number - door.confirmed
-            if in_flight and now - door.sent_at >= self._confirm_timeout_s:
-                self.counters["batches_unconfirmed"] += in_flight
-                door.confirmed, in_flight = door.number, 0
-            answers = self._batch(door) if in_flight < ANSWER_BATCHES_MAX else ()
-            if not answers and now < door.confirm_at and not news:
-                continue
-            if answers:
-                door.number += 1
-                door.sent_at = door.sent_at if in_flight else now
-            door.confirm_at = float("inf")
-            message = ForwardedReplies(
-                gateway=gateway,
-                replica=self.replica,
-                view=view,
-                primary=primary,
-                number=door.number,
-                taken=door.taken,
-                answers=answers,
-            )
-            self._send(door.address, message)
-
-    @property
-    def is_idle(self) -> bool:
-        """True if there is nothing to be sent, now or in a while."""
-        return all(not door.answers and door.confirm_at == float("inf") for door in self._doors.values())
-
-    @staticmethod
-    def _batch(door: _Door) -> tuple[bytes, ...]:
-        answers: list[bytes] = []
-        size = 0
-        while door.answers and len(answers) < BATCH_FRAMES_MAX and size < BATCH_BYTES_MAX:
-            answers.append(door.answers.popleft())
-            size += len(answers[-1])
-        return tuple(answers)

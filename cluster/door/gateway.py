@@ -38,7 +38,8 @@ from client_replies.messages.message import (
 from client_replies.messages.protocol import Party
 
 from .door_sockets import DoorClosed, DoorSockets
-from .forwarding import ForwardedReplies, Forwarding, ForwardingLimits
+from .forwarding import Forwarding, ForwardingLimits
+from .forwarding_messages import ForwardedReplies
 from .frames import Frame, Key
 from .front_door import Connection, DoorLimits, FrontDoor, Sockets
 

@@ -39,8 +39,9 @@ from client_replies.cluster.control import (
     StartReplica,
 )
 from client_replies.cluster.door import frames
-from client_replies.cluster.door.forwarding import ForwardRequests, GatewayPort, request_of
+from client_replies.cluster.door.forwarding_messages import ForwardRequests, request_of
 from client_replies.cluster.door.frames import PRIMARY_UNKNOWN
+from client_replies.cluster.door.gateway_port import GatewayPort
 from client_replies.cluster.log.log_store import (
     LogStore,
     LogStoreError,

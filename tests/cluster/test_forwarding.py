@@ -5,16 +5,14 @@ import itertools
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.cluster.door.forwarding import (
+from client_replies.cluster.door.forwarding import Forwarding, ForwardingLimits
+from client_replies.cluster.door.forwarding_messages import (
     BATCH_BYTES_MAX,
     BATCH_FRAMES_MAX,
     CONFIRM_LAG_S,
     REQUEST_BATCHES_MAX,
     ForwardedReplies,
-    Forwarding,
-    ForwardingLimits,
     ForwardRequests,
-    GatewayPort,
 )
 from client_replies.cluster.door.frames import (
     PRIMARY_UNKNOWN,
@@ -25,6 +23,7 @@ from client_replies.cluster.door.frames import (
     unpack_frame,
 )
 from client_replies.cluster.door.frames import TO_CLIENT as ANSWERS
+from client_replies.cluster.door.gateway_port import GatewayPort
 from client_replies.messages.message import MessageInvalid
 
 from tests.cluster.stand_in import CLUSTER, OPERATION_ECHO, StandIn, StandInBehaves

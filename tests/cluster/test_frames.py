@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client_replies.cluster.door import frame_decoder, frame_errors, frames
-from client_replies.cluster.door.forwarding import request_of
+from client_replies.cluster.door.forwarding_messages import request_of
 from client_replies.cluster.door.frame_decoder import DecoderMisused, DecoderState, FrameDecoder, Signal
 from client_replies.cluster.door.frame_errors import FrameInvalid
 from client_replies.cluster.door.frames import (

@@ -24,8 +24,9 @@ from client_replies.cluster.control import (
     ReplicaStarted,
     StartReplica,
 )
-from client_replies.cluster.door.forwarding import ForwardedReplies, ForwardRequests, GatewayPort
+from client_replies.cluster.door.forwarding_messages import ForwardedReplies, ForwardRequests
 from client_replies.cluster.door.gateway import SetReplica
+from client_replies.cluster.door.gateway_port import GatewayPort
 from client_replies.cluster.replica.network import Envelope
 
 from examples.ledger.cluster_directory import short_path

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from client_replies.cluster.client import Answer as ClientAnswer
-from client_replies.cluster.door.forwarding import ForwardedReplies
+from client_replies.cluster.door.forwarding_messages import ForwardedReplies
 from client_replies.cluster.door.frames import (
     OPERATION_CLOSE,
     REPLY_SIZE_MAX,

@@ -13,7 +13,7 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
-from client_replies.cluster.door.forwarding import ForwardedReplies
+from client_replies.cluster.door.forwarding_messages import ForwardedReplies
 from client_replies.cluster.protocol import Answer
 from client_replies.cluster.replica.network import Envelope
 from client_replies.cluster.vsr.core import Core
