@@ -32,7 +32,7 @@ from operator import itemgetter
 from typing import NamedTuple, overload
 
 from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
-from client_replies.messages.faults import CheckpointDamaged, Fault, FaultKind, SlotFault, invariant
+from client_replies.messages.faults import Fault, FaultKind, SlotFault, invariant
 from client_replies.messages.reply import verify_reply_header
 from client_replies.messages.reply_header import (
     HEADER_SIZE,
@@ -40,7 +40,6 @@ from client_replies.messages.reply_header import (
     HeaderClusterWrong,
     HeaderInvalid,
     HeaderSizeWrong,
-    checksum128,
     packed_cluster,
     packed_size,
     sealed_sizes,
@@ -48,18 +47,23 @@ from client_replies.messages.reply_header import (
     verify_header_checksum,
 )
 
+from .data_file_parts import (
+    PAIRS,
+    _damaged,
+    check_identity,
+    make_durable,
+    read_sessions,
+    read_superblock,
+    write_superblock,
+)
 from .device import PARTS_MAX, Device, Disk, aligned_memory
 from .errors import StorageError, storage_error
-from .layout import SUPERBLOCK_COPIES, Layout, sectors_size
-from .superblock import MAGIC, Superblock, Trailer, choose_superblock
+from .layout import SUPERBLOCK_COPIES, ZEROS, Layout, padding_is_zero, sectors_size
+from .superblock import Superblock, choose_superblock
 
 # Neighbours are verified with one read of so many bytes, also where so many lie between them.
 RUN_SIZE = 1024 * 1024
 GAP_MAX = 32 * 1024
-
-_ZEROS = bytes(SECTOR_SIZE)
-_DAMAGE = frozenset({FaultKind.TRAILER_CORRUPT, FaultKind.IO_ERROR})  # of a trailer, for which there may be another
-_PAIRS = (range(0, SUPERBLOCK_COPIES // 2), range(SUPERBLOCK_COPIES // 2, SUPERBLOCK_COPIES))
 
 
 class _Expected(NamedTuple):
@@ -141,7 +145,7 @@ class DataFile:
         )
         new_file = disk.create(config.path, layout.size)
         try:
-            _write_superblock(new_file.device, superblock, range(SUPERBLOCK_COPIES))
+            write_superblock(new_file.device, superblock, range(SUPERBLOCK_COPIES))
             new_file.publish()
         except BaseException:
             new_file.discard()
@@ -151,14 +155,14 @@ class DataFile:
     @classmethod
     def _open(cls, device: Device, config: RepliesConfig) -> DataFile:
         # Everything is read and checked before the first write: what is refused is untouched.
-        chosen = choose_superblock(_read_superblock(device))
+        chosen = choose_superblock(read_superblock(device))
         superblock = chosen.superblock
-        _check_identity(superblock, config)
+        check_identity(superblock, config)
         layout = Layout.of(config)
         if device.size < layout.size:
             raise storage_error(FaultKind.FILE_TRUNCATED, f"{device.size} bytes", f"{layout.size} bytes")
-        sessions, damage = _read_sessions(device, layout, superblock)
-        _make_durable(device, superblock, chosen.disagreeing)
+        sessions, damage = read_sessions(device, layout, superblock)
+        make_durable(device, superblock, chosen.disagreeing)
         return cls(device, superblock, sessions=sessions, damage=damage)
 
     # Slots.
@@ -193,7 +197,7 @@ class DataFile:
             parts.append(reply if len(reply) == size else memoryview(reply)[:size])
             padding = -size % SECTOR_SIZE
             if padding:
-                parts.append(_ZEROS[:padding])
+                parts.append(ZEROS[:padding])
             end = offset + size + padding
         return writes
 
@@ -352,7 +356,7 @@ class DataFile:
             area = superblock.trailer.area
             self._write(self.layout.trailer_offset(area), _with_padding(sessions, len(sessions)))
             self._sync()
-        for pair in _PAIRS:
+        for pair in PAIRS:
             for copy in pair:
                 self._write(self.layout.superblock_offset(copy), (superblock.encode(copy),))
             self._sync()
@@ -415,14 +419,9 @@ def slot_fault(sectors: memoryview, header: bytes) -> SlotFault | None:
     return None if is_padded else SlotFault.PADDING_NOT_ZERO
 
 
-def padding_is_zero(padding: Buffer) -> bool:
-    """Whether the bytes after a reply, up to the end of its sector, are zero, so that replicas' slots can be equal."""
-    return bytes(padding) == _ZEROS[: len(padding)]
-
-
 def _with_padding(content: Buffer, size: int) -> tuple[Buffer, ...]:
     """`content` and the zeros that fill its last sector, to be written together without a copy."""
-    padding = _ZEROS[: sectors_size(size) - size]
+    padding = ZEROS[: sectors_size(size) - size]
     invariant(padding_is_zero(padding), "the padding that is written is zero")
     return (content, padding) if padding else (content,)
 
@@ -434,103 +433,3 @@ def _reply_fault(error: HeaderInvalid, reply: Buffer, size_max: int) -> Fault:
     elif isinstance(error, HeaderSizeWrong) and packed_size(reply) > size_max:
         kind = FaultKind.REPLY_TOO_LARGE
     return Fault(kind=kind, found=error.found, expected=error.expected)
-
-
-def _write_superblock(device: Device, superblock: Superblock, copies: Sequence[int]) -> None:
-    for copy in copies:
-        device.write(copy * SECTOR_SIZE, (superblock.encode(copy),))
-
-
-def _make_durable(device: Device, superblock: Superblock, disagreeing: Sequence[int]) -> None:
-    """Make durable what was read, then put right the copies that disagree.
-
-    What a killed process wrote may be in the page cache alone. A slot that is found good must stay good, and the copies
-    that agree must be durable before the others are in flight beside them.
-    """
-    device.sync()
-    if disagreeing:
-        _write_superblock(device, superblock, disagreeing)
-        device.sync()
-
-
-def _read_superblock(device: Device) -> list[memoryview | None]:
-    """The four copies as they are on the disk itself; None for one that cannot be read."""
-    size = SUPERBLOCK_COPIES * SECTOR_SIZE
-    if device.size < size:
-        raise _too_short(device.head(device.size))
-    copies = aligned_memory(size)
-    sectors = [copies[at : at + SECTOR_SIZE] for at in range(0, size, SECTOR_SIZE)]
-    if _was_read(device, 0, copies):
-        return list(sectors)
-    return [sector if _was_read(device, at * SECTOR_SIZE, sector) else None for at, sector in enumerate(sectors)]
-
-
-def _was_read(device: Device, offset: int, into: memoryview) -> bool:
-    """Read from the disk itself; False if that gave an I/O error, of which one bad sector is enough."""
-    try:
-        device.read(offset, into, direct=True)
-    except StorageError as error:
-        if error.fault.kind is not FaultKind.IO_ERROR:
-            raise
-        return False
-    return True
-
-
-def _too_short(head: bytes) -> StorageError:
-    """Why a file that has no room for a superblock is refused. What is empty, or zeros, is nobody's but ours."""
-    copies = [head[at : at + len(MAGIC)] for at in range(0, len(head), SECTOR_SIZE)]
-    if not any(head) or any(copy and MAGIC.startswith(copy) for copy in copies):
-        return storage_error(
-            FaultKind.FILE_TRUNCATED, f"{len(head)} bytes", f"at least {SUPERBLOCK_COPIES * SECTOR_SIZE} bytes"
-        )
-    found = f"{len(head)} bytes that begin with {head[: len(MAGIC)]!r}"
-    return storage_error(FaultKind.NOT_A_DATA_FILE, found, f"a file that begins with {MAGIC!r}")
-
-
-def _check_identity(superblock: Superblock, config: RepliesConfig) -> None:
-    comparisons = (
-        (FaultKind.CLUSTER_MISMATCH, "cluster", superblock.cluster, config.cluster),
-        (FaultKind.REPLICA_MISMATCH, "replica", superblock.replica, config.replica),
-        (FaultKind.SLOT_COUNT_MISMATCH, "clients_max", superblock.clients_max, config.clients_max),
-        (FaultKind.SLOT_SIZE_MISMATCH, "message_size_max", superblock.message_size_max, config.message_size_max),
-    )
-    for kind, name, found, expected in comparisons:
-        if found != expected:
-            raise storage_error(kind, f"{name} {found}", f"{name} {expected}")
-
-
-def _read_sessions(device: Device, layout: Layout, superblock: Superblock) -> tuple[bytes, Fault | None]:
-    """The session table of the last checkpoint; or that of the one before, and what is wrong with the last."""
-    try:
-        return _read_trailer(device, layout, superblock.trailer), None
-    except StorageError as error:
-        damage = error
-    if damage.fault.kind not in _DAMAGE or superblock.previous == superblock.trailer:
-        raise damage
-    try:
-        return _read_trailer(device, layout, superblock.previous), damage.fault
-    except StorageError as error:
-        # Damage is proven only if both are: an unreadable sector may be read another time.
-        raise damage if error.fault.kind is FaultKind.TRAILER_CORRUPT else error from None
-
-
-def _read_trailer(device: Device, layout: Layout, trailer: Trailer) -> bytes:
-    """A session table, read from the disk itself and verified with its padding."""
-    size = trailer.size
-    if not size:
-        return b""
-    if size > layout.trailer_size:
-        raise storage_error(FaultKind.TRAILER_CORRUPT, f"{size} bytes", f"at most {layout.trailer_size} bytes")
-    sectors = aligned_memory(sectors_size(size))
-    device.read(layout.trailer_offset(trailer.area), sectors, direct=True)
-    found = checksum128(sectors[:size])
-    if found != trailer.checksum:
-        found_in = f"checksum {found.hex()} in the session table of checkpoint {trailer.sequence}"
-        raise storage_error(FaultKind.TRAILER_CORRUPT, found_in, f"checksum {trailer.checksum.hex()}")
-    if not padding_is_zero(sectors[size:]):
-        raise storage_error(FaultKind.TRAILER_CORRUPT, "padding that is not zero", "zeros up to the end of the sector")
-    return bytes(sectors[:size])
-
-
-def _damaged(trailer: Trailer, fault: Fault) -> CheckpointDamaged:
-    return CheckpointDamaged(sequence=trailer.sequence, op=trailer.op, fault=fault)

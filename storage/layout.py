@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from client_replies.messages.config import CLIENTS_MAX_LIMIT, MESSAGE_SIZE_LIMIT, SECTOR_SIZE, RepliesConfig
 from client_replies.messages.faults import invariant
-from client_replies.messages.reply_header import HEADER_SIZE
+from client_replies.messages.reply_header import HEADER_SIZE, Buffer
 
 from .session_table import sessions_size_max
 
@@ -29,6 +29,7 @@ FORMAT_VERSION = 2
 VERSIONS_READ = (1, 2)
 SUPERBLOCK_COPIES = 4
 TRAILER_AREAS = 2
+ZEROS = bytes(SECTOR_SIZE)
 
 if SECTOR_SIZE % HEADER_SIZE or SECTOR_SIZE & (SECTOR_SIZE - 1):
     raise ImportError("a sector is a power of two and holds whole headers")
@@ -37,6 +38,11 @@ if SECTOR_SIZE % HEADER_SIZE or SECTOR_SIZE & (SECTOR_SIZE - 1):
 def sectors_size(size: int) -> int:
     """`size` rounded up to whole sectors."""
     return -(-size // SECTOR_SIZE) * SECTOR_SIZE
+
+
+def padding_is_zero(padding: Buffer) -> bool:
+    """Whether the bytes after a reply, up to the end of its sector, are zero, so that replicas' slots can be equal."""
+    return bytes(padding) == ZEROS[: len(padding)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

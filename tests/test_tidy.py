@@ -30,7 +30,6 @@ LONG_MODULES = frozenset(
         "cluster/door/front_door.py",
         "cluster/replica/replica.py",
         "messages/replies.py",
-        "storage/data_file.py",
     }
 )
 LONG_CLASSES = frozenset(

@@ -322,7 +322,7 @@ PLANTED = (
         "storage",
         "the superblock is mended before what was read is durable",
         data_file,
-        "_make_durable",
+        "make_durable",
         _mended_before_it_is_durable,
     ),
     Planted(

@@ -199,7 +199,7 @@ def test_the_states_are_harsh_enough_to_break_larger_groups(
     monkeypatch: pytest.MonkeyPatch, pairs: tuple[range, ...]
 ) -> None:
     """With all four superblock copies, or three, under one sync, some crash leaves nothing to open."""
-    monkeypatch.setattr(data_file_module, "_PAIRS", pairs)
+    monkeypatch.setattr(data_file_module, "PAIRS", pairs)
     with pytest.raises((StorageError, AssertionError)):
         crash_checkpoints(rounds=1)
 
