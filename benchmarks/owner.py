@@ -15,13 +15,8 @@ from typing import Any
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
-from client_replies.actors.owner.replies_port import (
-    WRITE_INTERVAL,
-    PortEvent,
-    PortFailed,
-    RepliesPort,
-    WritesAreDurable,
-)
+from client_replies.actors.owner.port_events import PortEvent, PortFailed, WritesAreDurable
+from client_replies.actors.owner.replies_port import WRITE_INTERVAL, RepliesPort
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.message import Message
 from client_replies.messages.replies import GetStatus, RepliesClosed, RepliesOpened, RepliesStatus

@@ -15,7 +15,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress
 
-from client_replies.actors.owner.replies_port import PortEvent, ReadFailed, ReadSucceeded
+from client_replies.actors.owner.port_events import PortEvent, ReadFailed, ReadSucceeded
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.message import Message
 from client_replies.messages.replies import RepliesOpened

@@ -20,7 +20,8 @@ from typing import Any
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
-from client_replies.actors.owner.replies_port import PortFailed, RepliesPort, SlotsAreDurable
+from client_replies.actors.owner.port_events import PortFailed, SlotsAreDurable
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.base import MAC_SIZE
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.replies import GetStatus, RepliesClosed, RepliesOpened, RepliesStatus, ReplyLost

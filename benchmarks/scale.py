@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from client_replies.actors.owner.replies_port import PortEvent, ReadFailed, ReadSucceeded
+from client_replies.actors.owner.port_events import PortEvent, ReadFailed, ReadSucceeded
 from client_replies.messages.config import RepliesConfig
 from client_replies.messages.replies import RepliesOpened
 

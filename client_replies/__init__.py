@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         start_system,
         stop_system,
     )
-    from client_replies.actors.owner.replies_port import (
+    from client_replies.actors.owner.port_events import (
         PORT_MESSAGES,
         PortFailed,
         PortMisused,
@@ -161,7 +161,7 @@ __all__ = [
 ]
 
 # Where the names are, in the order in which these are asked.
-_HOMES = ("messages", "storage", "actors", "actors.owner.replies_port")
+_HOMES = ("messages", "storage", "actors", "actors.owner.port_events")
 
 _here = Path(__file__).resolve().parent
 if not (_here / "messages").exists():

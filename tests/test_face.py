@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import client_replies
-from client_replies.actors.owner.replies_port import PORT_MESSAGES
+from client_replies.actors.owner.port_events import PORT_MESSAGES
 from client_replies.messages.protocol import PROTOCOL, Party
 
 ROOT = Path(__file__).resolve().parents[1]

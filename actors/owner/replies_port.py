@@ -44,7 +44,6 @@ from client_replies.messages.replies import (
     CheckpointStarted,
     CloseReplies,
     InstallSessions,
-    NotRead,
     OpenFailed,
     OpenReplies,
     Payload,
@@ -54,8 +53,6 @@ from client_replies.messages.replies import (
     RepliesClosed,
     RepliesDurable,
     RepliesOpened,
-    RepliesRepaired,
-    ReplyLost,
     ReplyNotRead,
     ReplyRead,
     ReplyTaken,
@@ -63,7 +60,6 @@ from client_replies.messages.replies import (
     SessionsInstalled,
     SetPeers,
     SlotsDurable,
-    StorageFailed,
     WriteReplies,
     WritesAccepted,
     WritesRefused,
@@ -73,6 +69,16 @@ from client_replies.storage.errors import StorageError
 from client_replies.storage.shared_memory import PoolMemory
 
 from .lease_stock import LeaseStock, StockFailed
+from .port_events import (
+    PORT_MESSAGES,
+    PortEvent,
+    PortFailed,
+    PortMisused,
+    ReadFailed,
+    ReadSucceeded,
+    SlotsAreDurable,
+    WritesAreDurable,
+)
 
 BATCH_MAX = 256  # replies, or removals, in one message; the credit may allow fewer
 PENDING_MAX = 1024  # operations that wait in the port
@@ -81,95 +87,6 @@ WRITE_INTERVAL = 0.1  # seconds from one batch that nobody waits for to the next
 LEASE_SIZE_MIN = 1024  # bytes; below, the reply itself is not much more than what stands for it
 RESEND_TIMEOUT = 1.0  # seconds
 OPEN_TIMEOUT = 5.0  # seconds: opening verifies every slot
-
-
-class PortMisused(RuntimeError):
-    """The port was asked for what it does not do in its state, and did nothing: a mistake of the owner's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortFailed:
-    """The port does nothing more: the file was not opened, or the component refused what it must take."""
-
-    fault: Fault
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadSucceeded:
-    """A read ended well: the whole reply, verified, whose packed header was asked for."""
-
-    read: int
-    slot: int
-    header: bytes
-    reply: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadFailed:
-    """A read ended without the reply, and why."""
-
-    read: int
-    slot: int
-    header: bytes
-    reason: NotRead
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WritesAreDurable:
-    """Of every reply written up to `op`: it, or a newer one of its slot, is on disk.
-
-    Or the slot was removed, or installed anew, since. See `RepliesDurable`.
-    """
-
-    op: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotsAreDurable:
-    """The wait that `await_durable` numbered is over: see there, and `SlotsDurable`."""
-
-    wait: int
-    slots: tuple[int, ...]
-
-
-# What the component and the pool send to an owner; an actor hands each of these to `RepliesPort.receive`.
-PORT_MESSAGES: tuple[type[Message], ...] = (
-    RepliesOpened,
-    OpenFailed,
-    PeersSet,
-    WritesAccepted,
-    WritesRefused,
-    RepliesDurable,
-    SlotsDurable,
-    ReplyRead,
-    ReplyNotRead,
-    SessionsInstalled,
-    CheckpointStarted,
-    CheckpointDone,
-    RequestRefused,
-    RepliesClosed,
-    RepliesRepaired,
-    ReplyLost,
-    StorageFailed,
-    LeasesGranted,
-    LeasesRefused,
-    LeasesReleased,
-)
-
-PortEvent = (
-    RepliesOpened
-    | PortFailed
-    | ReadSucceeded
-    | ReadFailed
-    | SlotsAreDurable
-    | WritesAreDurable
-    | CheckpointDone
-    | SessionsInstalled
-    | RepliesClosed
-    | RepliesRepaired
-    | ReplyLost
-    | StorageFailed
-)
 
 
 _Place = tuple[int, int]  # the serial, which numbers all places, and the op of the first operation in it

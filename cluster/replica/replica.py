@@ -24,7 +24,8 @@ from typing import Any, ClassVar, NoReturn
 from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
-from client_replies.actors.owner.replies_port import PORT_MESSAGES, PortFailed, RepliesPort
+from client_replies.actors.owner.port_events import PORT_MESSAGES, PortFailed
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.component_actor import ComponentActor, Handler
 from client_replies.cluster.control import (
     Finish,

@@ -13,13 +13,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client_replies.actors.owner.replies_port import (
-    PortFailed,
-    ReadFailed,
-    ReadSucceeded,
-    RepliesPort,
-    SlotsAreDurable,
-)
+from client_replies.actors.owner.port_events import PortFailed, ReadFailed, ReadSucceeded, SlotsAreDurable
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.cluster.vsr.effects import (
     AwaitReply,
     CheckpointReplies,

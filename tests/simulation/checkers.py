@@ -25,7 +25,7 @@ from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.component.message_pool import MessagePoolActor
 from client_replies.actors.component.reading import ClientRead, PeerRead
 from client_replies.actors.component.storage import StorageActor
-from client_replies.actors.owner.replies_port import PortFailed, ReadSucceeded
+from client_replies.actors.owner.port_events import PortFailed, ReadSucceeded
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing

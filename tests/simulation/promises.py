@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
-from client_replies.actors.owner.replies_port import RepliesPort, SlotsAreDurable, WritesAreDurable
+from client_replies.actors.owner.port_events import SlotsAreDurable, WritesAreDurable
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.messages.peers import GetReplies, Missing, RepliesMissing
 from client_replies.messages.replies import (
     AwaitDurable,

@@ -22,7 +22,7 @@ from thespian.actors import (
 )
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
-from client_replies.actors.owner.replies_port import PortFailed, ReadFailed, ReadSucceeded, SlotsAreDurable
+from client_replies.actors.owner.port_events import PortFailed, ReadFailed, ReadSucceeded, SlotsAreDurable
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import (

@@ -12,7 +12,8 @@ from thespian.actors import ActorAddress
 
 from client_replies.actors.component.repair import Repair
 from client_replies.actors.owner.lease_stock import LeaseStock
-from client_replies.actors.owner.replies_port import PortFailed, RepliesPort
+from client_replies.actors.owner.port_events import PortFailed
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import AcquireLeases, Lease, MemoryName, ReleaseLeases

@@ -11,14 +11,8 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
-from client_replies.actors.owner.replies_port import (
-    PortEvent,
-    PortFailed,
-    ReadFailed,
-    ReadSucceeded,
-    RepliesPort,
-    SlotsAreDurable,
-)
+from client_replies.actors.owner.port_events import PortEvent, PortFailed, ReadFailed, ReadSucceeded, SlotsAreDurable
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.system import OwnedSystem
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.leases import GetPoolStatus, PoolStatus

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.owner.replies_port import (
-    READS_MAX,
+from client_replies.actors.owner.port_events import (
     PortFailed,
     PortMisused,
     ReadFailed,
     ReadSucceeded,
-    RepliesPort,
     SlotsAreDurable,
     WritesAreDurable,
 )
+from client_replies.actors.owner.replies_port import READS_MAX, RepliesPort
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import (
