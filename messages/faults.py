@@ -150,6 +150,16 @@ class Fault(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure(Message):
+    """Base of the messages that have a `fault`: `str()` says it."""
+
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}: {self.fault}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointDamaged(Message):
     """The session table of the last checkpoint, `sequence` as of `op`, is not to be had, and why."""
 

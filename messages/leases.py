@@ -14,7 +14,7 @@ from typing import NewType
 from thespian.actors import ActorAddress
 
 from .config import BUFFERS_MAX_LIMIT, MESSAGE_SIZE_LIMIT, SECTOR_SIZE
-from .faults import Fault
+from .faults import Failure
 from .message import U64_MAX, Message, MessageInvalid, check_distinct, check_int, check_ints, check_type, shown
 
 Lease = NewType("Lease", int)
@@ -92,10 +92,8 @@ class PoolOpened(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolOpenFailed(Message):
+class PoolOpenFailed(Failure):
     """The memory cannot be had."""
-
-    fault: Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,14 +124,13 @@ class LeasesGranted(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeasesRefused(Message):
+class LeasesRefused(Failure):
     """Nothing was done, and the same number is expected next: too many wait, or the request is out of its turn, larger
     than the pool, or of a holder whose leases were reclaimed.
     """
 
     holder: int
     number: int
-    fault: Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ actor calls `validate` once more on whatever arrives from another process.
 
 Limits: no nested validation of opaque payloads. Bytes that claim to be a reply are verified by who uses them.
 
-`str()` of a message is its class name. Thespian formats every message several times on its way for an internal log,
-and a megabyte formatted that often costs twenty to forty times what carrying it costs.
+`str()` of a message is its class name, and of a failure also why. Thespian formats every message several times on its
+way for an internal log, and a megabyte formatted that often costs twenty to forty times what carrying it costs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
+from .invalid import Invalid
+
 U8_MAX = 2**8 - 1
 U16_MAX = 2**16 - 1
 U32_MAX = 2**32 - 1
@@ -24,14 +26,13 @@ U64_MAX = 2**64 - 1
 U128_MAX = 2**128 - 1
 
 
-class MessageInvalid(ValueError):
+class MessageInvalid(Invalid):
     """A field of a message has a value that it must not have."""
 
     def __init__(self, field: str, found: str, expected: str) -> None:
-        super().__init__(field, found, expected)
+        super().__init__(found, expected)
+        self.args = (field, found, expected)
         self.field = field
-        self.found = found
-        self.expected = expected
 
     def __str__(self) -> str:
         return f"{self.field} is {self.found}, expected {self.expected}"

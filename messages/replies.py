@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from thespian.actors import ActorAddress
 
 from .config import CLIENTS_MAX_LIMIT, OpenMode, RepliesConfig
-from .faults import CheckpointDamaged, Fault
+from .faults import CheckpointDamaged, Failure, Fault
 from .leases import LEASE_MAX, Lease, MemoryName
 from .message import (
     U8_MAX,
@@ -95,11 +95,10 @@ class RepliesOpened(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenFailed(Message):
+class OpenFailed(Failure):
     """The file was not opened, and is as it was."""
 
     owner: int
-    fault: Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,13 +197,12 @@ class WritesAccepted(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WritesRefused(Message):
+class WritesRefused(Failure):
     """Nothing of the batch `number` was taken over: item `index` has `fault`. The same number is expected next."""
 
     owner: int
     number: int
     index: int
-    fault: Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +307,9 @@ class ReplyNotRead(Message):
     slot: int
     reason: NotRead
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__}: {self.reason.value}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSessions(Message):
@@ -380,13 +381,12 @@ class CheckpointDone(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRefused(Message):
+class RequestRefused(Failure):
     """The `InstallSessions`, `Checkpoint`, `AwaitDurable`, `SetPeers` or `CloseReplies` did nothing, and why."""
 
     owner: int
     request: str
     number: int
-    fault: Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -474,11 +474,10 @@ class ReplyLost(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StorageFailed(Message):
+class StorageFailed(Failure):
     """Told without asking: the storage stopped and nothing more is made durable. The replica must recover."""
 
     owner: int
-    fault: Fault
 
 
 def _check_numbered(owner: int, number: int, op: int) -> None:

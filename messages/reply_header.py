@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 
 import xxhash
 
+from .invalid import Invalid
 from .message import U8_MAX, U16_MAX, U32_MAX, U64_MAX, U128_MAX, shown
 
 HEADER_SIZE = 256
@@ -53,16 +54,8 @@ if _LAYOUT.size != HEADER_SIZE:
     raise ImportError(f"the reply header packs to {_LAYOUT.size} bytes, expected {HEADER_SIZE}")
 
 
-class HeaderInvalid(ValueError):
+class HeaderInvalid(Invalid):
     """A reply header breaks one of its rules. `found` and `expected` say how, in words."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(found, expected)
-        self.found = found
-        self.expected = expected
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}: found {self.found}, expected {self.expected}"
 
 
 class HeaderTruncated(HeaderInvalid):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .config import OpenMode, RepliesConfig
-from .faults import CheckpointDamaged, Fault, SlotFault
+from .faults import CheckpointDamaged, Failure, SlotFault
 from .leases import Lease, MemoryName
 from .message import U64_MAX, Message, MessageInvalid, check_bytes, check_int, check_ints, check_type, shown
 from .replies import SLOT_MAX, Payload
@@ -65,11 +65,10 @@ class StorageOpened(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StorageOpenFailed(Message):
+class StorageOpenFailed(Failure):
     """Not opened; the file is as it was."""
 
     batch: int
-    fault: Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +196,8 @@ class StorageClosed(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StorageStopped(Message):
+class StorageStopped(Failure):
     """Told without asking: the disk failed, nothing in flight is durable, and the storage does no more."""
-
-    fault: Fault
 
 
 def _check_batch(batch: int, slots: tuple[int, ...]) -> None:

@@ -22,6 +22,7 @@ from itertools import compress
 from typing import NoReturn
 
 from client_replies.messages.faults import InvariantBroken
+from client_replies.messages.invalid import Invalid
 from client_replies.messages.message import U32_MAX, U64_MAX
 from client_replies.messages.reply_header import (
     CHECKSUM_SIZE,
@@ -50,13 +51,12 @@ def sessions_size_max(clients_max: int) -> int:
     return PREFIX.size + clients_max * ENTRY_SIZE
 
 
-class SessionsInvalid(ValueError):
+class SessionsInvalid(Invalid):
     """Bytes that are not a session table of this cluster and size. `entry` is the position of the bad entry, or -1."""
 
     def __init__(self, found: str, expected: str, entry: int = -1) -> None:
-        super().__init__(found, expected, entry)
-        self.found = found
-        self.expected = expected
+        super().__init__(found, expected)
+        self.args = (found, expected, entry)
         self.entry = entry
 
     def __str__(self) -> str:

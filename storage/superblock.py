@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import FaultKind, invariant
+from client_replies.messages.invalid import Invalid
 from client_replies.messages.reply_header import CHECKSUM_SIZE, Buffer, checksum128
 
 from .errors import StorageError, storage_error
@@ -47,16 +48,8 @@ if _USED != 168 or len(MAGIC) != 16 or SUPERBLOCK_COPIES < 2 * QUORUM:
     raise ImportError("the superblock is not as drawn")
 
 
-class SuperblockInvalid(ValueError):
+class SuperblockInvalid(Invalid):
     """A sector that is no superblock copy. `found` and `expected` say why, in words."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(found, expected)
-        self.found = found
-        self.expected = expected
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}: found {self.found}, expected {self.expected}"
 
 
 class SuperblockMagicWrong(SuperblockInvalid):

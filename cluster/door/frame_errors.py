@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
+from client_replies.messages.invalid import Invalid
 
-class FrameInvalid(ValueError):
+
+class FrameInvalid(Invalid):
     """A frame breaks one of its rules. `found` and `expected` say how, in words."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(found, expected)
-        self.found = found
-        self.expected = expected
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}: found {self.found}, expected {self.expected}"
 
 
 class FrameMagicWrong(FrameInvalid):

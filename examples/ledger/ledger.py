@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from client_replies.messages.invalid import Invalid
 from client_replies.messages.reply_header import checksum128
 
 # The operations of requests.
@@ -48,13 +49,8 @@ class ResultMalformed(ValueError):
     """Bytes that are no result."""
 
 
-class NameInvalid(ValueError):
+class NameInvalid(Invalid):
     """A text that is no account's name."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(found, expected)
-        self.found = found
-        self.expected = expected
 
     def __str__(self) -> str:
         return f"found {self.found}, expected {self.expected}"

@@ -16,7 +16,7 @@ from client_replies.messages.leases import MemoryName
 from client_replies.messages.message import Message
 
 # Parts of messages, and the base: sent by nobody on their own.
-PARTS = {"Message", "Fault", "CheckpointDamaged", "RepliesConfig"}
+PARTS = {"Message", "Failure", "Fault", "CheckpointDamaged", "RepliesConfig"}
 # Values that the annotations alone do not give.
 SPECIAL: dict[tuple[str, str], object] = {
     ("RepliesConfig", "path"): "/data/replies",

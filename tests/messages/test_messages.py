@@ -8,6 +8,7 @@ import timeit
 import pytest
 
 from client_replies.messages.config import RepliesConfig
+from client_replies.messages.faults import Failure
 from client_replies.messages.leases import (
     AcquireLeases,
     OpenPool,
@@ -18,7 +19,7 @@ from client_replies.messages.leases import (
 )
 from client_replies.messages.message import Message, MessageInvalid, shown
 from client_replies.messages.peers import GetReplies, RepliesFound, RepliesMissing
-from client_replies.messages.replies import AwaitDurable, ReadReply, SetPeers, WriteReplies
+from client_replies.messages.replies import AwaitDurable, ReadReply, ReplyNotRead, SetPeers, WriteReplies
 from client_replies.messages.storage_io import ReadSlots, WriteSlots
 
 from tests.messages.samples import message_classes, sample
@@ -87,9 +88,14 @@ def test_a_bool_is_no_number(kind: type[Message]) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind.__name__ != "Fault"])
-def test_the_text_of_a_message_is_its_name(kind: type[Message]) -> None:
-    """Thespian forms it several times on the way."""
-    assert str(sample(kind)) == kind.__name__
+def test_the_text_of_a_message_is_its_name_and_why_something_failed(kind: type[Message]) -> None:
+    """Thespian forms it several times on the way: it has nothing that may be large."""
+    message = sample(kind)
+    why = message.fault if isinstance(message, Failure) else None
+    if isinstance(message, ReplyNotRead):
+        assert str(message) == f"ReplyNotRead: {message.reason.value}"
+    else:
+        assert str(message) == (f"{kind.__name__}: {why}" if why is not None else kind.__name__)
 
 
 def test_the_text_of_a_large_message_costs_nothing() -> None:
