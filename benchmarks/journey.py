@@ -2,7 +2,7 @@
 
     python -m benchmarks.journey [--seconds 5] [--directory DIR]
 
-It runs the cluster of row 7 with one session and writes down when each handler of an actor, and each write of a log,
+It runs the row `cluster` with one session and writes down when each handler of an actor, and each write of a log,
 began and ended; the processes of a host have one clock. Of the requests the fastest tenth is shown, as medians: what
 else the machine did meanwhile is mostly not in them.
 

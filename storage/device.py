@@ -1,4 +1,4 @@
-"""Devices: the one interface to the bytes of a data file, with two implementations, files and memory.
+"""Devices: the one interface to the bytes of a data file, and files of the operating system (in memory: `memory_disk`).
 
 Guarantees: a transfer is whole sectors, at a sector, inside the device, all of it or a `StorageError`; the same checks
 run before a write and before a read. What `sync` returned for is durable, and nothing else is. `open` holds the file

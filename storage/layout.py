@@ -11,7 +11,7 @@ Guarantees: a `Layout` that exists is consistent: zones touch and do not overlap
 number of sectors, and a full session table fits an area. All sizes follow from clients_max and message_size_max, which
 the superblock stores, so a file of any other shape is recognised before anything else of it is read.
 
-A change of anything drawn here, in superblock.py or in client_sessions.py needs a new FORMAT_VERSION. Version 1, whose
+A change of anything drawn here, in superblock.py or in session_table.py needs a new FORMAT_VERSION. Version 1, whose
 superblock does not know the checkpoint before the last, is read too; the next checkpoint makes it a file of version 2.
 """
 

@@ -35,6 +35,7 @@ LONG_FILES = (
     "tests/examples/test_live.py",
     "tests/cluster/test_vsr_simulation.py",
     "tests/actors/component/test_strangers.py",
+    "tests/actors/thespian/base/test_other_hosts.py",
     "tests/actors/thespian/base/test_strangers.py",
     "tests/actors/thespian/test_system.py",
 )

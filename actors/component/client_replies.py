@@ -1,8 +1,8 @@
 """ClientRepliesActor: keeps the latest reply of every client session, durable, verified and repaired from its peers.
 
-Guarantees: the design's invariants 1 to 15, each in the part that keeps it (`slots`, `writing`, `reading`, `repairing`,
-`checkpointing`). This module is the door: who may ask what and when, every message that changes something once and in
-its turn, opening and closing.
+Guarantees: the invariants of docs/architecture.md, each in the part that keeps it (`slots`, `writing`, `reading`,
+`repair`, `repairing`, `checkpointing`, `storage`); 12, 13 and 15 are the replica's. This module is the door: who may
+ask what and when, every message that changes something once and in its turn, opening and closing.
 
 Limits: it knows nothing of requests. Whether a request is new is the session table's business, which the replica owns;
 this actor is told what to keep.

@@ -1,4 +1,8 @@
-"""Frames out of a stream of bytes: bounded memory, work linear in the bytes, one event at a time."""
+"""Frames out of a stream of bytes, without I/O.
+
+Guarantees: a decoder holds one frame and one read at most, and its work is linear in the bytes that it was given. After
+a frame that breaks a rule it is in ERROR permanently.
+"""
 
 from __future__ import annotations
 

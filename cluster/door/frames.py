@@ -1,4 +1,4 @@
-"""The wire between clients and the gateway: binary frames, and a decoder without I/O.
+"""The wire between clients and the gateway: binary frames. `frame_decoder` finds them in a stream.
 
 A frame is a header of 128 bytes and a body, little-endian:
 
@@ -16,8 +16,7 @@ A frame is a header of 128 bytes and a body, little-endian:
 component's own reply, header and body, and of a refusal a short text for people.
 
 Guarantees: a length is believed only after the checksum of its header, a body only after its own; what decodes packs
-to the same bytes; each way to be wrong has an error of its own below `FrameInvalid`, after which a decoder is in
-ERROR permanently. A decoder holds one frame and one read at most, and its work is linear in the bytes it was given.
+to the same bytes; each way to be wrong has an error of its own below `FrameInvalid`.
 
 Limits: no secrecy, no authenticity. XXH3 finds rot, not malice: who knows a client's number can speak for it.
 """

@@ -1,4 +1,4 @@
-"""What ends the keeping up of a cluster. Imports nothing: who only tells errors apart needs no actors."""
+"""The error that ends a cluster's supervision. Imports nothing, so that it can be caught without loading actors."""
 
 from __future__ import annotations
 

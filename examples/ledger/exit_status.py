@@ -25,7 +25,7 @@ class ExitStatus(enum.IntEnum):
 
 MEANINGS = {
     ExitStatus.DONE: "done: every request was accepted, every check holds, the cluster has a quorum",
-    ExitStatus.REFUSED: "the ledger refused at least one transfer or query, or a check of the verdict is broken",
+    ExitStatus.REFUSED: "the ledger refused something, a check is broken, or a fault that was asked for did not happen",
     ExitStatus.BAD_INPUT: "arguments, a file, a directory or an input line cannot be used; stderr says what to change",
     ExitStatus.UNAVAILABLE: "no quorum, no reply in time, or the cluster is not up; stderr says if a request is open",
     ExitStatus.OUTPUT_LOST: "the output could not be written; stderr says what was executed",

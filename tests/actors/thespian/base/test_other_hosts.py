@@ -170,7 +170,7 @@ def test_replies_that_take_much_longer_than_the_time_without_progress_arrive(mon
         assert send_over_a_slow_line(started, 16, 64 << 10, 0.35e6) > 2.0
 
 
-@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="takes a minute: SLOW_TESTS=1 make test ARGS='-k megabyte'")
+@pytest.mark.slow
 def test_megabyte_replies_arrive_over_a_line_that_carries_one_in_three_seconds(system: OwnedSystem) -> None:
     """16 of 1 MiB over 0.35 MB/s, with the limits as they are: 48 s, of which none is without progress."""
     assert send_over_a_slow_line(system, 16, 1 << 20, 0.35e6) > 40.0
