@@ -33,5 +33,7 @@ def measure(row: str, contestant: str, params: dict[str, Any]) -> dict[str, Any]
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
+        raise SystemExit(__doc__)
     row, contestant, *rest = sys.argv[1:]
     print(json.dumps(measure(row, contestant, json.loads(rest[0]) if rest else {})))

@@ -5,8 +5,8 @@ new beginning of the log, its session table goes to the component (`InstallRepli
 follows, and every reply that the table speaks of and the slots do not hold is awaited until it is durable or known to
 be lost everywhere. Only then the sync is finished, durably (`sync_op` 0; invariant 9). A crash anywhere in between
 begins again where the store says. Execution goes on meanwhile: what a session's next request replaces need not come.
-Nobody is given a snapshot by who is in a later view: what that view has committed may stand where the logs for an
-earlier one have other entries, and a primary of the earlier one would take those for committed.
+A replica never sends a snapshot to a replica in an earlier view: what the later view has committed may stand where the
+logs of the earlier one have other entries, and a primary of the earlier one would take those for committed.
 
 Limits: no `Checkpoint` of its own until the component has the one of the snapshot.
 """
