@@ -7,3 +7,52 @@ together), `host` (what keeps the processes up), `client` (the library that clie
 
 Each folder imports from those before it, and none imports a concrete service: that is a subclass of `ReplicaActor`.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import Answer, ClusterClient, ClusterError, RetryPolicy, Session
+    from .control import StartReplica
+    from .host.failure import MembersFailed
+    from .host.gateway_keeper import GatewayKeeper
+    from .host.members import Members
+    from .replica.observer import Observer, Verdict
+    from .replica.replica import ReplicaActor
+    from .vsr.execution import StateMachine
+
+__all__ = [
+    "Answer",
+    "ClusterClient",
+    "ClusterError",
+    "GatewayKeeper",
+    "Members",
+    "MembersFailed",
+    "Observer",
+    "ReplicaActor",
+    "RetryPolicy",
+    "Session",
+    "StartReplica",
+    "StateMachine",
+    "Verdict",
+]
+
+_HOMES = {
+    "GatewayKeeper": "host.gateway_keeper",
+    "Members": "host.members",
+    "MembersFailed": "host.failure",
+    "Observer": "replica.observer",
+    "ReplicaActor": "replica.replica",
+    "StartReplica": "control",
+    "StateMachine": "vsr.execution",
+    "Verdict": "replica.observer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What is asked for is imported, and nothing else: a client needs no actors.
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'client')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

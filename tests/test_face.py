@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import client_replies
+from client_replies import cluster
 from client_replies.actors.owner.port_events import PORT_MESSAGES
 from client_replies.messages.protocol import PROTOCOL, Party
 
@@ -31,6 +32,16 @@ def test_every_name_of_the_face_is_there_and_is_declared_for_type_checkers() -> 
         for alias in node.names
     }
     assert declared == set(client_replies.__all__)
+
+
+def test_every_name_of_the_cluster_is_there_and_a_client_needs_no_actors() -> None:
+    """What a service or its client imports, it finds in one place."""
+    assert all(hasattr(cluster, name) for name in cluster.__all__)
+    loaded = run(
+        "import sys; from client_replies.cluster import ClusterClient; "
+        "print([name for name in ('structlog', 'client_replies.actors') if name in sys.modules])"
+    )
+    assert loaded == "[]"
 
 
 def test_the_face_has_all_that_an_owner_sends_and_is_sent() -> None:
