@@ -281,7 +281,7 @@ GATEWAY = (
     _bug(
         "client",
         "a refusal of an earlier view is believed",
-        (Call, "_refused", "if reason in _BY_REPLICAS and", "if False and reason in _BY_REPLICAS and"),
+        (Call, "_refused", "if reason in BY_REPLICAS and", "if False and reason in _BY_REPLICAS and"),
         (Forwarding, "_route", "if frame.command == Command.REFUSED and waiting.target != replica:", "if False:"),
     ),
     _bug(
