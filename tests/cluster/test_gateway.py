@@ -427,6 +427,7 @@ def test_sudden_resets_leave_nothing_behind(tcp_system: OwnedSystem) -> None:
     assert front.descriptors() <= descriptors + 4
 
 
+@pytest.mark.slow
 def test_thousands_of_idle_connections_cost_little(tcp_system: OwnedSystem) -> None:
     """A kilobyte or two each and no time: the gateway's process hardly uses the processor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

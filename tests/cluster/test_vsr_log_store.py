@@ -264,6 +264,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_what_the_operating_system_refuses_is_no_damage_and_changes_nothing(refusal: str) -> None:
     """A replica whose log cannot be opened now must not be taken for one whose log rotted; it opens later."""

@@ -123,6 +123,7 @@ def test_a_name_with_blanks_is_one_account_from_everywhere(service: Service, tmp
     assert service.ledger.balances == {"ada lovelace": 18, "equity": -18}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("balance", " "), ("balance", ""), ("transfer", "equity", "ada ", "5")])
 def test_a_name_that_cannot_be_is_refused_before_anything_is_sent(service: Service, words: tuple[str, ...]) -> None:
     """With exit status 2."""

@@ -161,6 +161,7 @@ def test_a_limit_on_file_sizes_is_a_refusal_and_nothing_is_lost(cluster: Cluster
     cluster.lost_nothing()
 
 
+@pytest.mark.slow
 def test_few_descriptors_are_raised_or_refused(cluster: Cluster) -> None:
     """A soft limit is raised as far as is needed; a hard one that is too low is named with what is needed."""
     line = cluster.refused(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)))
@@ -173,6 +174,7 @@ def test_few_descriptors_are_raised_or_refused(cluster: Cluster) -> None:
 # The process's surroundings.
 
 
+@pytest.mark.slow
 def test_without_home_and_temporary_directory_it_serves(cluster: Cluster) -> None:
     """Nothing but PATH is in the environment, and where temporary files would go is nothing."""
     nowhere = str(cluster.place.parent / "nowhere")
@@ -306,6 +308,7 @@ def test_what_a_crash_or_a_full_disk_left_of_cluster_json_blocks_no_start(
     assert (fresh.place / "replica-0" / "log.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_a_second_start_takes_nothing_from_the_first_whatever_was_removed(cluster: Cluster) -> None:
     """No file of the directory is the lock, so none that somebody removes gives the directory away."""
     assert cluster.start(), cluster.said()

@@ -179,6 +179,7 @@ def test_a_malformed_file_is_refused_before_anything_is_executed(place: Path, tr
     assert out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--damage", "--kill"])
 def test_more_faults_than_transfers_are_refused(place: Path, transfers: Path, option: str) -> None:
     """What was asked for cannot happen; the default fits any file."""

@@ -179,6 +179,7 @@ def test_every_command_in_every_state_ends_with_one_line_and_does_its_work_at_mo
             assert found == (AMOUNT if case.executes() else None), (case, result, results[case])
 
 
+@pytest.mark.slow
 def test_a_cluster_that_was_started_without_standard_descriptors_gives_their_numbers_to_nothing(cluster: Path) -> None:
     """A message that a library writes to stderr must not end up in a file of a replica."""
     pids = living_descendants() - {os.getpid()}

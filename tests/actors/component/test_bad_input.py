@@ -258,6 +258,7 @@ BAD_REPLIES: dict[str, tuple[FaultKind, Callable[[Book], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_REPLIES)
 def test_a_bad_reply_is_refused_and_changes_nothing(asys: OwnedSystem, tmp_path: Path, name: str) -> None:
     """The whole batch is refused with the index and the reason; the good reply beside it is not taken over either."""

@@ -496,6 +496,7 @@ def full_disk() -> tuple[list[int], int]:
     return [descriptor], descriptor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [unread_terminal, unread_socket, broken_pipe, full_disk])
 def test_whatever_stderr_is_no_actor_stands_still_or_dies(
     make: Callable[[], tuple[list[int], int]], free_of_new_processes: None

@@ -254,6 +254,7 @@ def test_a_start_that_does_not_succeed_leaves_nothing(
         start_system()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["hang", "block"])
 def test_a_system_with_a_hung_actor_is_ended_within_the_time(order: str) -> None:
     """Thespian would come back after ten seconds with everything still running."""
@@ -357,6 +358,7 @@ def test_a_script_that_is_killed_at_any_moment_leaves_no_process(free_of_new_pro
     assert {0, 4} <= seen
 
 
+@pytest.mark.slow
 def test_a_script_that_is_interrupted_at_any_moment_leaves_no_process(free_of_new_processes: None) -> None:
     """Ctrl-C reaches the script alone or its whole process group; it ends by itself and takes all with it."""
     before = living_descendants()

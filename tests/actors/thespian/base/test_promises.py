@@ -101,6 +101,7 @@ def test_messages_of_every_size_arrive_unchanged(system: OwnedSystem, size: int)
         assert asked(system, echo, "small") == "small"
 
 
+@pytest.mark.slow
 def test_a_message_of_thousands_of_large_parts_arrives_unchanged(system: OwnedSystem) -> None:
     """More parts than the kernel takes in one call."""
     parts = [os.urandom(1) * 20_000 for _ in range(1500)]
