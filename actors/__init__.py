@@ -6,6 +6,15 @@ What a user of the component needs is here by name; the modules have the rest.
 from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.component.message_pool import MessagePoolActor
 from client_replies.actors.component.storage import StorageActor
+from client_replies.actors.owner.port_events import (
+    PORT_MESSAGES,
+    PortFailed,
+    PortMisused,
+    ReadFailed,
+    ReadSucceeded,
+    SlotsAreDurable,
+    WritesAreDurable,
+)
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.environment import Environment, RealEnvironment
 from client_replies.actors.thespian.system import (
@@ -17,12 +26,19 @@ from client_replies.actors.thespian.system import (
 )
 
 __all__ = [
+    "PORT_MESSAGES",
     "ClientRepliesActor",
     "Environment",
     "MessagePoolActor",
+    "PortFailed",
+    "PortMisused",
+    "ReadFailed",
+    "ReadSucceeded",
     "RealEnvironment",
     "RepliesPort",
+    "SlotsAreDurable",
     "StorageActor",
+    "WritesAreDurable",
     "configure_logging",
     "get_logger",
     "running_system",

@@ -33,23 +33,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from client_replies.actors import (
+        PORT_MESSAGES,
         ClientRepliesActor,
         MessagePoolActor,
-        RepliesPort,
-        StorageActor,
-        configure_logging,
-        running_system,
-        start_system,
-        stop_system,
-    )
-    from client_replies.actors.owner.port_events import (
-        PORT_MESSAGES,
         PortFailed,
         PortMisused,
         ReadFailed,
         ReadSucceeded,
+        RepliesPort,
         SlotsAreDurable,
+        StorageActor,
         WritesAreDurable,
+        configure_logging,
+        running_system,
+        start_system,
+        stop_system,
     )
     from client_replies.messages import (
         AwaitDurable,
@@ -161,11 +159,11 @@ __all__ = [
 ]
 
 # Where the names are, in the order in which these are asked.
-_HOMES = ("messages", "storage", "actors", "actors.owner.port_events")
+_HOMES = ("messages", "storage", "actors")
 
-_here = Path(__file__).resolve().parent
+_here = Path(__file__).parent
 if not (_here / "messages").exists():
-    # In a checkout the packages lie beside this folder; installed, they lie in it.
+    # In a checkout's root the packages lie beside this folder; installed, or linked by `make`, they lie in it.
     __path__.append(str(_here.parent))
 
 
@@ -174,7 +172,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         for home in _HOMES:
             module = importlib.import_module(f"{__name__}.{home}")
-            if hasattr(module, name):
+            if name in module.__all__:
                 return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

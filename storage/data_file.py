@@ -32,7 +32,7 @@ from operator import itemgetter
 from typing import NamedTuple, overload
 
 from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
-from client_replies.messages.faults import Fault, FaultKind, SlotFault, invariant
+from client_replies.messages.faults import CheckpointDamaged, Fault, FaultKind, SlotFault, invariant
 from client_replies.messages.reply import verify_reply_header
 from client_replies.messages.reply_header import (
     HEADER_SIZE,
@@ -49,7 +49,6 @@ from client_replies.messages.reply_header import (
 
 from .data_file_parts import (
     PAIRS,
-    _damaged,
     check_identity,
     make_durable,
     read_sessions,
@@ -90,7 +89,10 @@ class DataFile:
         self.layout = Layout.of_shape(superblock.clients_max, superblock.message_size_max)
         self.formatted = formatted
         self.sessions = sessions
-        self.damaged = None if damage is None else _damaged(superblock.trailer, damage)
+        self.damaged: CheckpointDamaged | None = None
+        if damage is not None:
+            trailer = superblock.trailer
+            self.damaged = CheckpointDamaged(sequence=trailer.sequence, op=trailer.op, fault=damage)
         self._device = device
         self._superblock = superblock  # as it is on disk
         self._trailer = superblock.trailer if damage is None else superblock.previous  # the one in use

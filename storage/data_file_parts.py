@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client_replies.messages.config import SECTOR_SIZE, RepliesConfig
-from client_replies.messages.faults import CheckpointDamaged, Fault, FaultKind
-from client_replies.messages.reply_header import (
-    checksum128,
-)
+from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.reply_header import checksum128
 
 from .device import Device, aligned_memory
 from .errors import StorageError, storage_error
 from .layout import SUPERBLOCK_COPIES, Layout, padding_is_zero, sectors_size
 from .superblock import MAGIC, Superblock, Trailer
 
-DAMAGE = frozenset({FaultKind.TRAILER_CORRUPT, FaultKind.IO_ERROR})  # of a trailer, for which there may be another
+_DAMAGE = frozenset({FaultKind.TRAILER_CORRUPT, FaultKind.IO_ERROR})  # of a trailer, for which there may be another
+# The copies of the superblock that are written and synced together; see `data_file`.
 PAIRS = (range(0, SUPERBLOCK_COPIES // 2), range(SUPERBLOCK_COPIES // 2, SUPERBLOCK_COPIES))
 
 
 def write_superblock(device: Device, superblock: Superblock, copies: Sequence[int]) -> None:
+    """Write these copies of the superblock; they are not synced."""
     for copy in copies:
         device.write(copy * SECTOR_SIZE, (superblock.encode(copy),))
 
@@ -43,12 +43,12 @@ def read_superblock(device: Device) -> list[memoryview | None]:
         raise _too_short(device.head(device.size))
     copies = aligned_memory(size)
     sectors = [copies[at : at + SECTOR_SIZE] for at in range(0, size, SECTOR_SIZE)]
-    if was_read(device, 0, copies):
+    if _was_read(device, 0, copies):
         return list(sectors)
-    return [sector if was_read(device, at * SECTOR_SIZE, sector) else None for at, sector in enumerate(sectors)]
+    return [sector if _was_read(device, at * SECTOR_SIZE, sector) else None for at, sector in enumerate(sectors)]
 
 
-def was_read(device: Device, offset: int, into: memoryview) -> bool:
+def _was_read(device: Device, offset: int, into: memoryview) -> bool:
     """Read from the disk itself; False if that gave an I/O error, of which one bad sector is enough."""
     try:
         device.read(offset, into, direct=True)
@@ -71,6 +71,7 @@ def _too_short(head: bytes) -> StorageError:
 
 
 def check_identity(superblock: Superblock, config: RepliesConfig) -> None:
+    """Raise `StorageError` if the file is not the one that is asked for."""
     comparisons = (
         (FaultKind.CLUSTER_MISMATCH, "cluster", superblock.cluster, config.cluster),
         (FaultKind.REPLICA_MISMATCH, "replica", superblock.replica, config.replica),
@@ -85,19 +86,19 @@ def check_identity(superblock: Superblock, config: RepliesConfig) -> None:
 def read_sessions(device: Device, layout: Layout, superblock: Superblock) -> tuple[bytes, Fault | None]:
     """The session table of the last checkpoint; or that of the one before, and what is wrong with the last."""
     try:
-        return read_trailer(device, layout, superblock.trailer), None
+        return _read_trailer(device, layout, superblock.trailer), None
     except StorageError as error:
         damage = error
-    if damage.fault.kind not in DAMAGE or superblock.previous == superblock.trailer:
+    if damage.fault.kind not in _DAMAGE or superblock.previous == superblock.trailer:
         raise damage
     try:
-        return read_trailer(device, layout, superblock.previous), damage.fault
+        return _read_trailer(device, layout, superblock.previous), damage.fault
     except StorageError as error:
         # Damage is proven only if both are: an unreadable sector may be read another time.
         raise damage if error.fault.kind is FaultKind.TRAILER_CORRUPT else error from None
 
 
-def read_trailer(device: Device, layout: Layout, trailer: Trailer) -> bytes:
+def _read_trailer(device: Device, layout: Layout, trailer: Trailer) -> bytes:
     """A session table, read from the disk itself and verified with its padding."""
     size = trailer.size
     if not size:
@@ -113,7 +114,3 @@ def read_trailer(device: Device, layout: Layout, trailer: Trailer) -> bytes:
     if not padding_is_zero(sectors[size:]):
         raise storage_error(FaultKind.TRAILER_CORRUPT, "padding that is not zero", "zeros up to the end of the sector")
     return bytes(sectors[:size])
-
-
-def _damaged(trailer: Trailer, fault: Fault) -> CheckpointDamaged:
-    return CheckpointDamaged(sequence=trailer.sequence, op=trailer.op, fault=fault)

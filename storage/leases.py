@@ -85,9 +85,9 @@ class LeaseTable:
     def acquire(self, request: AcquireLeases) -> LeasesGranted | LeasesRefused | None:
         """The leases, or why not; None if it comes late, or waits: `release` or `reclaim` will return its grant."""
         refused = self._out_of_turn(request)
-        if refused is not None or self._is_late(request):
-            return refused
         turn = self._turn(request)
+        if refused is not None or request.number < turn.number:
+            return refused
         if request.number == turn.number:
             invariant(turn.answer is None or isinstance(turn.answer, LeasesGranted), "only grants are remembered")
             return turn.answer if isinstance(turn.answer, LeasesGranted) else None
@@ -105,9 +105,9 @@ class LeaseTable:
     def release(self, request: ReleaseLeases) -> tuple[LeasesReleased | LeasesRefused | None, Grants]:
         """Take back each lease; the answer is None if the request comes late. The grants are for those who waited."""
         refused = self._out_of_turn(request)
-        if refused is not None or self._is_late(request):
-            return refused, ()
         turn = self._turn(request)
+        if refused is not None or request.number < turn.number:
+            return refused, ()
         if request.number == turn.number and isinstance(turn.answer, LeasesReleased):
             return turn.answer, ()
         stale = []
@@ -213,10 +213,6 @@ class LeaseTable:
 
     def _note(self, request: Request, answer: Answer | None) -> None:
         self._holder(request.holder).turns[type(request)] = _Turn(request.number, answer)
-
-    def _is_late(self, request: Request) -> bool:
-        """Whether its holder has asked for more since."""
-        return request.number < self._turn(request).number
 
     def _out_of_turn(self, request: Request) -> LeasesRefused | None:
         """A refusal, unless the request is its holder's next one of this kind, or one that it has sent before."""

@@ -91,11 +91,16 @@ class Network:
         """Send the item with the next envelope to the peer. False if it is lost; `lose` makes sure of that."""
         kind = type(item).__name__
         self.counters[f"{kind}_sent"] += 1
-        if lose:
+        is_carried = self._carry(peer, item, now, lose)
+        if not is_carried:
             self.counters[f"{kind}_dropped"] += 1
-            return False
-        self._queue(peer, item)
-        return True
+        return is_carried
+
+    def _carry(self, peer: str, item: Item, now: float, lose: bool) -> bool:
+        """Let the item go out. False if it is lost."""
+        if not lose:
+            self._queue(peer, item)
+        return not lose
 
     def receive(self, envelope: Envelope) -> tuple[Item, ...]:
         """The items of an envelope that has arrived."""

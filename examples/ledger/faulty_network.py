@@ -88,17 +88,14 @@ class FaultyNetwork(Network):
         self._wheel = TimerWheel()
         self.cut: frozenset[str] = frozenset()  # peers that this member neither hears nor reaches
 
-    def post(self, peer: str, item: Item, now: float, *, lose: bool = False) -> bool:
-        """Send the item, as far as the network lets it. False if it is lost."""
+    def _carry(self, peer: str, item: Item, now: float, lose: bool) -> bool:
         kind = type(item).__name__
         link = self._links.get((peer, kind))
         if link is None:
             faults = self._faults.get(kind, NO_FAULTS)
             link = self._links[peer, kind] = FaultyLink(self._seed, self.name, peer, kind, faults)
         delays = link.decide()
-        self.counters[f"{kind}_sent"] += 1
         if lose or not delays or peer in self.cut:
-            self.counters[f"{kind}_dropped"] += 1
             return False
         self.counters[f"{kind}_duplicated"] += len(delays) - 1
         for delay in delays:

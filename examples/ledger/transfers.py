@@ -15,21 +15,22 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from client_replies.messages.invalid import Invalid
+
 from .ledger import AMOUNT_MAX, NameInvalid, Transfer, account_name, quoted
 
 HEADING = ["from", "to", "amount"]
 TRANSFERS_MAX = 1_000_000
 
 
-class TransferFileError(ValueError):
+class TransferFileError(Invalid):
     """The file cannot be used. `line` is 0 if that is not about one line."""
 
     def __init__(self, file: Path, line: int, found: str, expected: str) -> None:
-        super().__init__(file, line, found, expected)
+        super().__init__(found, expected)
+        self.args = (file, line, found, expected)
         self.file = file
         self.line = line
-        self.found = found
-        self.expected = expected
 
     def __str__(self) -> str:
         where = f"{self.file}, line {self.line}" if self.line else str(self.file)

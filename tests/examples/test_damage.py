@@ -15,7 +15,7 @@ from client_replies.actors.thespian.system import OwnedSystem
 from client_replies.cluster.control import Join, Joined
 from client_replies.cluster.host.members import kill
 from client_replies.cluster.vsr.effects import AnswerClient
-from client_replies.messages.config import OpenMode, RepliesConfig
+from client_replies.messages.config import OpenMode
 from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply import Reply, verify_reply
 from client_replies.messages.reply_header import HeaderInvalid
@@ -104,13 +104,20 @@ def test_moments_are_spread_and_claimed_once(tmp_path: Path) -> None:
     assert not Moments(str(tmp_path), "damage", 0, 400).is_due(10_000)
 
 
-def events_of(config: RepliesConfig, plan: MomentsPlan, port: RepliesPort) -> Events:
-    """What a replica of a run writes down, and the faults that it plans."""
-    directory = Path(plan.directory)
-    return Events(
+def events_of(directory: Path, damages: int, kills: int) -> tuple[Events, RepliesPort]:
+    """What a replica of a run of 20 ops writes down, with the faults that it plans; and its port, not open."""
+    config = replies_config(directory / "data", 1, 0)
+    port = RepliesPort(
+        owner=1,
+        send=lambda message: None,
+        send_pool=lambda pool, message: None,
+        now=time.monotonic,
+        open_memory=PoolMemory.open,
+    )
+    events = Events(
         config=config,
         seed=0,
-        moments=plan,
+        moments=MomentsPlan(directory=str(directory), ops=20, damages=damages, kills=kills),
         plant=None,
         path=directory / "events",
         journal=Journal(directory / "journal"),
@@ -122,29 +129,34 @@ def events_of(config: RepliesConfig, plan: MomentsPlan, port: RepliesPort) -> Ev
         faults=ReplicaFaults(),
         tell=lambda request: None,
     )
+    return events, port
+
+
+def answer_of(events: Events, op: int, *, view: int, prepared_in: int = 0) -> AnswerClient:
+    """The first answer at an op, whose reply is kept."""
+    reply = Reply.build(
+        cluster=1,
+        client=op,
+        session=1,
+        request=1,
+        op=op,
+        operation=2,
+        timestamp=op,
+        view=prepared_in,
+        body=b"body",
+    ).pack()
+    events.reply_kept(op, reply)
+    return AnswerClient(client=op, reply=reply, repeated=False, view=view)
 
 
 def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None:
     """Damages after each other would leave no moment for it: while one is under way, the primary does not end."""
-    plan = MomentsPlan(directory=str(tmp_path), ops=20, damages=9, kills=1)
-    config = replies_config(tmp_path / "data", 1, 0)
-    port = RepliesPort(
-        owner=1,
-        send=lambda message: None,
-        send_pool=lambda pool, message: None,
-        now=time.monotonic,
-        open_memory=PoolMemory.open,
-    )
-    events = events_of(config, plan, port)
+    events, _port = events_of(tmp_path, damages=9, kills=1)
     kills = Moments(str(tmp_path), "kill", 1, 20)
 
     def is_lost(op: int) -> bool:
         """True if the plan takes the first answer at this op for a damage."""
-        reply = Reply.build(
-            cluster=1, client=op, session=1, request=1, op=op, operation=2, timestamp=op, body=b"body"
-        ).pack()
-        effect = AnswerClient(client=op, reply=reply, repeated=False, view=0)
-        events.reply_kept(op, reply)
+        effect = answer_of(events, op, view=0)
         lose = events.answer(effect, routed=True).lose
         if kills.is_due(op):
             events.answered(effect, sent=False)
@@ -159,19 +171,11 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
 
 def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: Path) -> None:
     """After a failover the new primary answers it again: if its client has it, nobody would ask for the damaged one."""
-    plan = MomentsPlan(directory=str(tmp_path), ops=20, damages=1, kills=0)
-    config = replies_config(tmp_path / "data", 1, 0)
+    events, port = events_of(tmp_path, damages=1, kills=0)
     memory = PoolMemory.create(1, SLOT_SIZE, b"t" * 16)
     memory.set_generation(0, 1)
-    port = RepliesPort(
-        owner=1,
-        send=lambda message: None,
-        send_pool=lambda pool, message: None,
-        now=time.monotonic,
-        open_memory=PoolMemory.open,
-    )
     try:
-        port.open(config, OpenMode.OPEN_OR_FORMAT)
+        port.open(replies_config(tmp_path / "data", 1, 0), OpenMode.OPEN_OR_FORMAT)
         port.receive(
             RepliesOpened(
                 owner=1,
@@ -185,21 +189,8 @@ def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: 
                 memory=memory.name,
             )
         )
-        events = events_of(config, plan, port)
         for op, prepared_in in ((10, 0), (11, 1)):
-            reply = Reply.build(
-                cluster=1,
-                client=op,
-                session=1,
-                request=1,
-                op=op,
-                operation=2,
-                timestamp=op,
-                view=prepared_in,
-                body=b"body",
-            ).pack()
-            events.reply_kept(op, reply)
-            effect = AnswerClient(client=op, reply=reply, repeated=False, view=1)
+            effect = answer_of(events, op, view=1, prepared_in=prepared_in)
             events.answer(effect, routed=True)
             events.answered(effect, sent=False)
             assert len(list(tmp_path.glob("damage-*"))) == prepared_in

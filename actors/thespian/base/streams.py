@@ -225,14 +225,8 @@ class Stream(Way):
         at = len(self._beginning)
         if at:
             view[:at] = self._beginning
-        try:
-            count = self._receive(view[at:] if at else view)
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
+        count = self._arrived(view[at:] if at else view)
         if not count:
-            self.close()
             return
         count += at
         at = 0
@@ -257,16 +251,22 @@ class Stream(Way):
                 return
         self._beginning = bytes(view[at:count]) if at < count else b""
 
+    def _arrived(self, into: memoryview) -> int:
+        """How many bytes came; 0 if none did, or if the connection is over: then it is closed."""
+        try:
+            count = self._receive(into)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
+        return count
+
     def _read_large(self, large: memoryview) -> None:
         while self._large_at < len(large):
-            try:
-                count = self._receive(large[self._large_at :])
-            except BlockingIOError:
-                return
-            except OSError:
-                count = 0
+            count = self._arrived(large[self._large_at :])
             if not count:
-                self.close()
                 return
             self._large_at += count
         self._large = None
