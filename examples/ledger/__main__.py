@@ -88,15 +88,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--transfers", type=path, default=SHIPPED, metavar="FILE", help="CSV with the columns from,to,amount"
     )
-    command.add_argument("--clients", type=whole(1, CLIENTS_MAX), default=8, metavar="N", help="client sessions (8)")
-    command.add_argument("--replicas", type=replicas, default=3, metavar="N", help="replicas: 3 (the default) or 5")
     command.add_argument(
-        "--seed", type=whole(0, SEED_MAX), default=1, metavar="N", help="decides what the network does (1)"
+        "--clients", type=whole(1, CLIENTS_MAX), default=8, metavar="N", help="client sessions (default 8)"
     )
+    command.add_argument("--replicas", type=replicas, default=3, metavar="N", help="replicas: 3 (the default) or 5")
+    command.add_argument("--seed", type=whole(0, SEED_MAX), default=1, metavar="N", help="random seed (default 1)")
     command.add_argument("--directory", type=path, metavar="DIR", help="where the run makes its temporary directory")
-    command.add_argument("--drop-replies", type=_probability, default=0.10, metavar="P", help="replies lost (0.10)")
     command.add_argument(
-        "--duplicate-requests", type=_probability, default=0.05, metavar="P", help="requests doubled (0.05)"
+        "--drop-replies",
+        type=_probability,
+        default=0.10,
+        metavar="P",
+        help="probability of losing a reply (default 0.10)",
+    )
+    command.add_argument(
+        "--duplicate-requests",
+        type=_probability,
+        default=0.05,
+        metavar="P",
+        help="probability of doubling a request (default 0.05)",
     )
     command.add_argument(
         "--damage",
@@ -121,15 +131,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_soak(commands: Any) -> None:
     command = commands.add_parser(
         "soak",
-        help="do a cluster at work random harm for minutes, and judge the result",
+        help="inject random faults into a cluster at work for minutes, and judge the result",
         description="Kill any process of a replica or the gateway, lose disks, corrupt slots, cut replicas off and "
         "lose replies, at most a minority of the replicas at a time, while clients send transfers; and judge the "
         "result. Exit status 0 only if everything holds.",
     )
-    command.add_argument("--minutes", type=_minutes, default=10.0, metavar="M", help="how long all of it may take (10)")
-    command.add_argument("--rate", type=whole(1, 1000), default=30, metavar="N", help="transfers a second (30)")
+    command.add_argument(
+        "--minutes", type=_minutes, default=10.0, metavar="M", help="minutes that all of it may take (default 10)"
+    )
+    command.add_argument(
+        "--rate", type=whole(1, 1000), default=30, metavar="N", help="transfers per second (default 30)"
+    )
     command.add_argument("--replicas", type=replicas, default=3, metavar="N", help="replicas: 3 (the default) or 5")
-    command.add_argument("--seed", type=whole(0, SEED_MAX), default=1, metavar="N", help="decides about the harm (1)")
+    command.add_argument("--seed", type=whole(0, SEED_MAX), default=1, metavar="N", help="random seed (default 1)")
     command.add_argument("--directory", type=path, metavar="DIR", help="where the soak makes its temporary directory")
     _add_plant(command)
     command.add_argument("--keep", action="store_true", help="do not remove the soak's directory")

@@ -21,14 +21,14 @@ from .exit_status import ExitStatus
 from .ledger import quoted
 from .terminal import OutputLost, show
 
-HURTS = """ways to hurt a cluster:
+HURTS = """faults:
   drop-replies N           the next N replies are lost (those of registrations do not count)
   block CLIENT             no reply reaches this client (the number that `client` prints) until heal
   corrupt-slot WHO SLOT    overwrite a reply slot on the disk of WHO; SLOT is a number, or client:CLIENT
-  kill WHO                 kill -9; WHO may also be gateway, or a process id of the cluster
+  kill WHO                 kill with SIGKILL; WHO may also be gateway, or a process id of the cluster
   partition WHO...         these replicas and the others do not hear each other until heal
-  lose-disk WHO            kill -9 of one replica, and remove its directory
-  heal                     nobody is cut off and no client is blocked
+  lose-disk WHO            kill one replica with SIGKILL, and remove its directory
+  heal                     end all partitions and blocks, and lose no more replies
 WHO is a replica's number, primary, backups or all.
 for example: hurt /tmp/ledger kill primary"""
 _port = arguments.whole(0, 65_535)
@@ -58,7 +58,9 @@ def add_parsers(commands: Any) -> None:
     )
     completed_by(place, clusters)
     command.add_argument("--replicas", type=arguments.replicas, metavar="N", help="replicas: 3 (the default) or 5")
-    command.add_argument("--port", type=_port, default=0, metavar="N", help="where clients connect (any free port)")
+    command.add_argument(
+        "--port", type=_port, default=0, metavar="N", help="where clients connect (default: any free port)"
+    )
 
     command = commands.add_parser(
         "status",
@@ -76,7 +78,7 @@ def add_parsers(commands: Any) -> None:
         "stored and is repeated. For example: client /tmp/ledger transfer equity ada 100",
     )
     _add_place(command)
-    command.add_argument("--timeout", type=_seconds, default=30.0, metavar="S", help="seconds for each request (30)")
+    command.add_argument("--timeout", type=_seconds, default=30.0, metavar="S", help="seconds per request (default 30)")
     command.add_argument("--json", action="store_true", help="print one JSON object per reply")
     words = command.add_argument(
         "words",
@@ -89,14 +91,14 @@ def add_parsers(commands: Any) -> None:
 
     command = commands.add_parser(
         "hurt",
-        help="do a cluster harm, and see what becomes of it",
+        help="inject a fault into a cluster that is up",
         description=HURTS,
     )
     _add_place(command)
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    completed_by(command.add_argument("action", metavar="HOW", help="one of the above"), ways_to_hurt)
+    completed_by(command.add_argument("action", metavar="HOW", help="a fault of the list above"), ways_to_hurt)
     completed_by(
-        command.add_argument("words", nargs="*", metavar="...", help="what the above shows beside it"), victims
+        command.add_argument("words", nargs="*", metavar="...", help="what the list above shows after it"), victims
     )
 
 
