@@ -27,7 +27,6 @@ LONG_MODULES = frozenset(
         "actors/component/reading.py",
         "actors/owner/replies_port.py",
         "actors/component/slots.py",
-        "cluster/door/front_door.py",
         "cluster/replica/replica.py",
         "messages/replies.py",
     }

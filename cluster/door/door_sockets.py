@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from .front_door import OpenFilesExhausted
+from .connection import OpenFilesExhausted
 
 BACKLOG = 1024
 DESCRIPTORS_SPARE = 128  # for everything in the process that is not a connection

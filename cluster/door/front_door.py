@@ -14,110 +14,16 @@ Owns: the connections.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
 
+from .connection import Connection, DoorLimits, Line, OpenFilesExhausted, Sockets
 from .frame_decoder import FrameDecoder
 from .frame_errors import FrameInvalid
-from .frames import READ_SIZE, REQUEST_BODY_SIZE_MAX, TO_GATEWAY, Frame, Key, Reason, refused_frame
+from .frames import READ_SIZE, TO_GATEWAY, Frame, Key, Reason, refused_frame
 
 EVENTS_MAX = 512  # handled in one turn
 ACCEPTS_MAX = 128  # in one turn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoorLimits:
-    """What connections may cost. Times in seconds, sizes in bytes."""
-
-    connections_max: int = 4096
-    idle_timeout_s: float = 600.0  # nothing asked and nothing awaited
-    half_frame_timeout_s: float = 5.0  # from the first byte of a frame to its last, while we read
-    write_timeout_s: float = 10.0  # answers wait, and the client takes none of their bytes
-    body_size_max: int = REQUEST_BODY_SIZE_MAX
-    bytes_out_pause: int = 64 * 1024  # answers waiting: no more of its requests are read
-    bytes_out_max: int = 4 * 1024 * 1024  # answers waiting: dropped
-    bytes_total_max: int = 128 * 1024 * 1024  # of all connections, both ways: who holds most is dropped
-    requests_in_flight_max: int = 32  # no more are read
-    frames_per_second_max: int = 10_000  # no more are read
-
-
-class OpenFilesExhausted(Exception):
-    """A connection cannot be accepted now, because the process or the machine has no descriptor or memory for it."""
-
-
-class Line(Protocol):
-    """One client's socket. Nothing blocks; what has failed raises an `OSError`."""
-
-    peer: str
-
-    def receive(self, size: int) -> bytes | None:
-        """Give what has come in: None for nothing yet, no bytes for the end."""
-
-    def send(self, data: bytes | bytearray) -> int:
-        """Send as much as there is room for; returns how much."""
-
-    def watch(self, *, reads: bool, writes: bool) -> None:
-        """Say from now on when it can be read and written."""
-
-    def end(self) -> None:
-        """No more will be sent; what the other side said meanwhile is not worth reading."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
-class Sockets(Protocol):
-    """The listening socket and all its connections, with one descriptor to watch for all of them."""
-
-    address: tuple[str, int]
-    connections_max: int
-
-    def fileno(self) -> int:
-        """One descriptor that is readable when any of them has something to do."""
-
-    def ready(self, limit: int) -> Sequence[tuple[Line | None, bool, bool]]:
-        """What can be read and what can be written now; None is the listening socket."""
-
-    def accept(self) -> Line | None:
-        """The next connection, if there is one. Raises `OpenFilesExhausted`, or an `OSError` if it is gone already."""
-
-    def listen(self, on: bool) -> None:
-        """Say when there are connections to accept, or do not."""
-
-    def heard(self) -> None:
-        """The descriptor was readable."""
-
-    def look_again(self, *, at_once: bool) -> None:
-        """Everything that was ready is done: wait for more. `at_once`: there is more already, and no socket says so."""
-
-    def close(self) -> None:
-        """Close the listening socket and the descriptor."""
-
-
-@dataclass(slots=True, eq=False)
-class Connection:
-    """One client's line and what it holds."""
-
-    id: int
-    line: Line
-    decoder: FrameDecoder
-    out: bytearray = field(default_factory=bytearray)
-    in_flight: set[Key] = field(default_factory=set)
-    frames_left: int = 0
-    watched: tuple[bool, bool] = (True, False)  # reading, writing
-    paused: bool = False
-
-    @property
-    def peer(self) -> str:
-        """Where it comes from."""
-        return self.line.peer
-
-    @property
-    def bytes_held(self) -> int:
-        """What it costs, both ways."""
-        return self.decoder.buffered + len(self.out)
 
 
 # Takes a request; returns what is in flight now because of it, and what to answer at once.

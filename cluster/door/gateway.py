@@ -37,11 +37,12 @@ from client_replies.messages.message import (
 )
 from client_replies.messages.protocol import Party
 
+from .connection import Connection, DoorLimits, Sockets
 from .door_sockets import DoorClosed, DoorSockets
 from .forwarding import Forwarding, ForwardingLimits
 from .forwarding_messages import ForwardedReplies
 from .frames import Frame, Key
-from .front_door import Connection, DoorLimits, FrontDoor, Sockets
+from .front_door import FrontDoor
 
 TICK = 0.1  # seconds
 TURN_TIME_MAX = 0.01  # seconds that one handler gives to the clients before the mailbox has its turn

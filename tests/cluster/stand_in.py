@@ -19,10 +19,10 @@ from thespian.actors import ActorAddress
 from client_replies.actors.thespian.component_actor import ComponentActor, Handler
 from client_replies.actors.thespian.environment import Environment
 from client_replies.actors.thespian.system import OwnedSystem, processes_of
+from client_replies.cluster.door.connection import DoorLimits
 from client_replies.cluster.door.forwarding import ForwardingLimits
 from client_replies.cluster.door.forwarding_messages import ForwardRequests
 from client_replies.cluster.door.frames import OPERATION_CLOSE, Frame, Reason, refused_frame, reply_frame
-from client_replies.cluster.door.front_door import DoorLimits
 from client_replies.cluster.door.gateway import (
     GatewayActor,
     GatewayStarted,

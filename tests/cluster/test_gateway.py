@@ -23,6 +23,7 @@ from client_replies.actors.thespian.system import (
     running_system,
 )
 from client_replies.cluster.client import Answer, ClusterClient, RetryPolicy, SessionEvicted
+from client_replies.cluster.door.connection import Connection, DoorLimits
 from client_replies.cluster.door.door_sockets import DoorSockets
 from client_replies.cluster.door.forwarding import ForwardingLimits
 from client_replies.cluster.door.frame_decoder import FrameDecoder, Signal
@@ -36,7 +37,7 @@ from client_replies.cluster.door.frames import (
     Reason,
     request_frame,
 )
-from client_replies.cluster.door.front_door import Connection, DoorLimits, FrontDoor
+from client_replies.cluster.door.front_door import FrontDoor
 from client_replies.cluster.door.gateway import (
     GatewayActor,
     GatewayFailed,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from client_replies.actors.thespian.system import running_system
 from client_replies.cluster.client import ClusterClient, RetryPolicy, Session
-from client_replies.cluster.door.front_door import DoorLimits
+from client_replies.cluster.door.connection import DoorLimits
 
 from tests.cluster.stand_in import CLUSTER, EXECUTED, OPERATION_ECHO, Front
 from tests.fuzz.frames import BODY_SIZE_MAX, Corpus, Mutator

@@ -1,9 +1,10 @@
 """A system base for Thespian: actors of one host talk over Unix sockets, and with those of other hosts over signed TCP.
 
 Read in this order: `addresses` (how an actor is reached), `streams` (frames over a socket), `local` (the processes of
-this host), `hosts` (those of others), `transport` (the loop, and what Thespian asks of it), `manager` (the short way of
-a message to its actor), `expected` (what of Thespian this depends on, in one table), `processes` (how processes live
-and die), `unix_base` (the base); `tcp_base` is Thespian's own, to compare with.
+this host), `hosts` (those of others), `loop` (descriptors and times), `ways` (who is reached how), `admission` (who may
+connect), `endpoint` (what a new process is given), `transport` (what Thespian asks for, made of these), `manager` (the
+short way of a message to its actor), `expected` (what of Thespian this depends on, in one table), `processes` (how
+processes live and die), `unix_base` (the base); `tcp_base` is Thespian's own, to compare with.
 
 Guarantees: all that Thespian promises of a multi-process base. Messages arrive in order per pair of actors, and none is
 lost while both live. Whoever connects is served if the kernel says that it is of the same user, or of root, or if it

@@ -180,7 +180,7 @@ class HostStream(Stream):
         try:
             self._take(frame)
         except (ValueError, TypeError, LookupError, AttributeError, ImportError, struct.error, pickle.PickleError):
-            self.transport.refuse(self, "not_understood")
+            self.transport.admission.refuse(self, "not_understood")
 
     def _take(self, frame: memoryview) -> None:
         if not self._session:
@@ -190,7 +190,7 @@ class HostStream(Stream):
         self._frames_taken += 1
         mac.update(frame[MAC_SIZE:])
         if not hmac.compare_digest(mac.digest(), frame[:MAC_SIZE]):
-            self.transport.refuse(self, "wrong_signature")
+            self.transport.admission.refuse(self, "wrong_signature")
         elif self._peer is not None:
             self._peer.acknowledged(self, frame[MAC_SIZE:])
         elif self.sender is None:
@@ -202,7 +202,7 @@ class HostStream(Stream):
     def _take_nonce(self, frame: bytes) -> None:
         if self._peer is None:
             if len(frame) != len(MAGIC) + NONCE_SIZE or not frame.startswith(MAGIC):
-                self.transport.refuse(self, "no_greeting")
+                self.transport.admission.refuse(self, "no_greeting")
                 return
             nonces = frame[len(MAGIC) :] + self._nonce
             answer = self._nonce + hmac.digest(self._key, b"answer" + nonces, "sha256")
@@ -212,7 +212,7 @@ class HostStream(Stream):
         nonces = self._nonce + frame[:NONCE_SIZE]
         proof = hmac.digest(self._key, b"answer" + nonces, "sha256")
         if not hmac.compare_digest(proof, frame[NONCE_SIZE:]):
-            self.transport.refuse(self, "wrong_key")
+            self.transport.admission.refuse(self, "wrong_key")
             return
         self._session = hmac.digest(self._key, b"session" + nonces, "sha256")
         introduction = pickle.dumps(self._peer.introduction(), 5)
@@ -226,7 +226,7 @@ class HostStream(Stream):
             return
         self.sender = sender
         self.frame_size_max = Stream.frame_size_max
-        self.count = self.transport.channel(channel, first, self)
+        self.count = self.transport.admission.channel(channel, first, self)
         self._acknowledged = -1  # that it is known is news, too
         self.transport.introduced(self)
 
@@ -294,13 +294,13 @@ class HostPeer(Way):
         try:
             connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         except OSError as error:
-            self.transport.say_no_descriptors(error)
+            self.transport.admission.say_no_descriptors(error)
             return  # `_check` tries again
         connection.setblocking(False)
         connection.bind((self._hosts.own_address, 0))
         connection.connect_ex(self.address.sockname)
         self._stream = HostStream(self.transport, connection, self._hosts.key, self)
-        self.transport.modify(self._stream.fd, POLLOUT)
+        self.transport.loop.modify(self._stream.fd, POLLOUT)
 
     def connected(self, stream: HostStream, error: int) -> None:
         """The other host has answered, if it was only to refuse."""
@@ -345,7 +345,7 @@ class HostPeer(Way):
     def _check_later(self) -> None:
         if not self._checking:
             self._checking = True
-            self.transport.call_later(CHECK_INTERVAL_S, self._check)
+            self.transport.loop.call_later(CHECK_INTERVAL_S, self._check)
 
     def _check(self) -> None:
         self._checking = False

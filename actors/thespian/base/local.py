@@ -14,6 +14,7 @@ Owns: its connections.
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import socket
 import struct
@@ -39,6 +40,7 @@ ACCEPTS_PER_TURN = 32
 ACCEPT_PAUSE_S = 0.5
 RETRY_S = 0.005
 
+_USERS = (os.geteuid(), 0)
 _CREDENTIALS = struct.Struct("3i")
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -59,7 +61,7 @@ class Listener:
 
     def accept_again(self) -> None:
         """Accept from now on."""
-        self._transport.register(self._socket.fileno(), self, POLLIN)
+        self._transport.loop.register(self._socket.fileno(), self, POLLIN)
 
     def ready(self, _events: int) -> None:
         """Accept whoever waits, not too many at once."""
@@ -70,9 +72,9 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    self._transport.say_no_descriptors(error)
-                    self._transport.unregister(self._socket.fileno())
-                    self._transport.call_later(ACCEPT_PAUSE_S, self.accept_again)
+                    self._transport.admission.say_no_descriptors(error)
+                    self._transport.loop.unregister(self._socket.fileno())
+                    self._transport.loop.call_later(ACCEPT_PAUSE_S, self.accept_again)
                 return
             connection.setblocking(False)
             stream = self._admit(connection)
@@ -80,7 +82,7 @@ class Listener:
                 connection.close()
                 continue
             if not self._unknown:
-                self._transport.call_later(UNKNOWN_TIMEOUT_S, self._close_silent)
+                self._transport.loop.call_later(UNKNOWN_TIMEOUT_S, self._close_silent)
             # It is read in the next turn: what its process sent over an older connection comes first.
             self._unknown[stream] = now()
             if len(self._unknown) > UNKNOWN_MAX:
@@ -95,17 +97,17 @@ class Listener:
             if now() - accepted_at >= UNKNOWN_TIMEOUT_S:
                 self._close_unless_known(stream, "silent")
         if self._unknown:
-            self._transport.call_later(UNKNOWN_TIMEOUT_S / 4, self._close_silent)
+            self._transport.loop.call_later(UNKNOWN_TIMEOUT_S / 4, self._close_silent)
 
     def _close_unless_known(self, stream: Stream, reason: str) -> None:
         stream.read()  # what came while a handler ran
         if stream in self._unknown:
-            self._transport.refuse(stream, reason)
+            self._transport.admission.refuse(stream, reason)
 
     def close(self) -> None:
         """Listen no more."""
         if self._socket.fileno() >= 0:
-            self._transport.unregister(self._socket.fileno())
+            self._transport.loop.unregister(self._socket.fileno())
             self._socket.close()
 
 
@@ -113,6 +115,11 @@ def peer_user(connection: socket.socket) -> int:
     """Ask the kernel which user is at the other end."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(credentials)[1])
+
+
+def is_friend(connection: socket.socket) -> bool:
+    """Whether a process of this user, or of root, is at the other end."""
+    return peer_user(connection) in _USERS
 
 
 class LocalStream(Stream):
@@ -132,20 +139,20 @@ class LocalStream(Stream):
         try:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:
-            self.transport.say_no_descriptors(error)
-            self.transport.call_later(RETRY_S * 20, self._connect_again)
+            self.transport.admission.say_no_descriptors(error)
+            self.transport.loop.call_later(RETRY_S * 20, self._connect_again)
             return True
         connection.setblocking(False)
         try:
             connection.connect(self.address.name)  # type: ignore[union-attr]
         except BlockingIOError:
             connection.close()
-            self.transport.call_later(RETRY_S, self._connect_again)
+            self.transport.loop.call_later(RETRY_S, self._connect_again)
             return True
         except OSError:
             connection.close()
             return False
-        if not self.transport.is_friend(connection):
+        if not is_friend(connection):
             connection.close()
             return False
         introduction = pickle.dumps(self.transport.myAddress, 5)
@@ -170,7 +177,7 @@ class LocalStream(Stream):
             self.sender = pickle.loads(frame)
             self.address = self.sender.addressDetails
         except Exception:
-            self.transport.refuse(self, "not_introduced")
+            self.transport.admission.refuse(self, "not_introduced")
         else:
             self.transport.introduced(self)
 

@@ -135,7 +135,7 @@ class Stream(Way):
         """Begin to read, and to write what waits."""
         self.socket, self.fd = connection, connection.fileno()
         self._send, self._receive = connection.send, connection.recv_into  # looked up once
-        self.transport.register(self.fd, self, POLLIN | POLLOUT if self.unsent else POLLIN)
+        self.transport.loop.register(self.fd, self, POLLIN | POLLOUT if self.unsent else POLLIN)
 
     def take(self, frame: memoryview) -> None:
         """Take one frame; its memory is used again afterwards."""
@@ -148,7 +148,7 @@ class Stream(Way):
     def close(self) -> None:
         """End the connection; closing twice is closing once."""
         if self.fd >= 0:
-            self.transport.unregister(self.fd)
+            self.transport.loop.unregister(self.fd)
             self.fd = -1
             self.socket.close()
             self._large = None
@@ -193,7 +193,7 @@ class Stream(Way):
         if not self.unsent:
             self.moved_at = now()
             if self.fd >= 0:
-                self.transport.modify(self.fd, POLLIN | POLLOUT)
+                self.transport.loop.modify(self.fd, POLLIN | POLLOUT)
         self.unsent.append((parts, size, intent))
         self.unsent_bytes += size
 
@@ -214,7 +214,7 @@ class Stream(Way):
             else:
                 self.unsent.popleft()
                 self.transport.complete(intent, True)
-        self.transport.modify(self.fd, POLLIN)
+        self.transport.loop.modify(self.fd, POLLIN)
 
     def read(self) -> None:
         """Take what has arrived, at most `READ_SIZE` or the rest of one large frame."""
@@ -234,7 +234,7 @@ class Stream(Way):
             (size,) = unpack_header(view, at)
             begin = at + HEADER_SIZE
             if size > self.frame_size_max:
-                self.transport.refuse(self, "frame_too_long")
+                self.transport.admission.refuse(self, "frame_too_long")
                 return
             if begin + size > count:
                 if size < LARGE_SIZE:

@@ -9,9 +9,10 @@ from thespian.actors import ActorSystem
 from thespian.system.messages.convention import CONV_ADDR_IPV4_CAPABILITY
 
 from .addresses import ADMIN_TOKEN, new_token
+from .endpoint import Endpoint, admin_address, bind
 from .hosts import Hosts
 from .processes import BASE_CAPABILITY, OwnedBase
-from .transport import Endpoint, Transport, admin_address, bind
+from .transport import Transport
 
 UNIX_BASE = "multiprocUnixBase"
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from client_replies.cluster.door.connection import Sockets
 from client_replies.cluster.door.forwarding import Forwarding
-from client_replies.cluster.door.front_door import FrontDoor, Sockets
+from client_replies.cluster.door.front_door import FrontDoor
 from client_replies.cluster.door.gateway import GatewayActor, StartGateway
 
 from ..chance import Chance
