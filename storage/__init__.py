@@ -1,8 +1,8 @@
 """Everything that knows bytes on disk and in shared memory.
 
 Read in this order: `layout` (where what is), `device` (files), `superblock`, `session_table`, `data_file` with
-`data_file_parts` (opening, slots, checkpoints), `client_sessions` (which request is new), `shared_memory` and `leases`
-(the pool's buffers and who holds them), `errors`.
+`data_file_parts` (opening, slots, checkpoints), `inspection` (what a file holds, part by part), `client_sessions`
+(which request is new), `shared_memory` and `leases` (the pool's buffers and who holds them), `errors`.
 
 Nothing here is an actor. Each class is a plain object with one owner, and its tests start no actor system.
 """

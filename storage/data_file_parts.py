@@ -86,19 +86,19 @@ def check_identity(superblock: Superblock, config: RepliesConfig) -> None:
 def read_sessions(device: Device, layout: Layout, superblock: Superblock) -> tuple[bytes, Fault | None]:
     """The session table of the last checkpoint; or that of the one before, and what is wrong with the last."""
     try:
-        return _read_trailer(device, layout, superblock.trailer), None
+        return read_trailer(device, layout, superblock.trailer), None
     except StorageError as error:
         damage = error
     if damage.fault.kind not in _DAMAGE or superblock.previous == superblock.trailer:
         raise damage
     try:
-        return _read_trailer(device, layout, superblock.previous), damage.fault
+        return read_trailer(device, layout, superblock.previous), damage.fault
     except StorageError as error:
         # Damage is proven only if both are: an unreadable sector may be read another time.
         raise damage if error.fault.kind is FaultKind.TRAILER_CORRUPT else error from None
 
 
-def _read_trailer(device: Device, layout: Layout, trailer: Trailer) -> bytes:
+def read_trailer(device: Device, layout: Layout, trailer: Trailer) -> bytes:
     """A session table, read from the disk itself and verified with its padding."""
     size = trailer.size
     if not size:

@@ -238,14 +238,9 @@ class FileDisk(Disk):
 
     def open(self, path: str) -> FileDevice:
         """The file, locked. Raises `StorageError`, and leaves the file as it is."""
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError as error:
-            raise _name_error(error, path) from error
+        descriptor = _open_regular(path, os.O_RDWR)
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise storage_error(FaultKind.NOT_A_FILE, f"{path} is no regular file", "a data file")
             _lock(descriptor, path)
             # Who made it may have died with the name in the page cache alone, and what is durable in a file without a
             # name is lost. Its temporary name goes afterwards: until now it may be the only one that a crash leaves.
@@ -258,9 +253,30 @@ class FileDisk(Disk):
                 raise _name_error(error, path) from error
             raise
 
+    def open_to_read(self, path: str) -> FileDevice:
+        """The file as it is, shared with others who read it, and with no one who writes. Raises `StorageError`."""
+        descriptor = _open_regular(path, os.O_RDONLY)
+        try:
+            _lock(descriptor, path, fcntl.LOCK_SH)
+            return FileDevice(descriptor, os.fstat(descriptor).st_size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
     def create(self, path: str, size: int) -> NewFile:
         """A new file of `size` zero bytes, locked, its space reserved. Raises `StorageError`."""
         return _NewRealFile(path, size)
+
+
+def _open_regular(path: str, access: int) -> int:
+    try:
+        descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise _name_error(error, path) from error
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise storage_error(FaultKind.NOT_A_FILE, f"{path} is no regular file", "a data file")
 
 
 class _NewRealFile(NewFile):
@@ -340,9 +356,9 @@ def temporary_name(path: str) -> str:
     return os.path.join(directory, f".{name}.formatting")
 
 
-def _lock(descriptor: int, path: str) -> None:
+def _lock(descriptor: int, path: str, kind: int = fcntl.LOCK_EX) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
         raise StorageError(fault_of(error, f"{path}, not in use")) from error
 

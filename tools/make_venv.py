@@ -12,7 +12,7 @@ import sys
 import venv
 from pathlib import Path
 
-FOLDERS = ("messages", "storage", "actors", "cluster", "client_replies/__init__.py")
+FOLDERS = ("messages", "storage", "actors", "cluster", "client_replies/__init__.py", "client_replies/__main__.py")
 BUILD_REQUIREMENTS = ("build >= 1.2, < 2",)
 
 
