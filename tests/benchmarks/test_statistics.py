@@ -21,19 +21,10 @@ from benchmarks.contest import ON_TCP, Contestant, Group, MeasurementFailed, Sca
 from benchmarks.machine import busy_share
 from benchmarks.page import BOUNDS, SECTIONS, bounds_to_mend, rewrite
 from benchmarks.report import group_text, number, target_rows
-from benchmarks.statistics import Spread, median, percentile
 from benchmarks.targets import TARGETS, Target, at_least, at_most
+from examples.percentile import percentile
 
 THREE = Scale("test", rounds=3, seconds=1.0)
-
-
-def test_the_median_is_the_middle_or_between_the_two_in_the_middle() -> None:
-    """In whatever order they come."""
-    assert median([3, 1, 2]) == 2
-    assert median([4, 1, 2, 3]) == 2.5
-    assert Spread.of([3, 1, 2]) == Spread(2, 1, 3)
-    with pytest.raises(ValueError, match="no median"):
-        median([])
 
 
 def test_a_percentile_is_a_value_that_was_seen() -> None:

@@ -38,7 +38,7 @@ from examples.ledger.evidence import Execution as Line
 from examples.ledger.journal import Journal as ReplicaJournal
 from examples.ledger.ledger import OPERATION_TRANSFER, Transfer
 from examples.ledger.options import Options, default_damages, default_kills
-from examples.ledger.report import figures, percentile, report_json, report_lines
+from examples.ledger.report import figures, report_json, report_lines
 from examples.ledger.run import Outcome, not_done
 from examples.ledger.soak import whole_again
 from examples.ledger.terminal import plain
@@ -547,11 +547,3 @@ def test_counts_add_up_over_all_lives_of_a_replica(tmp_path: Path) -> None:
     totals.update()
     assert (totals.counters, totals.events) == ({"Answer_dropped": 7, "other": 14}, {"damaged": 1})
     assert read_events(paths[0]) == DAMAGE[:1]
-
-
-def test_percentiles_are_of_the_nearest_rank() -> None:
-    """An element of the list, also for one element and for none."""
-    values = [float(value) for value in range(1, 101)]
-    assert [percentile(values, percent) for percent in (50, 90, 99, 100)] == [50, 90, 99, 100]
-    assert percentile([7.0], 50) == 7.0
-    assert percentile([], 50) == 0.0
