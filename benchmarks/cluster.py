@@ -46,10 +46,8 @@ def measure_ours(params: Mapping[str, Any]) -> dict[str, Any]:
         modules[name].CLIENTS_MAX = max(modules[name].CLIENTS_MAX, sessions)
     requests = int(params["seconds"] * (REQUESTS_PER_SECOND + REQUESTS_PER_SESSION_SECOND * sessions))
     file = Path(params["files"], "transfers.csv")
-    with file.open("w") as lines:
-        lines.write("from,to,amount\n")
-        count = max(requests, REQUESTS_MIN * sessions, 50)
-        lines.writelines(",".join(map(str, row)) + "\n" for row in modules["generate_transfers"].rows(count=count))
+    count = max(requests, REQUESTS_MIN * sessions, 50)
+    modules["transfers"].write_transfers(file, modules["generate_transfers"].rows(count=count))
     directory = Path(params["files"])
     options = run.Options(
         transfers_file=file,

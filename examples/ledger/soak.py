@@ -38,7 +38,7 @@ from .report import figure_lines, verdict_lines
 from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Outcome, Run, after
 from .run_directory import run_directory
 from .terminal import Line, OutputLost, ProgressLine, plain, show
-from .transfers import HEADING, read_transfers
+from .transfers import read_transfers, write_transfers
 from .verdict import Check, CheckResult
 from examples.percentile import percentile
 
@@ -182,8 +182,7 @@ def _soak(chosen: SoakOptions) -> ExitStatus:
     progress = ProgressLine(sys.stdout, PROGRESS_INTERVAL)
     with run_directory(chosen.directory, keep=chosen.keep) as directory:
         file = directory / "soak.csv"
-        lines = [",".join(map(str, row)) for row in rows(chosen.seed, max(SESSIONS * 4, int(working * chosen.rate)))]
-        file.write_text("\n".join([",".join(HEADING), *lines]) + "\n", encoding="utf-8")
+        write_transfers(file, rows(chosen.seed, max(SESSIONS * 4, int(working * chosen.rate))))
         options = Options(
             transfers_file=file,
             transfers=read_transfers(file),

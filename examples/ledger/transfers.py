@@ -1,4 +1,4 @@
-"""Reading a file of transfers: CSV with the heading `from,to,amount`, one transfer a row.
+"""Reading and writing a file of transfers: CSV with the heading `from,to,amount`, one transfer a row.
 
 Guarantees: either every row of the file is a transfer, or `TransferFileError` says file, line, what was found and what
 was expected, and no row is given out: nothing is executed from a malformed file.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from client_replies.messages.invalid import Invalid
@@ -52,6 +52,12 @@ def read_transfers(file: Path) -> tuple[Transfer, ...]:
     if not transfers:
         raise TransferFileError(file, 0, "no transfer", "at least one row below the heading")
     return tuple(transfers)
+
+
+def write_transfers(file: Path, rows: Iterable[tuple[str, str, int]]) -> None:
+    """Write source, target and amount of each transfer below the heading. Raises `OSError`."""
+    with file.open("w", newline="", encoding="utf-8") as text:
+        csv.writer(text, lineterminator="\n").writerows([HEADING, *rows])
 
 
 def _text(file: Path) -> str:
