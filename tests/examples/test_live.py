@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from client_replies.cluster.client import Answer, ClusterClient, ReplyLost, RequestTimeout, RetryPolicy, Session
-from client_replies.cluster.host.members import parent_of
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
@@ -260,7 +260,7 @@ def test_a_replica_whose_log_is_garbage_comes_up_as_one_that_lost_its_disk(termi
 def test_the_end_of_the_actor_system_is_said_and_the_cluster_starts_again(terminal: Terminal) -> None:
     """Every member ends with it. An exit status, one line, no traceback; nothing that was answered is lost."""
     assert "ada has 100" in terminal.other("client", "transfer", "equity", "ada", "100").stdout
-    (admin,) = {parent_of(int(one["pid"])) for one in terminal.replicas()}
+    (admin,) = {psutil.Process(int(one["pid"])).ppid() for one in terminal.replicas()}
     os.kill(admin, signal.SIGKILL)
     assert terminal.process.wait(30.0) == ExitStatus.FAILED
     assert "the cluster failed: the actor system has ended" in terminal.said()
