@@ -140,8 +140,7 @@ def run_status(parsed: argparse.Namespace) -> ExitStatus:
 
 def run_hurt(parsed: argparse.Namespace) -> ExitStatus:
     """`hurt`."""
-    question = {"ask": "hurt", "action": parsed.action, **_hurt(parsed.action, parsed.words)}
-    found = ask(parsed.place, question)
+    found = ask(parsed.place, {"ask": parsed.action, **_hurt(parsed.action, parsed.words)})
     try:
         show([json.dumps(found) if parsed.json else found["done"]])
     except OutputLost as error:
