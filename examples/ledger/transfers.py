@@ -17,7 +17,8 @@ from pathlib import Path
 
 from client_replies.messages.invalid import Invalid
 
-from .ledger import AMOUNT_MAX, NameInvalid, Transfer, account_name, quoted
+from .ledger import AMOUNT_MAX, NameInvalid, Transfer, account_name
+from .typed import quoted
 
 HEADING = ["from", "to", "amount"]
 TRANSFERS_MAX = 1_000_000
