@@ -15,17 +15,18 @@ READY := .venv/.ready
 ARGS ?=
 SEEDS ?= 100
 
-# The packages are checked under the name they are installed with; the rest where it stands.
-CHECKED := $(wildcard examples tests benchmarks tools)
-PACKAGES := .venv/import/client_replies
+# client_replies links the packages, so that they are checked under the name they are installed with.
+CHECKED := client_replies $(wildcard examples tests benchmarks tools)
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
 
-$(READY): setup.cfg pyproject.toml tools/make_venv.py
+$(READY): setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later with venv and ensurepip was found; name one: make PYTHON=..." >&2; exit 1; }
 	@echo "setting up .venv (once) ..."
-	@"$(PYTHON)" tools/make_venv.py .venv
+	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	@$(RUN) -m pip install --disable-pip-version-check --no-input --no-compile --editable '.[dev]' \
+		>.venv/setup.log 2>&1 || { cat .venv/setup.log >&2; exit 1; }
 	@touch $@
 
 cluster: $(READY) ## run three replicas over a file of transfers, damage and kill them, and judge the result
@@ -47,7 +48,7 @@ test-all: $(READY) ## run every test
 check: $(READY) ## format, lint and strict types, without changing anything
 	@$(RUN) -m ruff format --check --quiet . || { $(RUN) -m ruff format --diff --quiet . ; exit 1; }
 	@$(RUN) -m ruff check --quiet .
-	@$(RUN) -m mypy $(PACKAGES) $(CHECKED)
+	@$(RUN) -m mypy $(CHECKED)
 
 format: $(READY) ## let ruff rewrite the files
 	@$(RUN) -m ruff format --quiet .

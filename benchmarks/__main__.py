@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -25,8 +26,9 @@ from .contest import FULL, QUICK, ROOT, TINY, Scale, run_apart, run_group
 from .machine import QUIET_MAX, describe, settled
 from .measure import DIRECTORY
 from .page import BOUNDS, CHART_NAME, bounds_to_mend, rewrite
-from .report import group_text, head_text, target_rows, text_table
+from .report import contestant_rows, head_text, show_rows, target_rows
 from .targets import TARGETS
+from examples.ledger.terminal import ProgressLine, show
 
 ROWS = tuple(dict.fromkeys(target.row for target in TARGETS))
 ACCEPTED = ROOT / "benchmarks" / "results" / "accepted.json"
@@ -82,14 +84,31 @@ def run_rows(chosen: argparse.Namespace) -> dict[str, Any]:
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     # Of a run that some rows are measured again for, the rounds are those of the rest.
     result |= {"machine": describe(DIRECTORY), "scale": scale.name, "rounds": result.get("rounds", scale.rounds)}
-    for row in rows:
-        for group in importlib.import_module(f"benchmarks.{row}").groups(scale):
-            if group.name.startswith(tuple(chosen.groups.split(","))):
-                found = run_group(group, scale, run_apart, _say, settled if scale.is_full else lambda: 0.0)
-                _say("")
-                _put(result["groups"], found)
-                write_json(result, chosen.json)  # what was measured is kept, whatever happens next
-                print(group_text(found), flush=True)
+    chosen_groups = [
+        group
+        for row in rows
+        for group in importlib.import_module(f"benchmarks.{row}").groups(scale)
+        if group.name.startswith(tuple(chosen.groups.split(",")))
+    ]
+    total = sum(
+        min(turn.rounds_max, scale.rounds) for group in chosen_groups for turn in group.turns if not turn.missing
+    )
+    done = itertools.count()
+    with ProgressLine(sys.stderr, what="measurements") as progress:
+        for group in chosen_groups:
+            found = run_group(
+                group,
+                scale,
+                run_apart,
+                lambda text: progress.show(next(done), total, text),
+                settled if scale.is_full else lambda: 0.0,
+            )
+            progress.close()
+            _put(result["groups"], found)
+            write_json(result, chosen.json)  # what was measured is kept, whatever happens next
+            show([f"{group.row}: {group.name}"])
+            show_rows(contestant_rows(found))
+            show([""])
     return result
 
 
@@ -107,12 +126,6 @@ def write_json(result: dict[str, Any], path: Path | None) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
-        sys.stderr.flush()
 
 
 def refusals(result: dict[str, Any]) -> list[str]:
@@ -153,7 +166,7 @@ def show_comparison(result: dict[str, Any], chosen: argparse.Namespace) -> int:
         return 0
     compared = compare(json.loads(chosen.compare.read_text()), result, chosen.margin)
     print(f"\ncompared with {chosen.compare}, margin {chosen.margin:.0%}:")
-    print(text_table(compared_rows(compared), ""))
+    show_rows(compared_rows(compared))
     for title, keys in (("not measured now", compared.only_accepted), ("not in that run", compared.only_found)):
         for what in keys:
             print(f"{title}: {what}")
@@ -170,7 +183,7 @@ def main(given: Sequence[str]) -> int:
     result = run_rows(chosen)
     write_json(result, chosen.json)
     print(head_text(result))
-    print(text_table(target_rows(result["groups"]), ""))
+    show_rows(target_rows(result["groups"]))
     # Before the results may take the place of those that they are compared with.
     regressions = show_comparison(result, chosen) if chosen.compare else 0
     refused = chosen.accept and not accept(result)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 from thespian.system.multiprocCommon import startChild
 
 from client_replies.actors.thespian.base import processes
@@ -25,7 +26,6 @@ from client_replies.actors.thespian.base import processes
 ROWS = 256
 # A row is a process: its name and pid.
 _ROW = struct.Struct("<32sQ")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,10 @@ class Accounts:
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and all its threads so far; 0 once it has ended."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-    except OSError:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return times.user + times.system
 
 
 _accounts: Accounts | None = None

@@ -19,7 +19,7 @@ from typing import Any
 from client_replies.actors.thespian.base import UNIX_BASE
 from client_replies.actors.thespian.system import running_system
 
-from . import etcd, raft
+from . import etcd
 from .accounting import account, begin, install
 from .contest import Contestant, Group, Scale, group_of, on_path
 from .targets import CLUSTER_1, CLUSTER_8, CLUSTER_32, CLUSTER_128
@@ -46,10 +46,8 @@ def measure_ours(params: Mapping[str, Any]) -> dict[str, Any]:
         modules[name].CLIENTS_MAX = max(modules[name].CLIENTS_MAX, sessions)
     requests = int(params["seconds"] * (REQUESTS_PER_SECOND + REQUESTS_PER_SESSION_SECOND * sessions))
     file = Path(params["files"], "transfers.csv")
-    with file.open("w") as lines:
-        lines.write("from,to,amount\n")
-        count = max(requests, REQUESTS_MIN * sessions, 50)
-        lines.writelines(",".join(map(str, row)) + "\n" for row in modules["generate_transfers"].rows(count=count))
+    count = max(requests, REQUESTS_MIN * sessions, 50)
+    modules["transfers"].write_transfers(file, modules["generate_transfers"].rows(count=count))
     directory = Path(params["files"])
     options = run.Options(
         transfers_file=file,
@@ -109,7 +107,11 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Run one contestant of the row."""
     if contestant == "ours":
         return measure_ours(params)
-    return etcd.measure(params) if contestant == "etcd" else raft.measure(params)
+    if contestant == "etcd":
+        return etcd.measure(params)
+    from . import raft  # here, because PySyncObj replaces socket.inet_ntop of its process by one for Windows alone
+
+    return raft.measure(params)
 
 
 def groups(scale: Scale) -> list[Group]:

@@ -18,12 +18,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from client_replies.actors.thespian.base.tcp_base import TCP_BASE
 
 from .measure import DIRECTORY
-from .statistics import Spread, median
 from .targets import Target, targets_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,8 +177,7 @@ def _contestant_result(contestant: Contestant, samples: Sequence[dict[str, Any]]
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    spread = Spread.of(values)
-    return {"median": spread.median, "low": spread.low, "high": spread.high, "values": list(values)}
+    return {"median": median(values), "low": min(values), "high": max(values), "values": list(values)}
 
 
 def _compared(target: Target, samples: Mapping[str, Sequence[dict[str, Any]]], rounds: int) -> dict[str, Any]:
@@ -186,7 +185,7 @@ def _compared(target: Target, samples: Mapping[str, Sequence[dict[str, Any]]], r
     found = _ratios(target, samples)
     if len(found) < rounds:
         found = []  # somebody failed
-    middle = median(found) if found else 0.0
+    middle = median(found or [0.0])
     return {
         "what": target.what,
         "target": target.target,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .ports import free_ports
-from .statistics import percentile
+from examples.percentile import percentile
 
 MEMBERS = 3
 READY_TIMEOUT = 30.0

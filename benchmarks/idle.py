@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from client_replies.actors.thespian.base import UNIX_BASE
 from client_replies.actors.thespian.system import running_system
 
@@ -37,19 +39,6 @@ def _serve(directory: Path, base: str, said: Connection) -> None:
     live.running_system = functools.partial(running_system, base)
     with contextlib.suppress(KeyboardInterrupt):
         live.start(directory, REPLICAS, 0, said.send)
-
-
-def _descendants(pid: int) -> set[int]:
-    """The process and all below it."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found, new = {pid}, {pid}
-    while new:
-        new = {child for child, parent in parents.items() if parent in new} - found
-        found |= new
-    return found
 
 
 def _cpu_seconds(pids: set[int]) -> float:
@@ -77,7 +66,7 @@ def measure(contestant: str, params: Mapping[str, Any]) -> dict[str, Any]:
                 raise RuntimeError(f"the cluster did not become ready; it said {said!r}")
             said = receiver.recv()
         time.sleep(SETTLE)
-        pids = _descendants(process.pid or 0)
+        pids = {process.pid or 0, *(one.pid for one in psutil.Process(process.pid).children(recursive=True))}
         before, used = begin(), _cpu_seconds(pids)
         time.sleep(LONGER * params["seconds"])
         used = _cpu_seconds(pids) - used

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 LOOK_SECONDS = 1.0
 SETTLE_MAX = 60.0  # seconds
 QUIET_MAX = 0.1  # of all cores
@@ -22,7 +24,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cores": len(os.sched_getaffinity(0)),
         "processor": _first_value("/proc/cpuinfo", "model name"),
-        "memory_GiB": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "memory_GiB": round(psutil.virtual_memory().total / 2**30, 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "file_system": kind,
@@ -34,12 +36,9 @@ def describe(directory: Path) -> dict[str, Any]:
 def busy_share(seconds: float = LOOK_SECONDS) -> float:
     """What share of all cores was not idle for so long, while this process slept: who else is at work now.
 
-    The load average would remember jobs that have ended.
+    The load average would remember jobs that have ended. Waiting for a disk is work here: the disk is measured too.
     """
-    idle, total = _cpu_times()
-    time.sleep(seconds)
-    idle_after, total_after = _cpu_times()
-    return 1 - (idle_after - idle) / max(1, total_after - total)
+    return 1 - float(psutil.cpu_times_percent(seconds).idle) / 100
 
 
 def settled() -> float:
@@ -48,12 +47,6 @@ def settled() -> float:
     while (busy := busy_share()) > QUIET_MAX and time.monotonic() < until:
         pass
     return busy
-
-
-def _cpu_times() -> tuple[int, int]:
-    with open("/proc/stat", encoding="ascii") as lines:
-        times = [int(field) for field in lines.readline().split()[1:9]]
-    return times[3], sum(times)
 
 
 def one_line(machine: dict[str, Any]) -> str:
@@ -84,10 +77,6 @@ def _first_value(path: str, key: str) -> str:
 
 def _mount_of(directory: Path) -> tuple[str, str]:
     """The device and the file system that hold the directory: those of the longest mount point above it."""
-    best = ("", "unknown", "unknown")
-    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
-        for line in mounts:
-            device, point, kind = line.split()[:3]
-            if directory.resolve().is_relative_to(point) and len(point) >= len(best[0]):
-                best = (point, device, kind)
-    return best[1], best[2]
+    above = [one for one in psutil.disk_partitions(all=True) if directory.resolve().is_relative_to(one.mountpoint)]
+    best = sorted(above, key=lambda one: len(one.mountpoint))[-1]  # of two on one point the later one is seen
+    return best.device, best.fstype

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from .accounting import Snapshot, account, begin
-from .statistics import percentile
+from examples.percentile import percentile
 
 
 class Meter:

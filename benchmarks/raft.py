@@ -18,7 +18,7 @@ from typing import Any
 from pysyncobj import SyncObj, SyncObjConf, replicated  # type: ignore[import-untyped]
 
 from .ports import free_ports
-from .statistics import percentile
+from examples.percentile import percentile
 
 REPLICAS = 3
 READY_TIMEOUT = 30.0

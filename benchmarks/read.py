@@ -25,9 +25,9 @@ from .accounting import account, begin
 from .contest import Contestant, Group, Scale, group_of
 from .durable import measure_actor
 from .owner import Owner, replies_config
-from .statistics import percentile
 from .targets import PENDING as PENDING_ROW
 from .workload import SESSIONS, Replies
+from examples.percentile import percentile
 
 PENDING = SESSIONS // 4
 HOLD_BACK = 3600.0

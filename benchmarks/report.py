@@ -9,6 +9,7 @@ from client_replies.actors.thespian.base.tcp_base import TCP_BASE
 
 from .machine import one_line
 from .targets import TARGETS
+from examples.ledger.terminal import show_table
 
 ORDER = {target.what: number for number, target in enumerate(TARGETS)}
 
@@ -52,13 +53,14 @@ def contestant_rows(group: Mapping[str, Any]) -> list[list[str]]:
     further = [tuple(figure) for figure in group["figures"]]
     is_rate = group["unit"].endswith("s/s")  # of things that can be counted
     rows = [["", group["unit"], "from", "to", *(name for name, _ in further), *["CPU each"] * is_rate, "busy"]]
+    blank = [""] * (len(rows[0]) - 2)
     for contestant in group["contestants"]:
         figures = contestant["figures"]
         if contestant.get("failed"):
-            rows.append([contestant["title"], "failed: " + contestant["failed"].splitlines()[-1]])
+            rows.append([contestant["title"], *blank, "failed: " + contestant["failed"].splitlines()[-1]])
             continue
         if "value" not in figures:
-            rows.append([contestant["title"], "skipped: " + (contestant.get("skipped") or "not run")])
+            rows.append([contestant["title"], *blank, "skipped: " + (contestant.get("skipped") or "not run")])
             continue
         value = figures["value"]
         unit = group["unit"] if group["unit"] == "s" else ""
@@ -80,32 +82,16 @@ def busy(contestant: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {share * 100:.0f}%" for name, share in shares.items())
 
 
-def text_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
-    """Columns side by side for a terminal: the first to the left, figures to the right, the rest as it comes."""
-    columns = max(len(row) for row in rows)
-    widths = [
-        max((len(row[column]) for row in rows if len(row) == columns and column < columns), default=0)
-        for column in range(columns)
-    ]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths[: len(row)], strict=True)]
-        lines.append(indent + "  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same for a document."""
-    columns = max(len(row) for row in rows)
-    padded = [[*row, *[""] * (columns - len(row))] for row in rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in padded]
-    lines.insert(1, "|" + " --- |" * columns)
+    """A table for a document."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines.insert(1, "|" + " --- |" * len(rows[0]))
     return "\n".join(lines)
 
 
-def group_text(group: Mapping[str, Any]) -> str:
-    """A group for a terminal."""
-    return f"{group['row']}: {group['name']}\n{text_table(contestant_rows(group))}\n"
+def show_rows(rows: Sequence[Sequence[str]]) -> None:
+    """A table for a terminal."""
+    show_table(rows[0], rows[1:])
 
 
 def cpu_each(contestant: Mapping[str, Any]) -> str:

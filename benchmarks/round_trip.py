@@ -24,8 +24,8 @@ from client_replies.actors.thespian.base.tcp_base import TCP_BASE
 from client_replies.actors.thespian.system import running_system
 
 from .contest import Contestant, Group, Scale, group_of
-from .statistics import percentile
 from .targets import ROUND_TRIP
+from examples.percentile import percentile
 
 BURST = 100
 WARM = 100

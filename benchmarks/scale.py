@@ -19,9 +19,9 @@ from .contest import Contestant, Group, Scale, group_of
 from .durable import measure_actor
 from .files import make_file
 from .owner import Owner, replies_config
-from .statistics import percentile
 from .targets import SCALE
 from .workload import Replies
+from examples.percentile import percentile
 
 STRIDE = 7919  # a prime: slots are read in a scattered order, each as often as any other
 WARM = 64

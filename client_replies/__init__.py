@@ -28,7 +28,6 @@ state machine is missing, is `client_replies.cluster`.
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -160,11 +159,6 @@ __all__ = [
 
 # Where the names are, in the order in which these are asked.
 _HOMES = ("messages", "storage", "actors")
-
-_here = Path(__file__).parent
-if not (_here / "messages").exists():
-    # In a checkout's root the packages lie beside this folder; installed, or linked by `make`, they lie in it.
-    __path__.append(str(_here.parent))
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import psutil
+
 PR_SET_CHILD_SUBREAPER = 36
-TCP_LISTEN = "0A"
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -31,29 +32,18 @@ def adopt_orphans() -> None:
 
 def living_descendants(ancestor: int | None = None) -> set[int]:
     """Give the pids of the living processes that this one (or the named one) started, directly or not."""
-    children: dict[int, list[tuple[int, str]]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                state, parent = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-            except (OSError, ValueError):
-                continue
-            children.setdefault(int(parent), []).append((int(name), state))
-    found: set[int] = set()
-    waiting = [os.getpid() if ancestor is None else ancestor]
-    while waiting:
-        for pid, state in children.get(waiting.pop(), ()):
-            waiting.append(pid)
-            if state not in "ZX" and not _keeps_shared_memory(pid):
-                found.add(pid)
-    return found
+    try:
+        found = psutil.Process(ancestor).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return set()
+    return {one.pid for one in found if is_living(one.pid) and not _keeps_shared_memory(one)}
 
 
 def is_living(pid: int) -> bool:
     """Say whether the process runs: one that has ended and was not waited for does not."""
     try:
-        return Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -83,25 +73,19 @@ def reap_orphans() -> None:
 
 def listening(pids: Iterable[int]) -> list[tuple[str, int]]:
     """Give address and port of every TCP socket that these processes listen on."""
-    inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
-    found = []
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == TCP_LISTEN and fields[9] in inodes:
-            address, port = fields[1].split(":")
-            found.append((socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)))
-    assert not (set(_listening_inodes("/proc/net/tcp6")) & inodes), "nothing is to listen on IPv6"
-    return sorted(found)
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets = psutil.Process(pid).net_connections("tcp")
+            found |= {(one.family, *one.laddr) for one in sockets if one.status == psutil.CONN_LISTEN}
+    assert {family for family, _, _ in found} <= {socket.AF_INET}, "nothing is to listen on IPv6"
+    return sorted((address, port) for _, address, port in found)
 
 
 def other_addresses() -> list[str]:
     """Give this host's IPv4 addresses other than 127.0.0.1; a host with loopback alone still has 127.0.0.2."""
-    found = {"127.0.0.2"}
-    lines = Path("/proc/net/fib_trie").read_text().splitlines()
-    for line, following in itertools.pairwise(lines):
-        if "/32 host LOCAL" in following:
-            found.add(line.split()[-1])
-    return sorted(found - {"127.0.0.1"})
+    found = {one.address for every in psutil.net_if_addrs().values() for one in every if one.family == socket.AF_INET}
+    return sorted({*found, "127.0.0.2"} - {"127.0.0.1"})
 
 
 def unclaimed_shared_memory() -> set[str]:
@@ -117,29 +101,9 @@ def unclaimed_shared_memory() -> set[str]:
     return names
 
 
-def _keeps_shared_memory(pid: int) -> bool:
+def _keeps_shared_memory(process: psutil.Process) -> bool:
     """Recognise the helper that Python's shared memory leaves running until the interpreter ends."""
     try:
-        return b"resource_tracker" in Path("/proc", str(pid), "cmdline").read_bytes()
-    except OSError:
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
         return False
-
-
-def _socket_inodes(pid: int) -> set[str]:
-    found = set()
-    try:
-        for entry in Path("/proc", str(pid), "fd").iterdir():
-            target = os.readlink(entry)
-            if target.startswith("socket:["):
-                found.add(target[8:-1])
-    except OSError:
-        pass  # it ended, or closed the socket, while we looked
-    return found
-
-
-def _listening_inodes(table: str) -> list[str]:
-    try:
-        lines = Path(table).read_text().splitlines()[1:]
-    except OSError:
-        return []
-    return [line.split()[9] for line in lines if line.split()[3] == TCP_LISTEN]

@@ -18,11 +18,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+import psutil
 from thespian.actors import ActorAddress, ActorSystemException
 
-from client_replies.actors.thespian.system import OwnedSystem, SystemFailure, processes_of
+from client_replies.actors.thespian.system import OwnedSystem, SystemFailure
 from client_replies.cluster.control import (
     Join,
     Joined,
@@ -118,7 +118,11 @@ class Members:
 
     def children(self, pid: int) -> list[int]:
         """The living processes that this one made; the replicas' are made by the actor system's own."""
-        return [child for child in processes_of(self._system) if parent_of(child) == pid]
+        try:
+            children = psutil.Process(pid).children()
+        except psutil.NoSuchProcess:
+            return []
+        return [child.pid for child in children if is_living(child.pid)]
 
     def create_replica(self, start: StartReplica) -> None:
         """Create a replica, and keep it up from now on."""
@@ -350,25 +354,19 @@ class Members:
 
 def is_living(pid: int) -> bool:
     """True if the process runs: one that has ended and was not waited for does not."""
-    return _stat(pid)[0] not in "ZX"
+    return _status(pid) not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def is_stopped(pid: int) -> bool:
     """True if the process was stopped by a signal, and may go on some day."""
-    return _stat(pid)[0] in "Tt"
+    return _status(pid) in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
-def parent_of(pid: int) -> int:
-    """Who made the process; 0 if it has ended."""
-    return int(_stat(pid)[1])
-
-
-def _stat(pid: int) -> list[str]:
-    """State and parent."""
+def _status(pid: int) -> str:
     try:
-        return Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-    except OSError:
-        return ["X", "0"]
+        return psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return psutil.STATUS_DEAD
 
 
 def kill(pid: int) -> bool:

@@ -5,5 +5,5 @@ The service: `ledger` (what is replicated), `ledger_machine` (as a state machine
 `saboteur` (what goes wrong), `journal`, `replica_events` and `evidence` (what is written down), `verdict` (what must
 hold afterwards), `report`, `terminal` (what people see), `run` (all of it); `harm`, `door_clients` and `soak` (harm to
 a cluster at work). A cluster that stays up: `live`, `cluster_directory`, `control_socket`, `fault_keeper`, `commands`,
-`client_command`.
+`client_command`, `failures` (what an error means).
 """

@@ -7,17 +7,11 @@ import argparse
 import signal
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from client_replies.cluster.client import ClusterError, ClusterUnavailable, ReplyLost, RequestTimeout, SessionEvicted
-from client_replies.cluster.host.failure import MembersFailed
-
 from . import exit_status
 from .arguments import decimal, path, replicas, whole
-from .client_command import Misused
-from .cluster_directory import ClusterDown, ClusterUnusable
 from .commands import COMMANDS, add_parsers
 from .completion import complete
 from .config import CLIENTS_MAX
@@ -26,7 +20,7 @@ from .options import DAMAGES_DEFAULT, KILLS_DEFAULT, Options, SoakOptions, Termi
 from .plant import Plant
 from .run_directory import DirectoryUnusable
 from .terminal import OutputLost, check_output, prepare_streams, show, show_error
-from .transfers import TransferFileError, read_transfers
+from .typed import Misused
 
 SHIPPED = Path(__file__).with_name("transfers.csv")
 SEED_MAX = 2**63
@@ -173,7 +167,10 @@ def main(arguments: list[str]) -> int:
     try:
         prepare_streams()
         try:
-            return _dispatch(parse(arguments))
+            parsed = parse(arguments)
+            from . import failures  # noqa: F401  # here: help is quick without, and an error finds it in memory
+
+            return _dispatch(parsed)
         finally:
             # A second Ctrl-C finds nothing that it could hurry.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -183,7 +180,9 @@ def main(arguments: list[str]) -> int:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and sys.stderr.isatty():
             show_error("")  # ends the line on which the terminal shows ^C
-        show_error("; ".join((_what_went_wrong(error), *getattr(error, "__notes__", ()))))
+        from .failures import exit_status_of, what_went_wrong
+
+        show_error("; ".join((what_went_wrong(error), *getattr(error, "__notes__", ()))))
         return exit_status_of(error)
     finally:
         signal.signal(signal.SIGTERM, before[0])
@@ -217,39 +216,6 @@ def _dispatch(parsed: argparse.Namespace) -> ExitStatus:
         raise
 
 
-# What each error means for whoever started us; the first that fits.
-STATUSES: tuple[tuple[tuple[type[BaseException], ...], ExitStatus], ...] = (
-    ((OutputLost, ReplyLost), ExitStatus.OUTPUT_LOST),
-    ((ClusterDown, ClusterUnavailable, RequestTimeout, SessionEvicted), ExitStatus.UNAVAILABLE),
-    ((TransferFileError, DirectoryUnusable, ClusterUnusable, Misused), ExitStatus.BAD_INPUT),
-    ((KeyboardInterrupt,), ExitStatus.INTERRUPTED),
-    ((Terminated,), ExitStatus.TERMINATED),
-)
-
-
-def exit_status_of(error: BaseException) -> ExitStatus:
-    """The exit status for an error that ends a command."""
-    return next((status for kinds, status in STATUSES if isinstance(error, kinds)), ExitStatus.FAILED)
-
-
-def _what_went_wrong(error: BaseException) -> str:
-    if isinstance(error, OutputLost):
-        return f"standard output: {error}"
-    if isinstance(error, MembersFailed):
-        return f"the cluster failed: {error}"
-    if isinstance(error, ClusterError):
-        return f"{type(error).__name__}: {error}"
-    if isinstance(error, KeyboardInterrupt | Terminated):
-        return "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
-    if exit_status_of(error) is not ExitStatus.FAILED:
-        return str(error)
-    if isinstance(error, OSError | MemoryError):
-        return f"failed: {str(error) or type(error).__name__}"
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(where.filename).name}, line {where.lineno}"
-    return f"failed by a fault of the program: {type(error).__name__}: {error} ({place})"
-
-
 def _terminate(signum: int, frame: object) -> NoReturn:
     raise Terminated
 
@@ -263,6 +229,8 @@ def _temporary(chosen: Path | None) -> Path:
 
 
 def _run(parsed: argparse.Namespace) -> ExitStatus:
+    from .transfers import read_transfers  # here, like all that imports messages or actors: help is quick
+
     transfers = read_transfers(parsed.transfers)
     faults = {"--damage": parsed.damage, "--kill": parsed.kill}
     asked = {option: count for option, count in faults.items() if count is not None}
@@ -285,7 +253,7 @@ def _run(parsed: argparse.Namespace) -> ExitStatus:
         keep=parsed.keep,
         asked=frozenset(asked),
     )
-    from .run import run  # here, because it imports all the actors
+    from .run import run
 
     return run(options)
 
@@ -300,7 +268,7 @@ def _soak(parsed: argparse.Namespace) -> ExitStatus:
         plant=parsed.plant,
         keep=parsed.keep,
     )
-    from .soak import soak  # as above
+    from .soak import soak
 
     return soak(options)
 

@@ -198,7 +198,7 @@ class ClientActor(ComponentActor):
                 tries=received.tries,
                 latency=received.latency,
                 data=received.data,
-            ).line()
+            )
         )
         self.counters[f"answers_{received.kind.name.lower()}"] += 1
         if received.kind is AnswerKind.INVALID:
@@ -231,7 +231,7 @@ class ClientActor(ComponentActor):
         if lost:
             self.counters["replies_lost_everywhere"] += 1
             row = work.rows_asked.get(refused.number, 0)
-            self._record.write(AnswerSeen(work.session.client, refused.number, row, "LOST", 0, 0.0, b"").line())
+            self._record.write(AnswerSeen(work.session.client, refused.number, row, "LOST", 0, 0.0, b""))
             work.done += 1
             self._ask_next(work, self.environment.monotonic())
 

@@ -40,19 +40,15 @@ from .ledger import (
     ResultMalformed,
     Transfer,
     account_name,
-    quoted,
 )
 from .terminal import FAIR, GOOD, Line, OutputLost, check_output, plain, show, show_error
 from .transfers import TransferFileError, read_transfers
+from .typed import Misused, quoted
 
 LINE_SIZE_MAX = 8192  # bytes of a line of standard input
 EXAMPLE = "transfer equity ada 100, balance ada, or file transfers.csv"
 # With these both accounts exist, so that the balances in the result are theirs.
 OUTCOMES_WITH_BALANCES = frozenset({Outcome.DONE, Outcome.OVERDRAFT, Outcome.BALANCE_LIMIT})
-
-
-class Misused(ValueError):
-    """Words that are no request; the text gives an example."""
 
 
 @dataclass(frozen=True, slots=True)

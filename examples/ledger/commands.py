@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import arguments
-from .client_command import Misused, run_client
 from .cluster_directory import ask, whole_number
 from .completion import clusters, completed_by, requests, victims, ways_to_hurt
 from .exit_status import ExitStatus
-from .ledger import quoted
 from .terminal import OutputLost, show
+from .typed import Misused, quoted
 
 HURTS = """faults:
   drop-replies N           the next N replies are lost (those of registrations do not count)
@@ -140,8 +139,7 @@ def run_status(parsed: argparse.Namespace) -> ExitStatus:
 
 def run_hurt(parsed: argparse.Namespace) -> ExitStatus:
     """`hurt`."""
-    question = {"ask": "hurt", "action": parsed.action, **_hurt(parsed.action, parsed.words)}
-    found = ask(parsed.place, question)
+    found = ask(parsed.place, {"ask": parsed.action, **_hurt(parsed.action, parsed.words)})
     try:
         show([json.dumps(found) if parsed.json else found["done"]])
     except OutputLost as error:
@@ -181,6 +179,13 @@ def _client(text: str) -> str:
         expected = f"the number that client prints, such as {EXAMPLE_CLIENT}"
         raise Misused(f"client: found {quoted(text)}, expected {expected}")
     return f"{number:x}"
+
+
+def run_client(parsed: argparse.Namespace) -> ExitStatus:
+    """`client`."""
+    from .client_command import run_client as run  # here, because it imports the client library
+
+    return run(parsed)
 
 
 COMMANDS = {"start": run_start, "status": run_status, "client": run_client, "hurt": run_hurt}

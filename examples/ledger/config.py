@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from client_replies.messages.config import RepliesConfig
+if TYPE_CHECKING:
+    from client_replies.messages.config import RepliesConfig
 
 CLIENTS_MAX = 64
 MESSAGE_SIZE_MAX = 16 * 1024
@@ -15,6 +17,8 @@ VIEW_CHANGE = 0.8  # seconds of silence after which the replicas change the view
 
 def replies_config(path: Path, cluster: int, replica: int) -> RepliesConfig:
     """What a replica's component is told."""
+    from client_replies.messages.config import RepliesConfig  # here: the command's help needs the limits alone
+
     return RepliesConfig(
         path=str(path),
         cluster=cluster,

@@ -14,15 +14,15 @@ Owns: the listening socket and the connections.
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeAlias
 
-from client_replies.messages.message import U128_MAX, shown
+import msgspec
+from msgspec import Meta
 
 from .cluster_directory import NUMBER_MAX, SOCKET, ClusterUnusable, short_path
 from .config import CLIENTS_MAX
@@ -31,101 +31,86 @@ CONNECTIONS_MAX = 16
 QUESTION_SIZE_MAX = 16 * 1024
 QUESTION_TIMEOUT_S = 2.0
 WORDS_MAX = 64  # in a list, such as that of the replicas
-WORD_SIZE_MAX = 64  # characters
+SHOWN_MAX = 120  # characters of a question, and of what is wrong with it, that an answer shows
+
+Word: TypeAlias = Annotated[str, Meta(max_length=64, pattern=r"\A[!-~]+\Z")]
+Words: TypeAlias = Annotated[tuple[Word, ...], Meta(min_length=1, max_length=WORDS_MAX)]
+# The number that `client` prints, which is not 0.
+ClientNumber: TypeAlias = Annotated[str, Meta(max_length=32, pattern=r"\A0*[1-9a-fA-F][0-9a-fA-F]*\Z")]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: `status`, or an action with what it needs. A field that the action does not need is not set."""
+class _Question(msgspec.Struct, frozen=True, tag_field="ask"):
+    """What is asked has a class each; `ask` has its name."""
 
-    action: str
-    count: int = 0
-    client: int = 0
-    slot: int | None = None
-    who: str = ""
-    replicas: tuple[str, ...] = ()
+
+class Status(_Question, frozen=True, tag="status"):
+    """How is the cluster?"""
+
+
+class DropReplies(_Question, frozen=True, tag="drop-replies"):
+    """Lose the next replies."""
+
+    count: Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
+
+
+class Block(_Question, frozen=True, tag="block"):
+    """Let no reply reach a client."""
+
+    client: ClientNumber
+
+
+class CorruptSlot(_Question, frozen=True, tag="corrupt-slot"):
+    """Overwrite a slot on the disks of replicas: one by its number, or the one of a client."""
+
+    replicas: Words
+    slot: Annotated[int, Meta(ge=0, lt=CLIENTS_MAX)] | None = None
+    client: ClientNumber | None = None
+
+    def __post_init__(self) -> None:
+        if (self.slot is None) == (self.client is None):
+            raise ValueError("Expected either slot or client")
+
+
+class Kill(_Question, frozen=True, tag="kill"):
+    """Kill a process."""
+
+    who: Word
+
+
+class LoseDisk(_Question, frozen=True, tag="lose-disk"):
+    """Kill a replica, and remove its directory."""
+
+    replica: Word
+
+
+class Partition(_Question, frozen=True, tag="partition"):
+    """Cut replicas off."""
+
+    replicas: Words
+
+
+class Heal(_Question, frozen=True, tag="heal"):
+    """End partitions and blocks, and lose no more replies."""
+
+
+Hurt: TypeAlias = DropReplies | Block | CorruptSlot | Kill | LoseDisk | Partition | Heal
+Question: TypeAlias = Status | Hurt
 
 
 def parse_question(line: bytes) -> Question:
     """The question in a line. Raises `ClusterUnusable`, which says what is wrong with it."""
     try:
-        found = json.loads(line.decode("utf-8"))
-    except RecursionError:
-        raise ClusterUnusable("found JSON that is nested too deeply, expected one flat object") from None
-    except ValueError as error:
-        raise ClusterUnusable(f"found no JSON ({str(error)[:80]}), expected one object") from None
-    if not isinstance(found, dict):
-        raise ClusterUnusable(f"found {_shown(found)}, expected one JSON object")
-    if found.get("ask") == "status":
-        return Question("status")
-    if found.get("ask") != "hurt":
-        raise ClusterUnusable(f'ask: found {_shown(found.get("ask"))}, expected "status" or "hurt"')
-    action = found.get("action")
-    take = _ACTIONS.get(action) if isinstance(action, str) else None
-    if take is None:
-        raise ClusterUnusable(f"action: found {_shown(action)}, expected one of {', '.join(_ACTIONS)}")
-    return Question(str(action), **take(found))
-
-
-def _count(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"count": _number(found, "count", NUMBER_MAX)}
-
-
-def _block(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"client": _client(found)}
-
-
-def _slot(found: Mapping[str, Any]) -> dict[str, Any]:
-    if "slot" in found:
-        return {"replicas": _replicas(found), "slot": _number(found, "slot", CLIENTS_MAX - 1)}
-    return {"replicas": _replicas(found), "client": _client(found)}
-
-
-def _number(found: Mapping[str, Any], name: str, largest: int) -> int:
-    value = found.get(name)
-    if type(value) is not int or not 0 <= value <= largest:
-        raise ClusterUnusable(f"{name}: found {_shown(value)}, expected a whole number from 0 to {largest}")
-    return value
-
-
-def _client(found: Mapping[str, Any]) -> int:
-    value = found.get("client")
-    if isinstance(value, str) and value.isascii() and value.isalnum() and len(value) <= 32:
-        with contextlib.suppress(ValueError):
-            number = int(value, 16)
-            if 0 < number <= U128_MAX:
-                return number
-    raise ClusterUnusable(f"client: found {_shown(value)}, expected the hexadecimal number that client prints")
-
-
-def _word(value: object, name: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= WORD_SIZE_MAX or not value.isprintable():
-        raise ClusterUnusable(f"{name}: found {_shown(value)}, expected a word, such as primary")
-    return value
-
-
-def _replicas(found: Mapping[str, Any]) -> tuple[str, ...]:
-    words = found.get("replicas")
-    if not isinstance(words, list) or not 0 < len(words) <= WORDS_MAX:
-        raise ClusterUnusable(f"replicas: found {_shown(words)}, expected a list of 1 to {WORDS_MAX} words")
-    return tuple(_word(word, "replicas") for word in words)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, str):
-        return ascii(value if len(value) <= WORD_SIZE_MAX else f"{value[:WORD_SIZE_MAX]}...")
-    return "nothing" if value is None else shown(value)
-
-
-_ACTIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    "drop-replies": _count,
-    "block": _block,
-    "corrupt-slot": _slot,
-    "kill": lambda found: {"who": _word(found.get("who"), "who")},
-    "lose-disk": lambda found: {"who": _word(found.get("replica"), "replica")},
-    "partition": lambda found: {"replicas": _replicas(found)},
-    "heal": lambda found: {},
-}
+        found = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ClusterUnusable(f"found {ascii(line)[:SHOWN_MAX]}, expected JSON: {error}") from error
+    try:
+        question: Question = msgspec.convert(found, Question)
+        return question
+    except msgspec.ValidationError as error:
+        why, _, where = str(error)[:SHOWN_MAX].partition(" - at `$.")
+        field = where.rstrip("`").partition("[")[0]
+        what = f"{field}: found {ascii(found[field])[:SHOWN_MAX]}" if field else f"found {ascii(found)[:SHOWN_MAX]}"
+        raise ClusterUnusable(f"{what}, {why[0].lower()}{why[1:]}") from error
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +122,7 @@ class _Asker:
     def answer(self, data: Mapping[str, object]) -> None:
         """Answer as far as the asker listens, and hang up."""
         with contextlib.suppress(OSError):
-            self.socket.send(json.dumps(data).encode() + b"\n")
+            self.socket.send(msgspec.json.encode(data) + b"\n")
         self.close()
 
     def close(self) -> None:

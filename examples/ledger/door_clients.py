@@ -103,9 +103,7 @@ class DoorClients:
             answer = self._until_answered(lambda: session.request(OPERATION_TRANSFER, transfer.encode()), session)
         except ReplyLost:
             self._count("replies_lost_everywhere")
-            record.write(
-                AnswerSeen(session.client_id, session.request_number, transfer.row, "LOST", 0, 0.0, b"").line()
-            )
+            record.write(AnswerSeen(session.client_id, session.request_number, transfer.row, "LOST", 0, 0.0, b""))
         else:
             self._record(record, session, answer, "FIRST", transfer.row)
             self._count(f"results_{Outcome(Result.decode(answer.body).outcome).name.lower()}")
@@ -139,7 +137,7 @@ class DoorClients:
     def _record(self, record: EvidenceWriter, session: Session, answer: Answer, kind: str, row: int) -> None:
         data = answer.header.pack() + answer.body
         seen = AnswerSeen(session.client_id, answer.header.request, row, kind, answer.attempts, answer.latency_s, data)
-        record.write(seen.line())
+        record.write(seen)
         record.flush()
 
     def _count(self, kind: str) -> None:

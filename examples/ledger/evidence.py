@@ -2,7 +2,8 @@
 
 Guarantees: a line is written by who saw it, when it happened: a replica's journal when an operation changes its ledger,
 a client's record when an answer comes in, a replica's events when it takes over, or a slot is damaged or repaired.
-A replica's counts are in its events too, as increments, so that their sum is over all lives of the replica.
+A replica's counts are in its events too, as increments, so that their sum is over all lives of the replica. A whole
+line is read as what was written, or is `EvidenceInvalid`. What a killed process left of its last line is no line.
 
 Limits: durability. Lines are buffered and flushed with every batch; a run that was interrupted has no verdict. Counts
 are written several times a second: what a process counted since then is missing if `kill -9` came from outside.
@@ -10,17 +11,25 @@ are written several times a second: what a process counted since then is missing
 
 from __future__ import annotations
 
-import base64
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TypeVar
+
+import msgspec
+
+from client_replies.messages.invalid import Invalid
+
+LINE_SHOWN_MAX = 80  # bytes of a line that an error shows
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class EvidenceInvalid(Invalid):
+    """A file of evidence has something that no member writes."""
+
+
+class Execution(msgspec.Struct, frozen=True, tag=True):
     """One line of the journal: an operation changed the state machine. `reply` is the checksum of the whole reply."""
 
     op: int
@@ -34,55 +43,77 @@ class Execution:
     reply: bytes
 
 
+class Restored(msgspec.Struct, frozen=True, tag=True):
+    """One line of the journal: the state is that after `op`. What was executed after that, is executed again."""
+
+    op: int
+
+
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """One line of a replica's events: what it counted since the last such line."""
+
+    counts: dict[str, int]
+
+
+class Seen(msgspec.Struct, frozen=True, tag=True):
+    """One line of a replica's events: what happened when, in which view, and to which reply if it is about one.
+
+    `damaged`, `needed`, `repaired`, `lost`: the reply in `slot`. `killed`: the replica killed itself, as planned;
+    `unsent`: the reply was committed and not sent then. `primary`: the replica begins the view; `answering`: and has
+    executed a request in it. `synced`: it took over the state of another.
+    """
+
+    event: str
+    time: float
+    view: int
+    slot: int = -1
+    header: str = ""
+
+
+class AnswerSeen(msgspec.Struct, frozen=True):
+    """One line of a client's record: an answer that it got. `kind` is the name of an `AnswerKind`."""
+
+    client: int
+    request: int
+    row: int
+    kind: str
+    tries: int
+    latency: float
+    data: bytes
+
+
+class Final(msgspec.Struct, frozen=True):
+    """What a replica said when it closed: a file of its own."""
+
+    op: int
+    balances: dict[str, int]
+    digest: str
+    slots: tuple[int, ...]
+    counters: dict[str, int]
+
+    def text(self) -> str:
+        """The file's content."""
+        return msgspec.json.encode(self).decode()
+
+
 class EvidenceWriter:
-    """Appends JSON lines to one file, after those of an earlier life."""
+    """Appends lines to one file, after the whole lines of an earlier life."""
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("a", encoding="utf-8")
-        # Who was killed may have left half a line.
-        self._dirty = self._file.tell() > 0
-        if self._dirty:
-            self._file.write("\n")
+        self._file = path.open("ab")
+        self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
-    def write(self, record: Mapping[str, object]) -> None:
+    def write(self, line: Execution | Restored | Counted | Seen | AnswerSeen) -> None:
         """Append one line."""
-        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
-        self._dirty = True
+        self._file.write(msgspec.json.encode(line) + b"\n")
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""
-        if self._dirty:
-            self._file.flush()
-            self._dirty = False
+        self._file.flush()
 
     def close(self) -> None:
         """Write the rest and close."""
         self._file.close()
-
-
-def journal_line(execution: Execution) -> dict[str, object]:
-    """The line for one execution."""
-    return {
-        "op": execution.op,
-        "client": execution.client,
-        "session": execution.session,
-        "request": execution.request,
-        "operation": execution.operation,
-        "row": execution.row,
-        "sequence": execution.sequence,
-        "outcome": execution.outcome,
-        "reply": execution.reply.hex(),
-    }
-
-
-def restored_line(op: int) -> dict[str, object]:
-    """The line for a replica whose state is that after `op`: what it executed after that, it executes again."""
-    return {"restored": op}
-
-
-def counted_line(increments: Mapping[str, int]) -> dict[str, object]:
-    """The line for what a replica counted since the last such line."""
-    return {"counted": dict(increments)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,84 +130,16 @@ class Journal:
     gaps: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSeen:
-    """One answer that a client got: `kind` is the name of an `AnswerKind`."""
-
-    client: int
-    request: int
-    row: int
-    kind: str
-    tries: int
-    latency: float
-    data: bytes = field(repr=False)
-
-    def line(self) -> dict[str, object]:
-        """The line for this answer."""
-        return {
-            "client": self.client,
-            "request": self.request,
-            "row": self.row,
-            "kind": self.kind,
-            "tries": self.tries,
-            "latency": self.latency,
-            "data": base64.b64encode(self.data).decode(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One line of a replica's events: what happened when, in which view, and to which reply if it is about one.
-
-    `damaged`, `needed`, `repaired`, `lost`: the reply in `slot`. `killed`: the replica killed itself, as planned;
-    `unsent`: the reply was committed and not sent then. `primary`: the replica begins the view; `answering`: and has
-    executed a request in it. `synced`: it took over the state of another.
-    """
-
-    event: str
-    time: float
-    view: int
-    slot: int = -1
-    header: str = ""
-
-    def line(self) -> dict[str, object]:
-        """The line for this event."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Final:
-    """What a replica said when it closed."""
-
-    op: int
-    balances: Mapping[str, int]
-    digest: str
-    slots: tuple[int, ...]
-    counters: Mapping[str, int]
-
-    def text(self) -> str:
-        """The file's content."""
-        return json.dumps(
-            {
-                "op": self.op,
-                "balances": dict(self.balances),
-                "digest": self.digest,
-                "slots": list(self.slots),
-                "counters": dict(self.counters),
-            }
-        )
-
-
 def read_journal(path: Path) -> Journal:
-    """A replica's journal."""
+    """A replica's journal. Raises `EvidenceInvalid`."""
     lines: list[Execution] = []
     undone: dict[int, list[Execution]] = {}
     unlike: set[int] = set()
     gaps: list[tuple[int, int]] = []
     last = 0
-    for line in _lines(path):
-        if "restored" in line:
-            op = line["restored"]
+    for line in _read(path, _JOURNAL):
+        op = line.op
+        if isinstance(line, Restored):
             for before in (one for one in lines if one.op > op):
                 undone.setdefault(before.op, []).append(before)
             lines = [one for one in lines if one.op <= op]
@@ -184,27 +147,26 @@ def read_journal(path: Path) -> Journal:
                 gaps.append((last, op))
             last = op
             continue
-        execution = Execution(**{**line, "reply": bytes.fromhex(line["reply"])})
-        earlier = undone.get(execution.op)
+        earlier = undone.get(op)
         if earlier:
-            if earlier.pop(0) != execution:
-                unlike.add(execution.op)
+            if earlier.pop(0) != line:
+                unlike.add(op)
             if not earlier:
-                del undone[execution.op]
-        last = execution.op
-        lines.append(execution)
+                del undone[op]
+        last = op
+        lines.append(line)
     left = tuple(execution for op in sorted(undone) for execution in undone[op])
     return Journal(tuple(lines), left, tuple(sorted(unlike)), tuple(gaps))
 
 
 def read_answers(path: Path) -> tuple[AnswerSeen, ...]:
-    """A client's record."""
-    return tuple(AnswerSeen(**{**line, "data": base64.b64decode(line["data"])}) for line in _lines(path))
+    """A client's record. Raises `EvidenceInvalid`."""
+    return tuple(_read(path, _RECORD))
 
 
 def read_events(path: Path) -> tuple[Seen, ...]:
-    """A replica's events."""
-    return tuple(Seen(**line) for line in _lines(path) if "event" in line)
+    """A replica's events. Raises `EvidenceInvalid`."""
+    return tuple(line for line in _read(path, _EVENTS) if isinstance(line, Seen))
 
 
 class Totals:
@@ -216,37 +178,46 @@ class Totals:
         self._read = dict.fromkeys(paths, 0)  # bytes of each file that are counted
 
     def update(self) -> None:
-        """Add the lines that were written since the last time. Half a line waits for its other half."""
+        """Add the lines that were written since the last time; half a line waits for its other half.
+
+        Raises `EvidenceInvalid`.
+        """
         for path, begin in self._read.items():
             if not path.exists():
                 continue
             with path.open("rb") as file:
                 file.seek(begin)
-                data = file.read()
-            data = data[: data.rfind(b"\n") + 1]
+                data = _whole_lines(file.read())
             self._read[path] = begin + len(data)
-            for line in _parsed(data.decode()):
-                self.counters.update(line.get("counted", {}))
-                if "event" in line:
-                    self.events[line["event"]] += 1
+            for line in (_decoded(path, line, _EVENTS) for line in data.splitlines()):
+                if isinstance(line, Counted):
+                    self.counters.update(line.counts)
+                else:
+                    self.events[line.event] += 1
 
 
 def read_final(path: Path) -> Final:
-    """What a replica said when it closed."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return Final(data["op"], data["balances"], data["digest"], tuple(data["slots"]), data["counters"])
+    """What a replica said when it closed. Raises `EvidenceInvalid`."""
+    return _decoded(path, path.read_bytes(), _FINAL)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """All lines but empty ones and the half ones that a killed process left."""
-    return _parsed(path.read_text(encoding="utf-8"))
+_JOURNAL = msgspec.json.Decoder(Execution | Restored)
+_EVENTS = msgspec.json.Decoder(Counted | Seen)
+_RECORD = msgspec.json.Decoder(AnswerSeen)
+_FINAL = msgspec.json.Decoder(Final)
 
 
-def _parsed(text: str) -> list[dict[str, Any]]:
-    found = []
-    for line in text.split("\n"):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+def _read(path: Path, decoder: msgspec.json.Decoder[T]) -> list[T]:
+    return [_decoded(path, line, decoder) for line in _whole_lines(path.read_bytes()).splitlines()]
+
+
+def _whole_lines(data: bytes) -> bytes:
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _decoded(path: Path, line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(line)
+    except msgspec.DecodeError as error:
+        found = f"{line[:LINE_SHOWN_MAX]!r} in {path}"
+        raise EvidenceInvalid(found, f"what a member writes: {error}") from error

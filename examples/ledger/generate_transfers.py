@@ -14,7 +14,7 @@ from pathlib import Path
 from .exit_status import ExitStatus
 from .ledger import EQUITY
 from .terminal import prepare_streams, show_error
-from .transfers import HEADING
+from .transfers import write_transfers
 
 SEED = 20240229
 ROWS = 2400
@@ -65,9 +65,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         show_error("usage: python -m examples.ledger.generate_transfers FILE")
         return ExitStatus.BAD_INPUT
-    lines = [",".join(HEADING), *(f"{source},{target},{amount}" for source, target, amount in rows())]
     try:
-        Path(arguments[0]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_transfers(Path(arguments[0]), rows())
     except OSError as error:
         show_error(f"{arguments[0]}: found {error.strerror}, expected a file that can be written")
         return ExitStatus.BAD_INPUT

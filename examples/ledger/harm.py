@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from client_replies.cluster.control import GetProgress, Progress
 from client_replies.cluster.host.failure import MembersFailed
 from client_replies.cluster.host.gateway_keeper import GatewayKeeper
@@ -230,9 +232,9 @@ class Harm:
 def has_open(pid: int, file: Path) -> bool:
     """True if the process has the file open."""
     try:
-        return any(link.readlink() == file.resolve() for link in Path("/proc", str(pid), "fd").iterdir())
-    except OSError:
-        return False  # it has ended
+        return str(file.resolve()) in (found.path for found in psutil.Process(pid).open_files())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def holds_reply(file: Path, offset: int) -> bool:

@@ -16,7 +16,7 @@ from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import checksum128
 
-from .evidence import EvidenceWriter, Execution, journal_line, restored_line
+from .evidence import EvidenceWriter, Execution, Restored
 from .ledger import Outcome, Result
 from .ledger_machine import LedgerMachine
 from .plant import Plant
@@ -55,20 +55,20 @@ class Journal:
         """An entry was applied; see `vsr.core.Observer`."""
         executed, self.machine.executed = self.machine.executed, []
         if entry.op - 1 != self._op:
-            self._writer.write(restored_line(entry.op - 1))
+            self._writer.write(Restored(entry.op - 1))
         self._op = entry.op
         if isinstance(applied, Skipped):
             return
         for result in executed[:-1]:
-            self._writer.write(journal_line(_execution(entry, result, bytes(16))))
+            self._writer.write(_execution(entry, result, bytes(16)))
         last = executed[-1] if executed else Result(self.machine.ledger.sequence, 0, Outcome.DONE)
-        self._writer.write(journal_line(_execution(entry, last, checksum128(applied.reply))))
+        self._writer.write(_execution(entry, last, checksum128(applied.reply)))
 
     def installed(self, op: int) -> None:
         """The state was replaced by that of another replica."""
         if op != self._op:
             self._op = op
-            self._writer.write(restored_line(op))
+            self._writer.write(Restored(op))
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""

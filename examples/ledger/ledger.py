@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from client_replies.messages.invalid import Invalid
 from client_replies.messages.reply_header import checksum128
 
+from .typed import TEXT_SHOWN_MAX, quoted
+
 # The operations of requests.
 OPERATION_TRANSFER = 2
 OPERATION_BALANCE = 4
@@ -32,8 +34,6 @@ NAME_SIZE_MAX = 24  # bytes of UTF-8
 AMOUNT_MAX = 10**12
 BALANCE_MAX = 10**18
 STATEMENT_LINES_MAX = 240  # with the header about three sectors
-
-TEXT_SHOWN_MAX = 60  # characters of what was found
 
 _TRANSFER = struct.Struct("<IQBB")
 _RESULT = struct.Struct("<QIB3xqqI4x")
@@ -54,11 +54,6 @@ class NameInvalid(Invalid):
 
     def __str__(self) -> str:
         return f"found {self.found}, expected {self.expected}"
-
-
-def quoted(text: str) -> str:
-    """What was found, for a message: in quotes, what cannot be printed escaped, and no longer than a line."""
-    return repr(text if len(text) <= TEXT_SHOWN_MAX else f"{text[: TEXT_SHOWN_MAX - 3]}...")
 
 
 def account_name(text: str) -> str:

@@ -47,7 +47,19 @@ from .cluster_directory import (
     whole_number,
 )
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
-from .control_socket import ControlSocket, Question
+from .control_socket import (
+    Block,
+    ControlSocket,
+    CorruptSlot,
+    DropReplies,
+    Heal,
+    Hurt,
+    Kill,
+    LoseDisk,
+    Partition,
+    Question,
+    Status,
+)
 from .damage import damage_of, damage_slot, lose_directory
 from .descriptors import prepare_descriptors
 from .fault_keeper import FaultKeeper
@@ -124,7 +136,7 @@ class Live:
     def handle(self, question: Question) -> dict[str, object]:
         """Answer a question; what cannot be done is an answer, too."""
         try:
-            return self._status() if question.action == "status" else {"done": self._hurt(question)}
+            return self._status() if isinstance(question, Status) else {"done": self._hurt(question)}
         except (ClusterUnusable, OSError) as error:
             return {"error": str(error)}
 
@@ -170,25 +182,24 @@ class Live:
 
     # Hurting.
 
-    def _hurt(self, question: Question) -> str:
-        action = question.action
-        if action == "drop-replies":
-            self.faults.drop_replies(question.count)
-            return f"the next {question.count} replies are lost"
-        if action == "block":
-            return self._block(question.client)
-        if action == "partition":
-            return self._partition(self._chosen(question.replicas))
-        if action == "heal":
-            self.faults.heal()
-            return "nobody is cut off, and no client is blocked"
-        if action == "corrupt-slot":
-            return self._corrupt(self._chosen(question.replicas), question)
-        if action == "kill":
-            return self._kill(question.who)
-        if action == "lose-disk":
-            return self._lose_disk(question.who)
-        raise ClusterUnusable(f"found {action!r}, expected a way to hurt: hurt --help lists them")
+    def _hurt(self, question: Hurt) -> str:
+        match question:
+            case DropReplies(count=count):
+                self.faults.drop_replies(count)
+                return f"the next {count} replies are lost"
+            case Block(client=client):
+                return self._block(int(client, 16))
+            case Partition(replicas=replicas):
+                return self._partition(self._chosen(replicas))
+            case Heal():
+                self.faults.heal()
+                return "nobody is cut off, and no client is blocked"
+            case CorruptSlot(replicas=replicas):
+                return self._corrupt(self._chosen(replicas), question)
+            case Kill(who=who):
+                return self._kill(who)
+            case LoseDisk(replica=replica):
+                return self._lose_disk(replica)
 
     def _chosen(self, words: Sequence[str]) -> list[str]:
         """Replicas by number or name, `primary`, `backups` or `all`."""
@@ -230,12 +241,12 @@ class Live:
         rest = self.faults.partition(names)
         return f"{', '.join(names)} and {', '.join(rest)} do not hear each other until heal"
 
-    def _corrupt(self, names: list[str], question: Question) -> str:
+    def _corrupt(self, names: list[str], question: CorruptSlot) -> str:
         layout = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
         done = []
         for name in names:
             path = self._directory / name / DATA_FILE
-            slot = question.slot if question.slot is not None else self._slot_of(path, question.client)
+            slot = question.slot if question.slot is not None else self._slot_of(path, int(question.client or "", 16))
             order = damage_of(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.getrandbits(32))
             if order is None:
                 raise ClusterUnusable(f"slot {slot} of {name} holds no reply: give client:CLIENT, of one that is open")

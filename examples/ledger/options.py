@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .ledger import Transfer
 from .plant import Plant
+
+if TYPE_CHECKING:
+    from .ledger import Transfer
 
 # Planned by default, and of so many transfers one at most; of fewer transfers still one.
 DAMAGES_DEFAULT, TRANSFERS_PER_DAMAGE = 5, 4

@@ -29,7 +29,7 @@ from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, packe
 from client_replies.storage.layout import Layout
 
 from .damage import DamageSlot, Moments, MomentsPlan
-from .evidence import EvidenceWriter, Final, Seen, counted_line
+from .evidence import Counted, EvidenceWriter, Final, Seen
 from .faulty_network import FaultyNetwork
 from .hurt import Hurts, ReplicaFaults
 from .journal import Journal, wrong_reply
@@ -99,7 +99,7 @@ class Events(Hurts):
     def _write(self, event: str, slot: int = -1, header: bytes = b"") -> None:
         if self._closed:
             return
-        self._writer.write(Seen(event, time.time(), self._view, slot, header[:16].hex()).line())
+        self._writer.write(Seen(event, time.time(), self._view, slot, header[:16].hex()))
 
     def executed(self, entry: LogEntry, applied: Applied | Skipped) -> None:
         self._journal.observe(entry, applied)
@@ -238,7 +238,7 @@ class Events(Hurts):
         grown = {name: count - self._counted.get(name, 0) for name, count in counts.items()}
         grown = {name: increment for name, increment in grown.items() if increment}
         if grown:
-            self._writer.write(counted_line(grown))
+            self._writer.write(Counted(grown))
             self._counted = counts
 
     def close(self, core: Core) -> None:
@@ -257,5 +257,5 @@ def final_state(core: Core, ledger: Ledger, counters: Mapping[str, int]) -> Fina
         balances=ledger.balances(),
         digest=ledger.digest().hex(),
         slots=tuple(core.execution.sessions.expectations()),
-        counters=counters,
+        counters=dict(counters),
     )

@@ -7,7 +7,6 @@ The verdict says how many checks passed, how many are broken, and which were not
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from client_replies.cluster.replica.network import BETWEEN_REPLICAS
 from .evidence import AnswerSeen, Seen
 from .terminal import BAD, FAIR, GOOD, Line
 from .verdict import Check, CheckResult
+from examples.percentile import percentile
 
 WORDS = {
     CheckResult.PASSED: ("ok", GOOD),
@@ -51,16 +51,16 @@ def figures(
     """Compute a run's figures."""
     seen = sorted((event for one in events for event in one), key=lambda event: event.time)
     count = Counter(event.event for event in seen)
-    latencies = sorted(answer.latency * 1000 for answer in answers if answer.kind == "FIRST" and answer.request)
+    latencies = [answer.latency * 1000 for answer in answers if answer.kind == "FIRST" and answer.request]
     prefix = "results_"
     return Figures(
         seconds=round(seconds, 3),
         requests=len(latencies),
         requests_per_second=round(len(latencies) / seconds, 1) if seconds else 0.0,
-        latency_p50=percentile(latencies, 50),
-        latency_p90=percentile(latencies, 90),
-        latency_p99=percentile(latencies, 99),
-        latency_max=percentile(latencies, 100),
+        latency_p50=round(percentile(latencies, 50), 2),
+        latency_p90=round(percentile(latencies, 90), 2),
+        latency_p99=round(percentile(latencies, 99), 2),
+        latency_max=round(percentile(latencies, 100), 2),
         outcomes={
             name.removeprefix(prefix): count for name, count in sorted(counters.items()) if name.startswith(prefix)
         },
@@ -99,13 +99,6 @@ def failovers(seen: Sequence[Seen]) -> tuple[float, ...]:
         if after:
             times.append(round((min(after) - ended) * 1000, 1))
     return tuple(times)
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile of ordered values, or 0 of none."""
-    if not ordered:
-        return 0.0
-    return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 2)
 
 
 def report_lines(checks: Sequence[Check], numbers: Figures, not_done: Sequence[str] = ()) -> list[Line]:

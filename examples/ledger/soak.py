@@ -34,12 +34,13 @@ from .generate_transfers import rows
 from .harm import Harm
 from .ledger_replica import StartLedgerReplica
 from .options import Options, SoakOptions
-from .report import figure_lines, percentile, verdict_lines
+from .report import figure_lines, verdict_lines
 from .run import CLIENT_ACTORS_MAX, POLL_INTERVAL, STALL_TIMEOUT, Outcome, Run, after
 from .run_directory import run_directory
 from .terminal import Line, OutputLost, ProgressLine, plain, show
-from .transfers import HEADING, read_transfers
+from .transfers import read_transfers, write_transfers
 from .verdict import Check, CheckResult
+from examples.percentile import percentile
 
 SESSIONS = 24  # half of them at the gateway
 RESERVE = 60.0  # seconds at the end, for the last repairs and the verdict; of a short soak 0.4 of its time
@@ -181,8 +182,7 @@ def _soak(chosen: SoakOptions) -> ExitStatus:
     progress = ProgressLine(sys.stdout, PROGRESS_INTERVAL)
     with run_directory(chosen.directory, keep=chosen.keep) as directory:
         file = directory / "soak.csv"
-        lines = [",".join(map(str, row)) for row in rows(chosen.seed, max(SESSIONS * 4, int(working * chosen.rate)))]
-        file.write_text("\n".join([",".join(HEADING), *lines]) + "\n", encoding="utf-8")
+        write_transfers(file, rows(chosen.seed, max(SESSIONS * 4, int(working * chosen.rate))))
         options = Options(
             transfers_file=file,
             transfers=read_transfers(file),
@@ -237,7 +237,7 @@ def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[Line]:
 def harm_lines(run: Soak) -> list[str]:
     """Which faults were injected, and how long the cluster took to be whole again."""
     done = ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(run.harm_done.items()))
-    recoveries = sorted(run.recoveries)
+    recoveries = run.recoveries
     return [
         f"  faults       {run.harm_done.total()}: {done or 'none'}",
         f"  whole again  {len(recoveries)} times, p50 {percentile(recoveries, 50):.1f} s, "

@@ -2,8 +2,8 @@
 
 Guarantees: a text that standard output does not take is `OutputLost`, whatever the reason; characters that its encoding
 does not have are escaped. On stderr nothing raises: there is nowhere left to say it. An error is one line.
-Colours and whatever moves go to a terminal only, and only if `rich` is installed; everything else gets the same text,
-plain. NO_COLOR means no colours there either.
+Colours and whatever moves go to a terminal only; everything else gets the same text, plain. NO_COLOR means no colours
+there either.
 
 Limits: a terminal that cannot move the cursor gets plain text. A full disk shows at the first write, not before.
 
@@ -20,7 +20,6 @@ import select
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, TypeAlias, cast
 
@@ -143,36 +142,37 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[Line]], out: TextIO
 
     Raises `OutputLost`.
     """
-    out = out or sys.stdout
-    console = _console(out)
-    if console is None:
-        cells = [list(heads), *([plain(cell) for cell in row] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for texts in cells:
-            padded = (text.ljust(width) for text, width in zip(texts, widths, strict=True))
-            _write(out, "  ".join(padded).rstrip() + "\n")
-        return
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    out = out or sys.stdout
+    console = _console(out)
+    if console is None:
+        table = Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+        console = Console(file=io.StringIO(), width=TABLE_WIDTH_MAX, height=1, color_system=None, force_terminal=False)
+    else:
+        table = Table(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*(Text.assemble(*_parts(cell)) for cell in row))
     console.width = max(
         console.width, console.measure(table, options=console.options.update(width=TABLE_WIDTH_MAX)).maximum
     )
-    console.print(table)
+    with console.capture() as drawn:
+        console.print(table)
+    _write(out, "".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
 class ProgressLine:
-    """How far a run is: on a terminal one line that is redrawn, elsewhere one line per interval.
+    """How far a run is, in `what`: on a terminal one line that is redrawn, elsewhere one line per interval.
 
     Standard output that takes no more ends the run, by `OutputLost`; stderr does not.
     """
 
-    def __init__(self, out: TextIO, interval: float = PROGRESS_INTERVAL) -> None:
+    def __init__(self, out: TextIO, interval: float = PROGRESS_INTERVAL, what: str = "transfers") -> None:
         self._out = out
+        self._what = what
         self._console = _console(out)
         self._interval = interval if self._console is None else TERMINAL_INTERVAL
         self._progress: Progress | None = None
@@ -198,7 +198,7 @@ class ProgressLine:
         if now - self._shown_at < self._interval and not last:
             return
         self._shown_at = now
-        text = f"{now - self._begun:5.1f} s  {done}/{total} transfers  {details}"
+        text = f"{now - self._begun:5.1f} s  {done}/{total} {self._what}  {details}"
         with self._lossy():
             if self._console is None:
                 _write(self._out, f"{text}\n")
@@ -257,10 +257,10 @@ def _parts(line: Line) -> Sequence[Part]:
 
 
 def _console(out: TextIO) -> Console | None:
-    """Where colours go: a terminal that can do what they need, and the library. We ask before the library does, which
+    """Where colours go: a terminal that can do what they need. We ask before the library does, which
     takes anything for a terminal if FORCE_COLOR says so. Colours are no reason to fail: an environment that the library
     cannot read (COLUMNS is a digit of another script) means plain text."""
-    if not out.isatty() or find_spec("rich") is None:
+    if not out.isatty():
         return None
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Reading a file of transfers: CSV with the heading `from,to,amount`, one transfer a row.
+"""Reading and writing a file of transfers: CSV with the heading `from,to,amount`, one transfer a row.
 
 Guarantees: either every row of the file is a transfer, or `TransferFileError` says file, line, what was found and what
 was expected, and no row is given out: nothing is executed from a malformed file.
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from client_replies.messages.invalid import Invalid
 
-from .ledger import AMOUNT_MAX, NameInvalid, Transfer, account_name, quoted
+from .ledger import AMOUNT_MAX, NameInvalid, Transfer, account_name
+from .typed import quoted
 
 HEADING = ["from", "to", "amount"]
 TRANSFERS_MAX = 1_000_000
@@ -52,6 +53,12 @@ def read_transfers(file: Path) -> tuple[Transfer, ...]:
     if not transfers:
         raise TransferFileError(file, 0, "no transfer", "at least one row below the heading")
     return tuple(transfers)
+
+
+def write_transfers(file: Path, rows: Iterable[tuple[str, str, int]]) -> None:
+    """Write source, target and amount of each transfer below the heading. Raises `OSError`."""
+    with file.open("w", newline="", encoding="utf-8") as text:
+        csv.writer(text, lineterminator="\n").writerows([HEADING, *rows])
 
 
 def _text(file: Path) -> str:

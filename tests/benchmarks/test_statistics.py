@@ -20,20 +20,11 @@ from benchmarks.compare import compare
 from benchmarks.contest import ON_TCP, Contestant, Group, MeasurementFailed, Scale, run_group
 from benchmarks.machine import busy_share
 from benchmarks.page import BOUNDS, SECTIONS, bounds_to_mend, rewrite
-from benchmarks.report import group_text, number, target_rows
-from benchmarks.statistics import Spread, median, percentile
+from benchmarks.report import contestant_rows, number, target_rows
 from benchmarks.targets import TARGETS, Target, at_least, at_most
+from examples.percentile import percentile
 
 THREE = Scale("test", rounds=3, seconds=1.0)
-
-
-def test_the_median_is_the_middle_or_between_the_two_in_the_middle() -> None:
-    """In whatever order they come."""
-    assert median([3, 1, 2]) == 2
-    assert median([4, 1, 2, 3]) == 2.5
-    assert Spread.of([3, 1, 2]) == Spread(2, 1, 3)
-    with pytest.raises(ValueError, match="no median"):
-        median([])
 
 
 def test_a_percentile_is_a_value_that_was_seen() -> None:
@@ -90,7 +81,7 @@ def test_a_contestant_that_fails_is_named_and_the_others_go_on() -> None:
     assert found["contestants"][1]["failed"] == "it broke\nbecause of this"
     assert found["contestants"][0]["figures"]["value"]["values"] == [1, 1, 1]
     assert found["targets"][0]["met"] is None
-    assert "failed: because of this" in group_text(found)
+    assert any(row[-1] == "failed: because of this" for row in contestant_rows(found))
     assert target_rows([found])[1][-1] == "not measured"
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,17 @@ import pytest
 
 from client_replies.cluster.client import ClusterError, ReplyLost
 
-from examples.ledger.__main__ import exit_status_of, main, parse
-from examples.ledger.client_command import LINE_SIZE_MAX, Misused, lines_of, requests_in_line
+from examples.ledger.__main__ import main, parse
+from examples.ledger.client_command import LINE_SIZE_MAX, lines_of, requests_in_line
 from examples.ledger.cluster_directory import RUNNING_FILE, Shape
 from examples.ledger.commands import COMMANDS, HURT_EXAMPLES
 from examples.ledger.completion import WAYS_TO_HURT
 from examples.ledger.exit_status import MEANINGS, ExitStatus
+from examples.ledger.failures import exit_status_of
 from examples.ledger.ledger import Transfer
+from examples.ledger.typed import Misused
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TRANSFER = ["transfer", "equity", "ada", "-5"]
 
@@ -337,3 +342,12 @@ def test_a_cluster_of_another_user_is_said_to_be_that(
     assert line == (
         f"{of_root}: found Permission denied in a directory of user 0, expected one of our own, such as /tmp/ledger"
     )
+
+
+def test_help_imports_no_messages_and_no_library() -> None:
+    """It is what a newcomer waits for first."""
+    heavy = "{'client_replies.messages', 'client_replies.cluster.client', 'thespian', 'rich', 'msgspec', 'psutil'}"
+    code = f"import sys; from examples.ledger.__main__ import main; main(['--help']); print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60.0)
+    assert "exit status:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -106,7 +106,7 @@ def test_a_replica_with_a_zeroed_superblock_does_not_end_the_others(cluster: Clu
     cluster.wait_until_whole()
     with (cluster.place / "replica-2" / "replies.data").open("r+b") as data:
         data.write(bytes(4 * 4096))
-    ask(cluster.place, {"ask": "hurt", "action": "kill", "who": "2"})
+    ask(cluster.place, {"ask": "kill", "who": "2"})
     cluster.serves()
     eventually(lambda: set_aside(cluster) or "replica-2" in cluster.reasons(), 30.0, "what becomes of replica-2")
     cluster.serves()

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from client_replies.cluster.client import Answer, ClusterClient, ReplyLost, RequestTimeout, RetryPolicy, Session
-from client_replies.cluster.host.members import parent_of
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
@@ -70,7 +70,7 @@ class Terminal:
 
     def hurt(self, action: str, **how: object) -> str:
         """Do it harm."""
-        return str(ask(self.place, {"ask": "hurt", "action": action, **how})["done"])
+        return str(ask(self.place, {"ask": action, **how})["done"])
 
     def primary(self) -> dict[str, Any]:
         """The replica that is primary."""
@@ -149,14 +149,14 @@ def test_what_a_user_does_wrong_is_said_with_what_to_do(terminal: Terminal, tmp_
         (("client", "balance", "x" * 30), "of 30 bytes, expected a name of at most 24 bytes, such as ada"),
         (("hurt", "frighten"), "hurt: found 'frighten', expected one of drop-replies, block, "),
         (("hurt", "kill", "1234567"), "is none of this cluster's"),
-        (("hurt", "kill", "9" * 5000), "...', expected a word, such as primary"),
+        (("hurt", "kill", "9" * 5000), ", expected `str` of length <= 64"),
         (("hurt", "kill", "9"), "process 9 is none of this cluster's"),
         (("hurt", "lose-disk", "9"), "replica: found '9', expected a number below 3, primary, backups or all"),
         (("hurt", "lose-disk", "all"), "lose-disk: found 'all', expected one replica, such as 2 or primary"),
         (("hurt", "partition", "all"), "partition: found all replicas, expected some of them, such as 0"),
         (("hurt", "corrupt-slot", "9", "0"), "expected a number below 3, primary, backups or all"),
         (("hurt", "corrupt-slot", "all", "5"), "slot 5 of replica-0 holds no reply"),
-        (("hurt", "corrupt-slot", "all", "64"), "slot: found 64, expected a whole number from 0 to 63"),
+        (("hurt", "corrupt-slot", "all", "64"), "slot: found 64, expected `int` <= 63"),
         (("start",), "this cluster is up already"),
     ):
         done = terminal.other(*words)
@@ -260,7 +260,7 @@ def test_a_replica_whose_log_is_garbage_comes_up_as_one_that_lost_its_disk(termi
 def test_the_end_of_the_actor_system_is_said_and_the_cluster_starts_again(terminal: Terminal) -> None:
     """Every member ends with it. An exit status, one line, no traceback; nothing that was answered is lost."""
     assert "ada has 100" in terminal.other("client", "transfer", "equity", "ada", "100").stdout
-    (admin,) = {parent_of(int(one["pid"])) for one in terminal.replicas()}
+    (admin,) = {psutil.Process(int(one["pid"])).ppid() for one in terminal.replicas()}
     os.kill(admin, signal.SIGKILL)
     assert terminal.process.wait(30.0) == ExitStatus.FAILED
     assert "the cluster failed: the actor system has ended" in terminal.said()

@@ -41,9 +41,9 @@ from tests.examples.test_live import Terminal
 from tests.processes import few_descriptors, is_living, wait_until
 
 WRONG = (
-    b'{"ask": "hurt", "action": "drop-replies", "count": null}\n',
+    b'{"ask": "drop-replies", "count": null}\n',
     b"[]\n",
-    b'{"ask": "hurt", "action": "drop-replies", "count": 1e999}\n',
+    b'{"ask": "drop-replies", "count": 1e999}\n',
     b"[" * 10_000 + b"\n",
     b"[" * 100_000 + b"\n",
     b"x" * 2_000_000 + b"\n",

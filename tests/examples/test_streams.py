@@ -200,7 +200,7 @@ def test_a_cluster_whose_output_nobody_reads_any_more_goes_on(free_of_new_proces
         assert b"a cluster of 3 replicas" in process.stdout.readline()
         process.stdout.close()
         wait_for(place, process)
-        ask(place, {"ask": "hurt", "action": "kill", "who": "0"})
+        ask(place, {"ask": "kill", "who": "0"})
         wait_until(lambda: ask(place, {"ask": "status"})["restarts"] == 1, TIMEOUT_S, "the replica's next life")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)

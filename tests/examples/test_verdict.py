@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from client_replies.cluster.protocol import Request
 from client_replies.cluster.vsr.execution import Applied, Execution
@@ -21,24 +22,24 @@ from client_replies.storage.layout import sectors_size
 from examples.ledger.client import client_id
 from examples.ledger.evidence import (
     AnswerSeen,
+    Counted,
+    EvidenceInvalid,
     EvidenceWriter,
     Final,
     Journal,
+    Restored,
     Seen,
     Totals,
-    counted_line,
-    journal_line,
     read_answers,
     read_events,
     read_final,
     read_journal,
-    restored_line,
 )
 from examples.ledger.evidence import Execution as Line
 from examples.ledger.journal import Journal as ReplicaJournal
 from examples.ledger.ledger import OPERATION_TRANSFER, Transfer
 from examples.ledger.options import Options, default_damages, default_kills
-from examples.ledger.report import figures, percentile, report_json, report_lines
+from examples.ledger.report import figures, report_json, report_lines
 from examples.ledger.run import Outcome, not_done
 from examples.ledger.soak import whole_again
 from examples.ledger.terminal import plain
@@ -73,8 +74,8 @@ def good_evidence() -> Evidence:
         slots.append(held)
         answers = seen
     header, unsent = answers[3].data[:16].hex(), answers[5].data[:16].hex()
-    answers[3] = replace(answers[3], tries=3)
-    again = replace(answers[3], kind="REPEATED", tries=0)
+    answers[3] = structs.replace(answers[3], tries=3)
+    again = structs.replace(answers[3], kind="REPEATED", tries=0)
     damage = tuple(Seen(event, 5.0, 0, 0, header) for event in ("damaged", "needed", "repaired"))
     takeover = (Seen("primary", 7.0, 1), Seen("answering", 7.5, 1))
     return Evidence(
@@ -158,14 +159,14 @@ def with_events(*events: Seen) -> Evidence:
 def with_answer(evidence: Evidence, index: int, **changes: object) -> Evidence:
     """The evidence with one answer changed."""
     answers = list(evidence.answers)
-    answers[index] = replace(answers[index], **changes)  # type: ignore[arg-type]
+    answers[index] = structs.replace(answers[index], **changes)
     return replace(evidence, answers=tuple(answers))
 
 
 def with_final(evidence: Evidence, replica: int, **changes: object) -> Evidence:
     """The evidence with one replica's last words changed."""
     finals = list(evidence.finals)
-    finals[replica] = replace(finals[replica], **changes)  # type: ignore[arg-type]
+    finals[replica] = structs.replace(finals[replica], **changes)
     return replace(evidence, finals=tuple(finals))
 
 
@@ -180,7 +181,7 @@ def set_line(index: int, **changes: Any) -> Callable[[list[Line]], object]:
     """A change of one line of a journal."""
 
     def change(journal: list[Line]) -> None:
-        journal[index] = replace(journal[index], **changes)
+        journal[index] = structs.replace(journal[index], **changes)
 
     return change
 
@@ -215,7 +216,7 @@ DAMAGE = GOOD.events[0][:3]
 LAST = GOOD.answers[len(ROWS) + SESSIONS - 1].data[:16].hex()  # the reply to the last row
 FLIP_LAST = flipped(GOOD.answers[-1].data, 300)
 BALANCES = dict(GOOD.finals[1].balances)
-FIRST_TRIES = tuple(replace(answer, tries=1) for answer in GOOD.answers[:-1])
+FIRST_TRIES = tuple(structs.replace(answer, tries=1) for answer in GOOD.answers[:-1])
 
 
 @pytest.mark.parametrize(
@@ -399,18 +400,37 @@ def test_evidence_survives_being_written_down(tmp_path: Path) -> None:
     """What the members wrote is what the verdict reads."""
     record = EvidenceWriter(tmp_path / "record")
     for answer in GOOD.answers:
-        record.write(answer.line())
+        record.write(answer)
     record.close()
     assert read_answers(tmp_path / "record") == GOOD.answers
     log = EvidenceWriter(tmp_path / "events")
     for seen in GOOD.events[0]:
-        log.write(seen.line())
+        log.write(seen)
     log.close()
     assert read_events(tmp_path / "events") == GOOD.events[0]
     (tmp_path / "final").write_text(GOOD.finals[0].text())
     assert read_final(tmp_path / "final") == GOOD.finals[0]
     (tmp_path / "csv").write_text("from,to,amount\n" + "".join(f"{a},{b},{c}\n" for a, b, c in ROWS))
     assert read_rows(tmp_path / "csv") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"no JSON\n", "JSON is malformed"),
+        (b'{"type":"Restored","op":"5"}\n', "Expected `int`, got `str` - at `$.op`"),
+        (b'{"type":"Counted","counts":{}}\n', "Invalid value 'Counted'"),
+        (b'{"type":"Restored","o\n', "truncated"),
+    ],
+)
+def test_a_line_that_no_member_writes_is_refused(tmp_path: Path, line: bytes, why: str) -> None:
+    """And shown, with what is wrong; a verdict over part of the evidence would say nothing."""
+    path = tmp_path / "journal"
+    path.write_bytes(line)
+    with pytest.raises(EvidenceInvalid) as caught:
+        read_journal(path)
+    assert caught.value.found == f"{line.strip()!r} in {path}"
+    assert why in caught.value.expected
 
 
 def written(path: Path, *lines: Line | int) -> Journal:
@@ -420,7 +440,7 @@ def written(path: Path, *lines: Line | int) -> Journal:
             with path.open("a") as file:
                 file.write('{"op": 5, "cli')
         writer = EvidenceWriter(path)
-        writer.write(restored_line(line) if isinstance(line, int) else journal_line(line))
+        writer.write(Restored(line) if isinstance(line, int) else line)
         writer.close()
     return read_journal(path)
 
@@ -436,7 +456,7 @@ def test_a_journal_goes_back_with_its_replica(tmp_path: Path) -> None:
     lines = GOOD.journals[0].lines
     again = written(tmp_path / "again", *lines[:6], 3, *lines[3:])
     assert again == GOOD.journals[0]
-    other = replace(lines[4], reply=bytes(16))
+    other = structs.replace(lines[4], reply=bytes(16))
     unlike = written(tmp_path / "unlike", *lines[:6], 3, lines[3], other, *lines[5:])
     assert unlike.unlike == (5,)
     short = written(tmp_path / "short", *lines[:6], 3, lines[3])
@@ -529,11 +549,11 @@ def test_counts_add_up_over_all_lives_of_a_replica(tmp_path: Path) -> None:
     totals.update()
     assert not totals.counters
     life = EvidenceWriter(paths[0])
-    life.write(counted_line({"Answer_dropped": 3}))
-    life.write(DAMAGE[0].line())
+    life.write(Counted({"Answer_dropped": 3}))
+    life.write(DAMAGE[0])
     life.flush()
     totals.update()
-    life.write(counted_line({"Answer_dropped": 2}))
+    life.write(Counted({"Answer_dropped": 2}))
     life.close()
     with paths[0].open("a") as file:
         file.write('{"counted":{"Answer_dropped":1}')
@@ -541,17 +561,9 @@ def test_counts_add_up_over_all_lives_of_a_replica(tmp_path: Path) -> None:
     assert (totals.counters, totals.events) == ({"Answer_dropped": 5}, {"damaged": 1})
     for path in paths:
         life = EvidenceWriter(path)
-        life.write(counted_line({"Answer_dropped": 1, "other": 7}))
+        life.write(Counted({"Answer_dropped": 1, "other": 7}))
         life.close()
     totals.update()
     totals.update()
     assert (totals.counters, totals.events) == ({"Answer_dropped": 7, "other": 14}, {"damaged": 1})
     assert read_events(paths[0]) == DAMAGE[:1]
-
-
-def test_percentiles_are_of_the_nearest_rank() -> None:
-    """An element of the list, also for one element and for none."""
-    values = [float(value) for value in range(1, 101)]
-    assert [percentile(values, percent) for percent in (50, 90, 99, 100)] == [50, 90, 99, 100]
-    assert percentile([7.0], 50) == 7.0
-    assert percentile([], 50) == 0.0

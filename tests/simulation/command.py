@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from typing import Any
@@ -28,8 +28,9 @@ from .marks import Marks
 from .plan import Plan
 from .runner import RunResult
 from .shrink import shrink
+from examples.ledger.terminal import ProgressLine
 
-SHOWN_EVERY = (0.5, 20.0)  # seconds, on a terminal and elsewhere
+SHOWN_EVERY = 20.0  # seconds, elsewhere than on a terminal
 WINDOW = 4  # seeds a process, between two looks at whether a planted bug is found
 
 
@@ -38,30 +39,6 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
     return int(text)
-
-
-@dataclass(slots=True)
-class Progress:
-    """One line on standard error, redrawn on a terminal."""
-
-    total: int
-    done: int = 0
-    failed: int = 0
-    started: float = field(default_factory=time.monotonic)
-    shown: float = field(default_factory=time.monotonic)
-
-    def step(self, *, failed: bool = False) -> None:
-        """One more is done."""
-        self.done += 1
-        self.failed += failed
-        now, terminal = time.monotonic(), sys.stderr.isatty()
-        if now - self.shown < SHOWN_EVERY[not terminal] and self.done < self.total:
-            return
-        self.shown = now
-        rate = 60 * self.done / max(now - self.started, 1e-9)
-        line = f"{self.done} of {self.total} seeds, {rate:.0f} per minute, {self.failed} failed"
-        end = "\n" if not terminal or self.done == self.total else ""
-        print(f"\r{line}" if terminal else line, end=end, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +99,6 @@ class Command:
             marks.merge(result.marks)
             if not result.passed:
                 failures.append(result)
-                print(file=sys.stderr)
                 self._print_result(result)
                 if not keep_going:
                     break
@@ -135,10 +111,15 @@ class Command:
 
     def _results(self, first: int, count: int) -> Iterator[RunResult]:
         """Results of seeds as they come, with a progress line."""
-        progress = Progress(count)
-        with workers(self) as pool:
-            for result in pool.imap_unordered(_run, [(seed, None) for seed in range(first, first + count)]):
-                progress.step(failed=not result.passed)
+        began, failed = time.monotonic(), 0
+        with workers(self) as pool, ProgressLine(sys.stderr, SHOWN_EVERY, "seeds") as progress:
+            results = pool.imap_unordered(_run, [(seed, None) for seed in range(first, first + count)])
+            for done, result in enumerate(results, 1):
+                failed += not result.passed
+                rate = 60 * done / max(time.monotonic() - began, 1e-9)
+                progress.show(done, count, f"{rate:.0f} per minute, {failed} failed", last=done == count)
+                if not result.passed:
+                    progress.close()  # what is printed next has lines of its own
                 yield result
 
     def _print_result(self, result: RunResult) -> None:
