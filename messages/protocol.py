@@ -2,14 +2,14 @@
 
 Guarantees: each message class is in `PROTOCOL` once, and class names are unique, because actors dispatch by class and
 people search by name. Tests compare the table with the classes. An empty list of answers means that none is sent.
-Actors check the sender of what they receive by `SENDERS`, before a handler sees it.
+An actor has a handler for each message to the parties that it is, and for no other of this table; before a handler sees
+a message, its sender is compared with the table's (`ComponentActor`).
 What stops or closes a component may take the place of any answer, and is listed once, under "told without asking".
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import leases, peers, replies, storage_io
@@ -51,10 +51,14 @@ def _holder_asks(message: type[Message], *answers: type[Message]) -> tuple[Excha
 
 
 def _asks(
-    sender: Party, receiver: Party, message: type[Message], answers: tuple[type[Message], ...]
+    sender: Party,
+    receiver: Party,
+    message: type[Message],
+    answers: tuple[type[Message], ...],
+    answered: Party | None = None,
 ) -> tuple[Exchange, ...]:
     request = Exchange(message, sender, receiver, answers)
-    return (request, *(Exchange(answer, receiver, sender) for answer in answers))
+    return (request, *(Exchange(answer, receiver, answered or sender) for answer in answers))
 
 
 def _once(*groups: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
@@ -68,7 +72,13 @@ def _once(*groups: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
 PROTOCOL = _once(
     # The replica and its ClientRepliesActor.
     # Anyone may open: who does becomes the owner. `ClientRepliesActor.open` says when one owner may replace another.
-    _asks(Party.ANYONE, Party.REPLIES, replies.OpenReplies, (replies.RepliesOpened, replies.OpenFailed)),
+    _asks(
+        Party.ANYONE,
+        Party.REPLIES,
+        replies.OpenReplies,
+        (replies.RepliesOpened, replies.OpenFailed),
+        answered=Party.REPLICA,
+    ),
     _replica_asks(replies.SetPeers, replies.PeersSet, replies.RequestRefused),
     _replica_asks(replies.WriteReplies, replies.WritesAccepted, replies.WritesRefused, replies.RepliesDurable),
     _replica_asks(replies.RemoveReplies, replies.WritesAccepted, replies.WritesRefused),
@@ -102,4 +112,7 @@ PROTOCOL = _once(
     _asks(Party.ANYONE, Party.POOL, leases.GetPoolStatus, (leases.PoolStatus,)),
 )
 
-SENDERS: Mapping[type[Message], Party] = {row.message: row.sender for row in PROTOCOL}
+
+def senders_to(*parties: Party) -> dict[type[Message], Party]:
+    """The messages to these parties, and who may send each."""
+    return {row.message: row.sender for row in PROTOCOL if row.receiver in parties}
