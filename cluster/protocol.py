@@ -24,12 +24,11 @@ from client_replies.messages.message import (
     MessageInvalid,
     View,
 )
-from client_replies.messages.reply_header import CHECKSUM_SIZE, HEADER_SIZE, OPERATION_REGISTER, checksum128
+from client_replies.messages.reply_header import HEADER_SIZE, OPERATION_REGISTER, Checksum, checksum128
 
 BODY_SIZE_MAX = 4096
 
 Client = Annotated[int, Range(1, U128_MAX)]
-Checksum = Annotated[bytes, Length(CHECKSUM_SIZE)]
 
 _CHECKED = struct.Struct("<16s16sQIB")
 

@@ -24,10 +24,10 @@ import struct
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from client_replies.cluster.protocol import Checksum, Request
+from client_replies.cluster.protocol import Request
 from client_replies.messages.limits import Length, LengthPer
 from client_replies.messages.message import U8, U64, Message, MessageInvalid, Number, Op, View, shown
-from client_replies.messages.reply_header import checksum128
+from client_replies.messages.reply_header import Checksum, checksum128
 
 OPERATION_CLOSE = 3  # ends the session of the client that asks
 LOG_LIMIT = 65_536  # entries that any message or log may name
