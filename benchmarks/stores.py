@@ -94,8 +94,8 @@ class PutBatch(Message):
     slots: tuple[int, ...]
     replies: tuple[bytes, ...] = field(repr=False)
 
-    def validate(self) -> None:
-        """Nothing: a plain program would not."""
+    def __post_init__(self) -> None:
+        """Nothing is checked: a plain program would not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

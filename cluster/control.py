@@ -9,11 +9,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from thespian.actors import ActorAddress
 
-from client_replies.messages.config import RepliesConfig
-from client_replies.messages.message import Message
+from client_replies.messages.config import Period, RepliesConfig
+from client_replies.messages.limits import Distinct, Length, Range
+from client_replies.messages.message import U8, U8_MAX, U32_MAX, U64, Message, Number, Op
+
+MEMBERS_MAX = 1024
+
+ProcessId = Annotated[int, Range(1, U32_MAX)]
+Members = Annotated[tuple[tuple[str, ActorAddress], ...], Length(0, MEMBERS_MAX), Distinct(keys=True)]
+ReplyActors = Annotated[tuple[tuple[U8, ActorAddress], ...], Length(0, U8_MAX), Distinct(keys=True)]
 
 
 class Sender(enum.Enum):
@@ -21,6 +29,16 @@ class Sender(enum.Enum):
 
     SCRIPT = "the script that started the member"
     MEMBER = "the member that the message names, at the address that the script told"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Message):
+    """Base of the messages that have a `reason` why something failed: `str()` says it."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +51,13 @@ class StartReplica(Message):
     """
 
     name: str
-    replicas: int
+    replicas: Annotated[int, Range(1, U8_MAX)]
     config: RepliesConfig
     directory: str
     fresh: bool
     rebuild: bool = False
-    checkpoint_interval: int = 500
-    view_change: float = 1.0
+    checkpoint_interval: Number = 500
+    view_change: Period = 1.0
     seed: int = 0
     epoch: float = 0.0
 
@@ -50,24 +68,22 @@ class ReplicaStarted(Message):
 
     name: str
     replies: ActorAddress
-    pid: int
+    pid: ProcessId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaStopped(Message):
+class ReplicaStopped(Failed):
     """The replica's process `pid` does no more, and why; it ends by itself if it is not ended. Said again if asked."""
 
     name: str
-    pid: int
-    reason: str
+    pid: ProcessId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemberFailed(Message):
+class MemberFailed(Failed):
     """The member cannot go on, and why."""
 
     name: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +93,9 @@ class Join(Message):
     Each has a higher number than the one before, since they may overtake each other.
     """
 
-    number: int
-    members: tuple[tuple[str, ActorAddress], ...]
-    replies: tuple[tuple[int, ActorAddress], ...]
+    number: U64
+    members: Members
+    replies: ReplyActors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +103,7 @@ class Joined(Message):
     """The member knows the others, as of the `Join` with this number. `votes` says so of a replica: see `Replica`."""
 
     name: str
-    number: int = 0
+    number: U64 = 0
     votes: bool = False
 
 
@@ -95,18 +111,18 @@ class Joined(Message):
 class GetProgress(Message):
     """How far is it?"""
 
-    request: int
+    request: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
     """How far a member is: replicas count ops, clients rows."""
 
-    request: int
+    request: U64
     name: str
-    done: int
-    total: int
-    counters: Mapping[str, int] = field(repr=False)
+    done: U64
+    total: U64
+    counters: Mapping[str, U64] = field(repr=False)
     finished: bool = False
     status: Mapping[str, int | str] = field(default_factory=dict, repr=False)
 
@@ -115,8 +131,8 @@ class Progress(Message):
 class Finish(Message):
     """Execute up to `op` and have every slot durable; with `close`, also close and say what there is."""
 
-    request: int
-    op: int
+    request: U64
+    op: Op
     close: bool
 
 
@@ -124,7 +140,7 @@ class Finish(Message):
 class FinishState(Message):
     """How far the finish is: `done` is about what was asked."""
 
-    request: int
+    request: U64
     name: str
     done: bool
     waiting_for: str

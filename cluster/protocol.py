@@ -9,21 +9,26 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from client_replies.messages.limits import Length, Range
 from client_replies.messages.message import (
+    U8,
     U8_MAX,
+    U32,
     U32_MAX,
-    U64_MAX,
+    U64,
+    U128,
     U128_MAX,
     Message,
     MessageInvalid,
-    check_bytes,
-    check_int,
-    check_type,
+    View,
 )
-from client_replies.messages.reply_header import CHECKSUM_SIZE, HEADER_SIZE, OPERATION_REGISTER, checksum128
+from client_replies.messages.reply_header import HEADER_SIZE, OPERATION_REGISTER, Checksum, checksum128
 
 BODY_SIZE_MAX = 4096
+
+Client = Annotated[int, Range(1, U128_MAX)]
 
 _CHECKED = struct.Struct("<16s16sQIB")
 
@@ -32,13 +37,13 @@ _CHECKED = struct.Struct("<16s16sQIB")
 class Request(Message):
     """A client asks for an operation. `number` 0 registers; the checksum covers all other fields."""
 
-    cluster: int
-    client: int
-    session: int
-    number: int
-    operation: int
-    body: bytes = field(repr=False)
-    checksum: bytes = field(repr=False)
+    cluster: U128
+    client: Client
+    session: U64
+    number: U32
+    operation: Annotated[int, Range(1, U8_MAX)]
+    body: Annotated[bytes, Length(0, BODY_SIZE_MAX)] = field(repr=False)
+    checksum: Checksum = field(repr=False)
 
     @classmethod
     def build(cls, *, cluster: int, client: int, session: int, number: int, operation: int, body: bytes) -> Request:
@@ -54,15 +59,8 @@ class Request(Message):
             checksum=checksum,
         )
 
-    def validate(self) -> None:
-        """Check the limits and the checksum."""
-        check_int("cluster", self.cluster, 0, U128_MAX)
-        check_int("client", self.client, 1, U128_MAX)
-        check_int("session", self.session, 0, U64_MAX)
-        check_int("number", self.number, 0, U32_MAX)
-        check_int("operation", self.operation, 1, U8_MAX)
-        check_bytes("body", self.body, 0, BODY_SIZE_MAX)
-        check_bytes("checksum", self.checksum, CHECKSUM_SIZE, CHECKSUM_SIZE)
+    def rules(self) -> None:
+        """Check that only a registration has number 0, and the checksum."""
         if (self.number == 0) != (self.operation == OPERATION_REGISTER) or (self.number == 0) != (self.session == 0):
             raise MessageInvalid("number", str(self.number), "0 for a registration, outside a session, and only then")
         if self.checksum != _request_checksum(
@@ -85,15 +83,9 @@ def _request_checksum(cluster: int, client: int, session: int, number: int, oper
 class Answer(Message):
     """The reply to a client's request, header and body, as it was first computed."""
 
-    client: int
-    reply: bytes = field(repr=False)
-    view: int = 0  # of the replica that answers; it is not in the reply, which is the same for ever
-
-    def validate(self) -> None:
-        """Check that there is at least a header; who receives it verifies the rest."""
-        check_int("client", self.client, 1, U128_MAX)
-        check_int("view", self.view, 0, U32_MAX)
-        check_bytes("reply", self.reply, HEADER_SIZE, U32_MAX)
+    client: Client
+    reply: Annotated[bytes, Length(HEADER_SIZE, U32_MAX)] = field(repr=False)
+    view: View = 0  # of the replica that answers; it is not in the reply, which is the same for ever
 
 
 class Refusal(enum.Enum):
@@ -110,31 +102,20 @@ class Refusal(enum.Enum):
 class Refused(Message):
     """The client's request gets no reply. From an earlier view than a reply came from, it is to be ignored."""
 
-    client: int
-    session: int
-    number: int
+    client: Client
+    session: U64
+    number: U32
     refusal: Refusal
-    view: int = 0
+    view: View = 0
 
-    def validate(self) -> None:
-        """Check the limits."""
-        check_int("client", self.client, 1, U128_MAX)
-        check_int("session", self.session, 0, U64_MAX)
-        check_int("number", self.number, 0, U32_MAX)
-        check_int("view", self.view, 0, U32_MAX)
-        check_type("refusal", self.refusal, Refusal)
+    def __str__(self) -> str:
+        return f"{type(self).__name__}: {self.refusal.value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redirected(Message):
     """The replica is not the primary; as far as it knows, `replica` is, in `view`."""
 
-    client: int
-    view: int
-    replica: int
-
-    def validate(self) -> None:
-        """Check the limits."""
-        check_int("client", self.client, 1, U128_MAX)
-        check_int("view", self.view, 0, U32_MAX)
-        check_int("replica", self.replica, 0, U8_MAX)
+    client: Client
+    view: View
+    replica: U8

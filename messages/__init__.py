@@ -1,9 +1,10 @@
 """The immutable messages of the component, and the bytes of a reply.
 
-Read in this order: `message` (what all have in common), `reply_header` and `reply` (the bytes of a reply), `config`,
-`faults`, then one module per conversation: `replies` (owner and component), `storage_io` (component and storage),
-`leases` (with the pool), `peers` (between components). `protocol.PROTOCOL` lists every message with who sends it, who
-receives it and what answers it. What a replica exchanges with its ClientRepliesActor is here by name.
+Read in this order: `message` (what all have in common), `limits` (what a field may hold), `reply_header` and `reply`
+(the bytes of a reply), `config`, `faults`, then one module per conversation: `replies` (owner and component),
+`storage_io` (component and storage), `leases` (with the pool), `peers` (between components). `protocol.PROTOCOL` lists
+every message with who sends it, who receives it and what answers it. What a replica exchanges with its
+ClientRepliesActor is here by name.
 """
 
 from .config import OpenMode, RepliesConfig

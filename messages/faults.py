@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from .message import Message, check_type
+from .message import U64, Message, Op
 
 
 class InvariantBroken(BaseException):
@@ -139,12 +139,6 @@ class Fault(Message):
     found: str
     expected: str
 
-    def validate(self) -> None:
-        """Check the types of all fields."""
-        check_type("kind", self.kind, FaultKind)
-        check_type("found", self.found, str)
-        check_type("expected", self.expected, str)
-
     def __str__(self) -> str:
         return f"{self.kind.name}: {self.kind.value} (found {self.found}, expected {self.expected})"
 
@@ -160,12 +154,11 @@ class Failure(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointDamaged(Message):
+class CheckpointDamaged(Failure):
     """The session table of the last checkpoint, `sequence` as of `op`, is not to be had, and why."""
 
-    sequence: int
-    op: int
-    fault: Fault
+    sequence: U64
+    op: Op
 
 
 class SlotFault(enum.Enum):

@@ -9,20 +9,26 @@ flight at a time: a request that is repeated because its answer was lost gets th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import Annotated, NewType
 
 from thespian.actors import ActorAddress
 
-from .config import BUFFERS_MAX_LIMIT, MESSAGE_SIZE_LIMIT, SECTOR_SIZE
+from .config import BUFFERS_MAX_LIMIT, Buffers, BufferSize
 from .faults import Failure
-from .message import U64_MAX, Message, MessageInvalid, check_distinct, check_int, check_ints, check_type, shown
+from .limits import Distinct, Length, Range
+from .message import U32, U32_MAX, U64, U64_MAX, Message, Number
 
 Lease = NewType("Lease", int)
 
 LEASE_BUFFER_BITS = 16
 LEASE_BUFFER_MASK = (1 << LEASE_BUFFER_BITS) - 1
 LEASE_MAX = U64_MAX
+TOKEN_SIZE = 16  # bytes
 HOLDERS_NAMED_MAX = 16  # in one `OpenPool`
+
+Holder = Number
+GrantedLease = Annotated[Lease, Range(1, LEASE_MAX)]
+Leases = tuple[GrantedLease, ...]
 
 if 2**LEASE_BUFFER_BITS < BUFFERS_MAX_LIMIT:
     raise ImportError("a lease cannot name every buffer")
@@ -50,9 +56,9 @@ class MemoryName:
     The memory has no name in any file system, so it is gone when the last process that maps it is.
     """
 
-    process: int
-    descriptor: int
-    token: bytes
+    process: Annotated[int, Range(1, U32_MAX)]
+    descriptor: U32
+    token: Annotated[bytes, Length(TOKEN_SIZE)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,26 +68,10 @@ class OpenPool(Message):
     `holders` names who else than the sender may hold leases: a holder's number and its address.
     """
 
-    buffers: int
-    size: int
-    waiting_max: int
-    holders: tuple[tuple[int, ActorAddress], ...] = ()
-
-    def validate(self) -> None:
-        """Check all limits."""
-        check_int("buffers", self.buffers, 1, BUFFERS_MAX_LIMIT)
-        if type(self.holders) is not tuple or len(self.holders) > HOLDERS_NAMED_MAX:
-            raise MessageInvalid("holders", shown(self.holders), f"a tuple of at most {HOLDERS_NAMED_MAX} pairs")
-        for holder in self.holders:
-            if type(holder) is not tuple or len(holder) != 2:
-                raise MessageInvalid("holders", shown(holder), "pairs of a holder's number and its address")
-            check_int("holders", holder[0], 1, U64_MAX)
-            check_type("holders", holder[1], ActorAddress)
-        check_distinct("holders", [holder[0] for holder in self.holders])
-        check_int("size", self.size, SECTOR_SIZE, MESSAGE_SIZE_LIMIT)
-        check_int("waiting_max", self.waiting_max, 1, U64_MAX)
-        if self.size % SECTOR_SIZE:
-            raise MessageInvalid("size", str(self.size), f"a multiple of {SECTOR_SIZE}")
+    buffers: Buffers
+    size: BufferSize
+    waiting_max: Number
+    holders: Annotated[tuple[tuple[Holder, ActorAddress], ...], Length(0, HOLDERS_NAMED_MAX), Distinct(keys=True)] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,27 +90,18 @@ class PoolOpenFailed(Failure):
 class AcquireLeases(Message):
     """Ask for `count` leases, all or none; waits, in order, while too few are free."""
 
-    holder: int
-    number: int
-    count: int
-
-    def validate(self) -> None:
-        """Check all limits."""
-        _check_holder(self.holder, self.number)
-        check_int("count", self.count, 1, BUFFERS_MAX_LIMIT)
+    holder: Holder
+    number: Number
+    count: Buffers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasesGranted(Message):
     """The leases. They are the holder's until it releases them."""
 
-    holder: int
-    number: int
-    leases: tuple[Lease, ...]
-
-    def validate(self) -> None:
-        """Check all limits."""
-        _check_leases(self.holder, self.number, self.leases)
+    holder: Holder
+    number: Number
+    leases: Leases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,21 +110,17 @@ class LeasesRefused(Failure):
     than the pool, or of a holder whose leases were reclaimed.
     """
 
-    holder: int
-    number: int
+    holder: Holder
+    number: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseLeases(Message):
     """Give back these leases, which the holder acquired."""
 
-    holder: int
-    number: int
-    leases: tuple[Lease, ...]
-
-    def validate(self) -> None:
-        """Check all limits."""
-        _check_leases(self.holder, self.number, self.leases)
+    holder: Holder
+    number: Number
+    leases: Leases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,56 +129,42 @@ class LeasesReleased(Message):
     generation. They were left alone.
     """
 
-    holder: int
-    number: int
-    stale: tuple[Lease, ...]
+    holder: Holder
+    number: Number
+    stale: Leases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReclaimLeases(Message):
     """Holder `holder` is gone: take back all that it acquired."""
 
-    holder: int
-
-    def validate(self) -> None:
-        """Check all limits."""
-        check_int("holder", self.holder, 1, U64_MAX)
+    holder: Holder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasesReclaimed(Message):
     """How many leases came back. The holder's later requests are refused."""
 
-    holder: int
-    count: int
+    holder: Holder
+    count: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetPoolStatus(Message):
     """Ask how the pool is."""
 
-    request: int
+    request: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatus(Message):
     """Buffers in all, free and held, requests waiting, and what was refused since the pool was opened."""
 
-    request: int
-    buffers: int
-    free: int
-    held: int
-    waiting: int
-    stale_refused: int
-    busy_refused: int
-    unknown_messages: int
-
-
-def _check_holder(holder: int, number: int) -> None:
-    check_int("holder", holder, 1, U64_MAX)
-    check_int("number", number, 1, U64_MAX)
-
-
-def _check_leases(holder: int, number: int, leases: tuple[Lease, ...]) -> None:
-    _check_holder(holder, number)
-    check_ints("leases", leases, 1, LEASE_MAX)
+    request: U64
+    buffers: U64
+    free: U64
+    held: U64
+    waiting: U64
+    stale_refused: U64
+    busy_refused: U64
+    unknown_messages: U64

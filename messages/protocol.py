@@ -2,15 +2,16 @@
 
 Guarantees: each message class is in `PROTOCOL` once, and class names are unique, because actors dispatch by class and
 people search by name. Tests compare the table with the classes. An empty list of answers means that none is sent.
-Actors check the sender of what they receive by `SENDERS`, before a handler sees it.
+An actor has a handler for each message to the parties that it is, and for no other of this table; before a handler sees
+a message, its sender is compared with the table's (`ComponentActor`).
 What stops or closes a component may take the place of any answer, and is listed once, under "told without asking".
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from . import leases, peers, replies, storage_io
 from .message import Message
@@ -38,23 +39,16 @@ class Exchange:
     answers: tuple[type[Message], ...] = ()
 
 
-def _replica_asks(message: type[Message], *answers: type[Message]) -> tuple[Exchange, ...]:
-    return _asks(Party.REPLICA, Party.REPLIES, message, answers)
-
-
-def _replies_asks(message: type[Message], *answers: type[Message]) -> tuple[Exchange, ...]:
-    return _asks(Party.REPLIES, Party.STORAGE, message, answers)
-
-
-def _holder_asks(message: type[Message], *answers: type[Message]) -> tuple[Exchange, ...]:
-    return _asks(Party.HOLDER, Party.POOL, message, answers)
-
-
 def _asks(
-    sender: Party, receiver: Party, message: type[Message], answers: tuple[type[Message], ...]
+    sender: Party, receiver: Party, message: type[Message], *answers: type[Message], answered: Party | None = None
 ) -> tuple[Exchange, ...]:
     request = Exchange(message, sender, receiver, answers)
-    return (request, *(Exchange(answer, receiver, sender) for answer in answers))
+    return (request, *(Exchange(answer, receiver, answered or sender) for answer in answers))
+
+
+_replica_asks = partial(_asks, Party.REPLICA, Party.REPLIES)
+_replies_asks = partial(_asks, Party.REPLIES, Party.STORAGE)
+_holder_asks = partial(_asks, Party.HOLDER, Party.POOL)
 
 
 def _once(*groups: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
@@ -68,7 +62,14 @@ def _once(*groups: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
 PROTOCOL = _once(
     # The replica and its ClientRepliesActor.
     # Anyone may open: who does becomes the owner. `ClientRepliesActor.open` says when one owner may replace another.
-    _asks(Party.ANYONE, Party.REPLIES, replies.OpenReplies, (replies.RepliesOpened, replies.OpenFailed)),
+    _asks(
+        Party.ANYONE,
+        Party.REPLIES,
+        replies.OpenReplies,
+        replies.RepliesOpened,
+        replies.OpenFailed,
+        answered=Party.REPLICA,
+    ),
     _replica_asks(replies.SetPeers, replies.PeersSet, replies.RequestRefused),
     _replica_asks(replies.WriteReplies, replies.WritesAccepted, replies.WritesRefused, replies.RepliesDurable),
     _replica_asks(replies.RemoveReplies, replies.WritesAccepted, replies.WritesRefused),
@@ -78,13 +79,13 @@ PROTOCOL = _once(
     _replica_asks(replies.InstallSessions, replies.SessionsInstalled, replies.RequestRefused),
     _replica_asks(replies.Checkpoint, replies.CheckpointStarted, replies.CheckpointDone, replies.RequestRefused),
     _replica_asks(replies.CloseReplies, replies.RepliesClosed, replies.RequestRefused),
-    _asks(Party.ANYONE, Party.REPLIES, replies.GetStatus, (replies.RepliesStatus,)),
+    _asks(Party.ANYONE, Party.REPLIES, replies.GetStatus, replies.RepliesStatus),
     # The same, told without asking.
-    _asks(Party.REPLIES, Party.REPLICA, replies.RepliesRepaired, ()),
-    _asks(Party.REPLIES, Party.REPLICA, replies.ReplyLost, ()),
-    _asks(Party.REPLIES, Party.REPLICA, replies.StorageFailed, ()),
+    _asks(Party.REPLIES, Party.REPLICA, replies.RepliesRepaired),
+    _asks(Party.REPLIES, Party.REPLICA, replies.ReplyLost),
+    _asks(Party.REPLIES, Party.REPLICA, replies.StorageFailed),
     # The ClientRepliesActors of two replicas.
-    _asks(Party.REPLIES, Party.PEER, peers.GetReplies, (peers.RepliesFound, peers.RepliesMissing)),
+    _asks(Party.REPLIES, Party.PEER, peers.GetReplies, peers.RepliesFound, peers.RepliesMissing),
     # The ClientRepliesActor and its StorageActor.
     _replies_asks(storage_io.OpenStorage, storage_io.StorageOpened, storage_io.StorageOpenFailed),
     _replies_asks(storage_io.WriteSlots, storage_io.SlotsWritten),
@@ -93,13 +94,16 @@ PROTOCOL = _once(
     _replies_asks(storage_io.WriteCheckpoint, storage_io.CheckpointWritten),
     _replies_asks(storage_io.CloseStorage, storage_io.StorageClosed),
     # The same, told without asking.
-    _asks(Party.STORAGE, Party.REPLIES, storage_io.StorageStopped, ()),
+    _asks(Party.STORAGE, Party.REPLIES, storage_io.StorageStopped),
     # Who may hold leases, and the MessagePoolActor.
-    _asks(Party.REPLIES, Party.POOL, leases.OpenPool, (leases.PoolOpened, leases.PoolOpenFailed)),
+    _asks(Party.REPLIES, Party.POOL, leases.OpenPool, leases.PoolOpened, leases.PoolOpenFailed),
     _holder_asks(leases.AcquireLeases, leases.LeasesGranted, leases.LeasesRefused),
     _holder_asks(leases.ReleaseLeases, leases.LeasesReleased, leases.LeasesRefused),
-    _asks(Party.REPLIES, Party.POOL, leases.ReclaimLeases, (leases.LeasesReclaimed,)),
-    _asks(Party.ANYONE, Party.POOL, leases.GetPoolStatus, (leases.PoolStatus,)),
+    _asks(Party.REPLIES, Party.POOL, leases.ReclaimLeases, leases.LeasesReclaimed),
+    _asks(Party.ANYONE, Party.POOL, leases.GetPoolStatus, leases.PoolStatus),
 )
 
-SENDERS: Mapping[type[Message], Party] = {row.message: row.sender for row in PROTOCOL}
+
+def senders_to(*parties: Party) -> dict[type[Message], Party]:
+    """The messages to these parties, and who may send each."""
+    return {row.message: row.sender for row in PROTOCOL if row.receiver in parties}

@@ -19,30 +19,31 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from thespian.actors import ActorAddress
 
 from .config import CLIENTS_MAX_LIMIT, OpenMode, RepliesConfig
 from .faults import CheckpointDamaged, Failure, Fault
-from .leases import LEASE_MAX, Lease, MemoryName
-from .message import (
-    U8_MAX,
-    U64_MAX,
-    Message,
-    MessageInvalid,
-    check_bytes,
-    check_distinct,
-    check_int,
-    check_ints,
-    check_type,
-    shown,
-)
+from .leases import GrantedLease, MemoryName
+from .limits import Distinct, Length, LengthPer, Range
+from .message import U8, U32, U32_MAX, U64, Message, Number, Op
 from .reply_header import HEADER_SIZE
-
-Payload = bytes | Lease
 
 SLOT_MAX = CLIENTS_MAX_LIMIT - 1
 PEERS_MAX = 16
+SESSIONS_SIZE_MAX = 2**32  # bytes of an encoded session table
+
+Owner = Number
+Slot = Annotated[int, Range(0, SLOT_MAX)]
+Slots = Annotated[tuple[Slot, ...], Distinct()]
+Payload = bytes | GrantedLease
+Payloads = Annotated[tuple[Payload, ...], LengthPer("slots")]
+PackedHeader = Annotated[bytes, Length(HEADER_SIZE)]
+PackedHeaders = Annotated[bytes, LengthPer("slots", HEADER_SIZE)]  # side by side
+Sessions = Annotated[bytes, Length(1, SESSIONS_SIZE_MAX)]
+StoredSessions = Annotated[bytes, Length(0, SESSIONS_SIZE_MAX)]  # none before the first checkpoint
+Counts = Mapping[str, U64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +53,11 @@ class OpenReplies(Message):
     A new owner may open what a dead one left open, in the same actor: what the old one held comes back.
     """
 
-    owner: int
+    owner: Owner
     config: RepliesConfig
     mode: OpenMode = OpenMode.OPEN_OR_FORMAT
     storage: ActorAddress | None = None
     pool: ActorAddress | None = None
-
-    def validate(self) -> None:
-        """Check the owner and the configuration."""
-        check_int("owner", self.owner, 1, U64_MAX)
-        check_type("config", self.config, RepliesConfig)
-        self.config.validate()
-        check_type("mode", self.mode, OpenMode)
-        check_type("storage", self.storage, ActorAddress, type(None))
-        check_type("pool", self.pool, ActorAddress, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +74,13 @@ class RepliesOpened(Message):
     `CheckpointDone`.
     """
 
-    owner: int
+    owner: Owner
     formatted: bool
-    sequence: int
-    op: int
-    sessions: bytes = field(repr=False)
-    faulty: tuple[int, ...]
-    credit: int
+    sequence: U64
+    op: Op
+    sessions: StoredSessions = field(repr=False)
+    faulty: tuple[Slot, ...]
+    credit: U32
     pool: ActorAddress
     memory: MemoryName
     damaged: CheckpointDamaged | None = None
@@ -98,37 +90,24 @@ class RepliesOpened(Message):
 class OpenFailed(Failure):
     """The file was not opened, and is as it was."""
 
-    owner: int
+    owner: Owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPeers(Message):
     """Where the ClientRepliesActors of the other replicas are; repair begins or goes on. A lower version is ignored."""
 
-    owner: int
-    version: int
-    peers: tuple[tuple[int, ActorAddress], ...]
-
-    def validate(self) -> None:
-        """Check that each peer is a replica index and an address, no index twice."""
-        check_int("owner", self.owner, 1, U64_MAX)
-        check_int("version", self.version, 1, U64_MAX)
-        if type(self.peers) is not tuple or len(self.peers) > PEERS_MAX:
-            raise MessageInvalid("peers", shown(self.peers), f"a tuple of at most {PEERS_MAX} pairs")
-        for peer in self.peers:
-            if type(peer) is not tuple or len(peer) != 2:
-                raise MessageInvalid("peers", shown(peer), "pairs of a replica and an address")
-            check_int("peers", peer[0], 0, U8_MAX)
-            check_type("peers", peer[1], ActorAddress)
-        check_distinct("peers", [peer[0] for peer in self.peers])
+    owner: Owner
+    version: Number
+    peers: Annotated[tuple[tuple[U8, ActorAddress], ...], Length(0, PEERS_MAX), Distinct(keys=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeersSet(Message):
     """The peers of `version` are in use."""
 
-    owner: int
-    version: int
+    owner: Owner
+    version: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,43 +121,22 @@ class WriteReplies(Message):
     this one, may wait for that. An empty batch only tells the op.
     """
 
-    owner: int
-    number: int
-    op: int
-    slots: tuple[int, ...]
-    payloads: tuple[Payload, ...] = field(repr=False)
+    owner: Owner
+    number: Number
+    op: Op
+    slots: Slots
+    payloads: Payloads = field(repr=False)
     durable: bool = False
-
-    def validate(self) -> None:
-        """Check the columns; the replies themselves are verified where their bytes are at hand."""
-        _check_numbered(self.owner, self.number, self.op)
-        check_ints("slots", self.slots, 0, SLOT_MAX)
-        check_distinct("slots", self.slots)
-        if type(self.payloads) is not tuple or len(self.payloads) != len(self.slots):
-            raise MessageInvalid("payloads", shown(self.payloads), f"a tuple of length {len(self.slots)}")
-        kinds = set(map(type, self.payloads))
-        if not kinds <= {bytes, int}:
-            raise MessageInvalid("payloads", "another type", "bytes or leases")
-        if int in kinds:
-            leases = tuple([payload for payload in self.payloads if not isinstance(payload, bytes)])
-            check_ints("payloads", leases, 1, LEASE_MAX)
-        check_type("durable", self.durable, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveReplies(Message):
     """These slots hold no reply any more: the session went away, or its latest reply has no body."""
 
-    owner: int
-    number: int
-    op: int
-    slots: tuple[int, ...]
-
-    def validate(self) -> None:
-        """Check the slots."""
-        _check_numbered(self.owner, self.number, self.op)
-        check_ints("slots", self.slots, 0, SLOT_MAX)
-        check_distinct("slots", self.slots)
+    owner: Owner
+    number: Number
+    op: Op
+    slots: Slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,19 +148,19 @@ class WritesAccepted(Message):
     another. `durable_through` says what `RepliesDurable` does.
     """
 
-    owner: int
-    number: int
-    credit: int
-    durable_through: int = 0
+    owner: Owner
+    number: Number
+    credit: Annotated[int, Range(1, U32_MAX)]
+    durable_through: U64 = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritesRefused(Failure):
     """Nothing of the batch `number` was taken over: item `index` has `fault`. The same number is expected next."""
 
-    owner: int
-    number: int
-    index: int
+    owner: Owner
+    number: Number
+    index: U32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +171,8 @@ class RepliesDurable(Message):
     next `WritesAccepted` says the same.
     """
 
-    owner: int
-    through: int
+    owner: Owner
+    through: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,16 +182,9 @@ class AwaitDurable(Message):
     Numbered by `wait`; asked again, it is about what it was asked for first.
     """
 
-    owner: int
-    wait: int
-    slots: tuple[int, ...]
-
-    def validate(self) -> None:
-        """Check the slots."""
-        check_int("owner", self.owner, 1, U64_MAX)
-        check_int("wait", self.wait, 1, U64_MAX)
-        check_ints("slots", self.slots, 0, SLOT_MAX)
-        check_distinct("slots", self.slots)
+    owner: Owner
+    wait: Number
+    slots: Slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,34 +195,27 @@ class SlotsDurable(Message):
     the slot's next one.
     """
 
-    owner: int
-    wait: int
+    owner: Owner
+    wait: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadReply(Message):
     """Read the reply with the packed header `expected` from its slot. Numbered by `read`."""
 
-    owner: int
-    read: int
-    slot: int
-    expected: bytes = field(repr=False)
-
-    def validate(self) -> None:
-        """Check the slot and the header's length."""
-        check_int("owner", self.owner, 1, U64_MAX)
-        check_int("read", self.read, 1, U64_MAX)
-        check_int("slot", self.slot, 0, SLOT_MAX)
-        check_bytes("expected", self.expected, HEADER_SIZE, HEADER_SIZE)
+    owner: Owner
+    read: Number
+    slot: Slot
+    expected: PackedHeader = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyRead(Message):
     """The reply, verified: its bytes, or a lease that is lent until `ReplyTaken`; without that, it is sent again."""
 
-    owner: int
-    read: int
-    slot: int
+    owner: Owner
+    read: Number
+    slot: Slot
     payload: Payload = field(repr=False)
 
 
@@ -279,13 +223,8 @@ class ReplyRead(Message):
 class ReplyTaken(Message):
     """The reader has what it wanted of the lease that it was lent for `read`. Unknown reads are ignored."""
 
-    owner: int
-    read: int
-
-    def validate(self) -> None:
-        """Check the numbers."""
-        check_int("owner", self.owner, 1, U64_MAX)
-        check_int("read", self.read, 1, U64_MAX)
+    owner: Owner
+    read: Number
 
 
 class NotRead(enum.Enum):
@@ -302,9 +241,9 @@ class NotRead(enum.Enum):
 class ReplyNotRead(Message):
     """The reply could not be had, and why."""
 
-    owner: int
-    read: int
-    slot: int
+    owner: Owner
+    read: Number
+    slot: Slot
     reason: NotRead
 
     def __str__(self) -> str:
@@ -315,15 +254,10 @@ class ReplyNotRead(Message):
 class InstallSessions(Message):
     """After state sync to `op`: the encoded session table that replaces what every slot is expected to hold."""
 
-    owner: int
-    number: int
-    op: int
-    sessions: bytes = field(repr=False)
-
-    def validate(self) -> None:
-        """Check the types; the table itself is decoded where it is used."""
-        _check_numbered(self.owner, self.number, self.op)
-        check_bytes("sessions", self.sessions, 1, 2**32)
+    owner: Owner
+    number: Number
+    op: Op
+    sessions: Sessions = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,9 +268,9 @@ class SessionsInstalled(Message):
     The sync is complete when `AwaitDurable` on the `faulty` is answered and a `Checkpoint` of its op is done.
     """
 
-    owner: int
-    number: int
-    faulty: tuple[int, ...]
+    owner: Owner
+    number: Number
+    faulty: tuple[Slot, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,23 +280,18 @@ class Checkpoint(Message):
     In the sense of `RepliesDurable`. What is accepted later does not hold it up.
     """
 
-    owner: int
-    number: int
-    op: int
-    sessions: bytes = field(repr=False)
-
-    def validate(self) -> None:
-        """Check the types; the table itself is decoded where it is used."""
-        _check_numbered(self.owner, self.number, self.op)
-        check_bytes("sessions", self.sessions, 1, 2**32)
+    owner: Owner
+    number: Number
+    op: Op
+    sessions: Sessions = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointStarted(Message):
     """The checkpoint waits for its writes; batches after it are welcome meanwhile."""
 
-    owner: int
-    number: int
+    owner: Owner
+    number: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,32 +303,27 @@ class CheckpointDone(Message):
     every slot its latest reply again, whatever a crash left of it.
     """
 
-    owner: int
-    number: int
-    op: int
-    sequence: int
+    owner: Owner
+    number: Number
+    op: Op
+    sequence: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRefused(Failure):
     """The `InstallSessions`, `Checkpoint`, `AwaitDurable`, `SetPeers` or `CloseReplies` did nothing, and why."""
 
-    owner: int
+    owner: Owner
     request: str
-    number: int
+    number: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetStatus(Message):
     """Ask how the component is; for `slots` also which of them are durable. Anyone may ask."""
 
-    request: int
-    slots: tuple[int, ...] = ()
-
-    def validate(self) -> None:
-        """Check the slots."""
-        check_int("request", self.request, 0, U64_MAX)
-        check_ints("slots", self.slots, 0, SLOT_MAX)
+    request: U64
+    slots: tuple[Slot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,18 +335,18 @@ class RepliesStatus(Message):
     `RepliesDurable`; `stopped` is the fault that stopped the storage, if one did.
     """
 
-    request: int
+    request: U64
     open: bool
     closing: bool
-    op: int
-    sequence: int
-    slots: Mapping[str, int]
-    queues: Mapping[str, int]
-    counters: Mapping[str, int]
-    faulty: tuple[int, ...]
-    lost: tuple[int, ...]
+    op: Op
+    sequence: U64
+    slots: Counts
+    queues: Counts
+    counters: Counts
+    faulty: tuple[Slot, ...]
+    lost: tuple[Slot, ...]
     durable: tuple[bool, ...]
-    durable_through: int
+    durable_through: U64
     stopped: Fault | None
 
 
@@ -430,29 +354,25 @@ class RepliesStatus(Message):
 class CloseReplies(Message):
     """Take nothing new, make durable what was accepted, give back every lease and release the file."""
 
-    owner: int
-    number: int
-
-    def validate(self) -> None:
-        """Check the numbers."""
-        _check_numbered(self.owner, self.number, 0)
+    owner: Owner
+    number: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepliesClosed(Message):
     """Closed, all that was accepted on disk; the lock is free. The session table is that of the last checkpoint."""
 
-    owner: int
-    number: int
+    owner: Owner
+    number: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepliesRepaired(Message):
     """Told without asking: these slots' replies came from peers and are on disk again, packed headers side by side."""
 
-    owner: int
-    slots: tuple[int, ...]
-    headers: bytes = field(repr=False)
+    owner: Owner
+    slots: Slots
+    headers: PackedHeaders = field(repr=False)
 
     @property
     def repaired(self) -> tuple[tuple[int, bytes], ...]:
@@ -468,19 +388,13 @@ class ReplyLost(Message):
     It is about this reply alone. The slot's next one is not lost, also if the owner's log brings it later than this.
     """
 
-    owner: int
-    slot: int
-    header: bytes = field(repr=False)
+    owner: Owner
+    slot: Slot
+    header: PackedHeader = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageFailed(Failure):
     """Told without asking: the storage stopped and nothing more is made durable. The replica must recover."""
 
-    owner: int
-
-
-def _check_numbered(owner: int, number: int, op: int) -> None:
-    check_int("owner", owner, 1, U64_MAX)
-    check_int("number", number, 1, U64_MAX)
-    check_int("op", op, 0, U64_MAX)
+    owner: Owner

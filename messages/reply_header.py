@@ -23,11 +23,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import xxhash
 
 from .invalid import Invalid
-from .message import U8_MAX, U16_MAX, U32_MAX, U64_MAX, U128_MAX, shown
+from .limits import Checks, Length, expected
+from .message import U8, U16, U32, U64, U128, Op, View, shown
 
 HEADER_SIZE = 256
 CHECKSUM_SIZE = 16
@@ -49,6 +51,7 @@ _SEAL = struct.Struct("<16s16s16s56xQ24xI116x")  # checksum, checksum_body, clus
 _PLACE = struct.Struct("<32x16s56xQ24xI")  # cluster, op, size
 
 Buffer = bytes | bytearray | memoryview
+Checksum = Annotated[bytes, Length(CHECKSUM_SIZE)]
 
 if _LAYOUT.size != HEADER_SIZE:
     raise ImportError(f"the reply header packs to {_LAYOUT.size} bytes, expected {HEADER_SIZE}")
@@ -134,28 +137,28 @@ class ReplyHeader:
     carry any checksum, and `verify` tells.
     """
 
-    cluster: int
-    client: int
-    session: int
-    op: int
-    request: int
-    operation: int
-    timestamp: int
-    size: int = HEADER_SIZE
-    view: int = 0
-    replica: int = 0
-    release: int = 1
-    commit: int = 0
-    request_checksum: bytes = bytes(CHECKSUM_SIZE)
-    context: bytes = bytes(CHECKSUM_SIZE)
-    checksum_body: bytes = bytes(CHECKSUM_SIZE)
-    checksum: bytes = bytes(CHECKSUM_SIZE)
-    protocol: int = PROTOCOL_VERSION
-    command: int = COMMAND_REPLY
+    cluster: U128
+    client: U128
+    session: U64
+    op: Op
+    request: U32
+    operation: U8
+    timestamp: U64
+    size: U32 = HEADER_SIZE
+    view: View = 0
+    replica: U8 = 0
+    release: U32 = 1
+    commit: Op = 0
+    request_checksum: Checksum = bytes(CHECKSUM_SIZE)
+    context: Checksum = bytes(CHECKSUM_SIZE)
+    checksum_body: Checksum = bytes(CHECKSUM_SIZE)
+    checksum: Checksum = bytes(CHECKSUM_SIZE)
+    protocol: U16 = PROTOCOL_VERSION
+    command: U8 = COMMAND_REPLY
 
     def pack(self) -> bytes:
         """The 256 bytes. Raises `HeaderFieldOutOfRange` if a value does not fit its field."""
-        self._check_ranges()
+        _CHECKS[ReplyHeader](self)
         return _LAYOUT.pack(
             self.checksum,
             self.checksum_body,
@@ -225,7 +228,7 @@ class ReplyHeader:
 
     def verify(self) -> None:
         """Raise the `HeaderInvalid` that names the first rule this header breaks."""
-        self._check_ranges()
+        _CHECKS[ReplyHeader](self)
         if self.protocol != PROTOCOL_VERSION:
             raise HeaderProtocolUnknown(f"protocol {self.protocol}", f"protocol {PROTOCOL_VERSION}")
         if self.command != COMMAND_REPLY:
@@ -257,24 +260,12 @@ class ReplyHeader:
             expected = f"session {self.commit}" if registers else f"a session from 1 to {self.commit}"
             raise HeaderSessionWrong(f"session {self.session}", expected)
 
-    def _check_ranges(self) -> None:
-        for name, limit in _LIMITS:
-            value = getattr(self, name)
-            if type(value) is not int or not 0 <= value <= limit:
-                raise HeaderFieldOutOfRange(f"{name} {shown(value)}", f"an integer from 0 to {limit}")
-        for name in ("checksum", "checksum_body", "request_checksum", "context"):
-            value = getattr(self, name)
-            if type(value) is not bytes or len(value) != CHECKSUM_SIZE:
-                raise HeaderFieldOutOfRange(f"{name} {shown(value)}", f"{CHECKSUM_SIZE} bytes")
+
+def _out_of_range(field: str, value: object, annotation: object) -> HeaderFieldOutOfRange:
+    return HeaderFieldOutOfRange(f"{field} {shown(value)}", expected(annotation))
 
 
-_LIMITS = (
-    *((name, U128_MAX) for name in ("cluster", "client")),
-    *((name, U64_MAX) for name in ("session", "op", "commit", "timestamp")),
-    *((name, U32_MAX) for name in ("view", "request", "size", "release")),
-    ("protocol", U16_MAX),
-    *((name, U8_MAX) for name in ("command", "replica", "operation")),
-)
+_CHECKS = Checks(_out_of_range)
 
 
 def checksum128(data: Buffer) -> bytes:

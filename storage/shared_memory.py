@@ -25,13 +25,12 @@ from contextlib import suppress
 
 from client_replies.messages.config import BUFFERS_MAX_LIMIT, MESSAGE_SIZE_LIMIT, SECTOR_SIZE
 from client_replies.messages.faults import FaultKind, invariant
-from client_replies.messages.leases import LEASE_BUFFER_BITS, LEASE_BUFFER_MASK, Lease, MemoryName
+from client_replies.messages.leases import LEASE_BUFFER_BITS, LEASE_BUFFER_MASK, TOKEN_SIZE, Lease, MemoryName
 from client_replies.messages.replies import Payload
 from client_replies.messages.reply_header import Buffer
 
 from .errors import StorageError, storage_error
 
-TOKEN_SIZE = 16
 _MAGIC = b"replies-pool-v1\n"
 _HEAD = struct.Struct("<16s16sIIQ")
 _PAGE = SECTOR_SIZE

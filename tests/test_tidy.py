@@ -28,7 +28,6 @@ LONG_MODULES = frozenset(
         "actors/owner/replies_port.py",
         "actors/component/slots.py",
         "cluster/replica/replica.py",
-        "messages/replies.py",
     }
 )
 LONG_CLASSES = frozenset(

@@ -131,6 +131,8 @@ class Parts:
 class ClientRepliesActor(ComponentActor):
     """The actor. See the module, and `client_replies.messages.replies` for what it is asked."""
 
+    parties = (Party.REPLIES, Party.PEER, Party.HOLDER)
+
     def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)
         self._storage: ActorAddress | None = None

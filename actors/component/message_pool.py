@@ -43,6 +43,8 @@ HOLDERS_NAMED_MAX = 64  # holders whose addresses are remembered: those of the o
 class MessagePoolActor(ComponentActor):
     """The actor. See the module."""
 
+    parties = (Party.POOL,)
+
     def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)
         self._memory: PoolMemory | None = None

@@ -26,6 +26,7 @@ from client_replies.actors.thespian.environment import Outcome
 from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, SlotFault
 from client_replies.messages.leases import Lease, MemoryName
 from client_replies.messages.message import Message
+from client_replies.messages.protocol import Party
 from client_replies.messages.replies import Payload
 from client_replies.messages.reply_header import HEADER_SIZE, Buffer, packed_size
 from client_replies.messages.storage_io import (
@@ -67,6 +68,8 @@ class Lane:
 
 class StorageActor(ComponentActor):
     """The actor. See the module."""
+
+    parties = (Party.STORAGE,)
 
     def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         super().__init__(capabilities, requirements)

@@ -5,27 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from client_replies.messages.faults import Fault
-from client_replies.messages.leases import LeasesGranted, LeasesRefused, LeasesReleased
 from client_replies.messages.message import Message
+from client_replies.messages.protocol import Party, senders_to
 from client_replies.messages.replies import (
     CheckpointDone,
-    CheckpointStarted,
     NotRead,
-    OpenFailed,
-    PeersSet,
     RepliesClosed,
-    RepliesDurable,
     RepliesOpened,
     RepliesRepaired,
     ReplyLost,
-    ReplyNotRead,
-    ReplyRead,
-    RequestRefused,
     SessionsInstalled,
-    SlotsDurable,
     StorageFailed,
-    WritesAccepted,
-    WritesRefused,
 )
 
 
@@ -79,28 +69,7 @@ class SlotsAreDurable:
 
 
 # What the component and the pool send to an owner; an actor hands each of these to `RepliesPort.receive`.
-PORT_MESSAGES: tuple[type[Message], ...] = (
-    RepliesOpened,
-    OpenFailed,
-    PeersSet,
-    WritesAccepted,
-    WritesRefused,
-    RepliesDurable,
-    SlotsDurable,
-    ReplyRead,
-    ReplyNotRead,
-    SessionsInstalled,
-    CheckpointStarted,
-    CheckpointDone,
-    RequestRefused,
-    RepliesClosed,
-    RepliesRepaired,
-    ReplyLost,
-    StorageFailed,
-    LeasesGranted,
-    LeasesRefused,
-    LeasesReleased,
-)
+PORT_MESSAGES: tuple[type[Message], ...] = tuple(senders_to(Party.REPLICA, Party.HOLDER))
 PortEvent = (
     RepliesOpened
     | PortFailed

@@ -53,6 +53,8 @@ from client_replies.messages.replies import (
     RepliesClosed,
     RepliesDurable,
     RepliesOpened,
+    RepliesRepaired,
+    ReplyLost,
     ReplyNotRead,
     ReplyRead,
     ReplyTaken,
@@ -60,6 +62,7 @@ from client_replies.messages.replies import (
     SessionsInstalled,
     SetPeers,
     SlotsDurable,
+    StorageFailed,
     WriteReplies,
     WritesAccepted,
     WritesRefused,
@@ -70,7 +73,6 @@ from client_replies.storage.shared_memory import PoolMemory
 
 from .lease_stock import LeaseStock, StockFailed
 from .port_events import (
-    PORT_MESSAGES,
     PortEvent,
     PortFailed,
     PortMisused,
@@ -386,29 +388,28 @@ class RepliesPort:
         return [*single, *self._reads.values(), *self._waits.values()]
 
     def _make_receivers(self) -> dict[type, Callable[..., None]]:
-        receivers: tuple[Callable[..., None], ...] = (
-            self._on_opened,
-            self._on_open_failed,
-            self._on_peers_set,
-            self._on_accepted,
-            self._on_refused,
-            self._on_durable,
-            self._on_slots_durable,
-            self._on_read,
-            self._on_not_read,
-            self._on_installed,
-            self._on_checkpoint_started,
-            self._on_checkpoint_done,
-            self._on_request_refused,
-            self._on_closed,
-            self._events.append,
-            self._events.append,
-            self._events.append,
-            self._on_pool,
-            self._on_pool,
-            self._on_pool,
-        )
-        return dict(zip(PORT_MESSAGES, receivers, strict=True))
+        return {
+            RepliesOpened: self._on_opened,
+            OpenFailed: self._on_open_failed,
+            PeersSet: self._on_peers_set,
+            WritesAccepted: self._on_accepted,
+            WritesRefused: self._on_refused,
+            RepliesDurable: self._on_durable,
+            SlotsDurable: self._on_slots_durable,
+            ReplyRead: self._on_read,
+            ReplyNotRead: self._on_not_read,
+            SessionsInstalled: self._on_installed,
+            CheckpointStarted: self._on_checkpoint_started,
+            CheckpointDone: self._on_checkpoint_done,
+            RequestRefused: self._on_request_refused,
+            RepliesClosed: self._on_closed,
+            RepliesRepaired: self._events.append,
+            ReplyLost: self._events.append,
+            StorageFailed: self._events.append,
+            LeasesGranted: self._on_pool,
+            LeasesRefused: self._on_pool,
+            LeasesReleased: self._on_pool,
+        }
 
     def _on_opened(self, message: RepliesOpened) -> None:
         config = self._config

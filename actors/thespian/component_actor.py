@@ -1,8 +1,9 @@
 """What the component's three actors have in common.
 
-Guarantees: a message reaches the one handler registered for its class, validated, and only from a sender who may send
-it by the actor's table of senders; what is unknown, malformed or a stranger's is counted, logged by name at a bounded
-rate, and otherwise harmless. A handler runs once: an exception that it lets out is a bug, becomes
+Guarantees: an actor has a handler for each message that it is sent, by `PROTOCOL` and its own `senders`, and for no
+other: else it does not start. A message reaches the handler of its class, validated, and only from a sender who may
+send it; what is unknown, malformed or a stranger's is counted, logged by name at a bounded rate, and otherwise
+harmless. A handler runs once: an exception that it lets out is a bug, becomes
 `InvariantBroken` and ends the process, because Thespian would call it again with half its work done. Whatever the
 actor watches is watched after every handler, since a handler that does not return the watch loses it permanently.
 
@@ -31,9 +32,9 @@ from thespian.actors import (
     WatchMessage,
 )
 
-from client_replies.messages.faults import InvariantBroken
+from client_replies.messages.faults import InvariantBroken, invariant
 from client_replies.messages.message import Message, MessageInvalid
-from client_replies.messages.protocol import SENDERS, Party
+from client_replies.messages.protocol import Party, senders_to
 
 from .environment import Environment, Executor, RealEnvironment, Timer
 from .logs import LimitedLog, prepare_logging
@@ -47,7 +48,8 @@ Handler = Callable[[Any, ActorAddress], None]
 class ComponentActor(Actor):
     """Base of the component's actors: dispatch, validation, senders, ticks, work beside the mailbox, counters."""
 
-    senders: ClassVar[Mapping[type, Enum]] = SENDERS  # who may send what; what is not in here, anyone
+    parties: ClassVar[tuple[Party, ...]] = ()  # what it is in `PROTOCOL`
+    senders: ClassVar[Mapping[type, Enum]] = {}  # of the messages that are not in `PROTOCOL`: who may send each
 
     def __init__(self, capabilities: Mapping[str, object] | None = None, requirements: object = None) -> None:
         capabilities = capabilities or {}
@@ -68,7 +70,10 @@ class ComponentActor(Actor):
         self._ticked = 0.0  # when `tick` was called last
         self._wakes_at = math.inf  # when the timer, or a wakeup, comes
         self._is_woken = False  # it has come just now
+        self._senders: dict[type, Enum] = {**senders_to(*self.parties), **self.senders}
         self._handlers = self.handlers()
+        astray = sorted(message.__name__ for message in self._handlers.keys() ^ self._senders.keys())
+        invariant(not astray, f"{type(self).__name__} is not sent what it handles, or does not handle it: {astray}")
 
     def handlers(self) -> dict[type, Handler]:
         """Which method handles which class of message."""
@@ -141,7 +146,7 @@ class ComponentActor(Actor):
             self.count("messages_unknown", message=type(message).__name__)
 
     def _may_send(self, message: object, sender: ActorAddress) -> bool:
-        party = self.senders.get(type(message), Party.ANYONE)
+        party = self._senders[type(message)]
         if party is Party.ANYONE or self.is_from(party, message, sender):
             return True
         self.count("message_of_stranger", message=type(message).__name__, sender=str(sender))

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from client_replies.messages.config import Pause
+from client_replies.messages.message import Number
+
 from .frame_decoder import FrameDecoder
 from .frames import REQUEST_BODY_SIZE_MAX, Key
 
@@ -17,16 +20,16 @@ from .frames import REQUEST_BODY_SIZE_MAX, Key
 class DoorLimits:
     """What connections may cost. Times in seconds, sizes in bytes."""
 
-    connections_max: int = 4096
-    idle_timeout_s: float = 600.0  # nothing asked and nothing awaited
-    half_frame_timeout_s: float = 5.0  # from the first byte of a frame to its last, while we read
-    write_timeout_s: float = 10.0  # answers wait, and the client takes none of their bytes
-    body_size_max: int = REQUEST_BODY_SIZE_MAX
-    bytes_out_pause: int = 64 * 1024  # answers waiting: no more of its requests are read
-    bytes_out_max: int = 4 * 1024 * 1024  # answers waiting: dropped
-    bytes_total_max: int = 128 * 1024 * 1024  # of all connections, both ways: who holds most is dropped
-    requests_in_flight_max: int = 32  # no more are read
-    frames_per_second_max: int = 10_000  # no more are read
+    connections_max: Number = 4096
+    idle_timeout_s: Pause = 600.0  # nothing asked and nothing awaited
+    half_frame_timeout_s: Pause = 5.0  # from the first byte of a frame to its last, while we read
+    write_timeout_s: Pause = 10.0  # answers wait, and the client takes none of their bytes
+    body_size_max: Number = REQUEST_BODY_SIZE_MAX
+    bytes_out_pause: Number = 64 * 1024  # answers waiting: no more of its requests are read
+    bytes_out_max: Number = 4 * 1024 * 1024  # answers waiting: dropped
+    bytes_total_max: Number = 128 * 1024 * 1024  # of all connections, both ways: who holds most is dropped
+    requests_in_flight_max: Number = 32  # no more are read
+    frames_per_second_max: Number = 10_000  # no more are read
 
 
 class OpenFilesExhausted(Exception):

@@ -23,6 +23,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from client_replies.messages.config import Pause
+from client_replies.messages.message import U64, Number
 from client_replies.messages.reply_header import CHECKSUM_SIZE
 
 from .forwarding_messages import (
@@ -53,15 +55,15 @@ from .frames import (
 class ForwardingLimits:
     """What a gateway bounds on its way to the replicas."""
 
-    requests_waiting_max: int = 16_384
-    request_timeout_s: float = 10.0
-    confirm_timeout_s: float = 1.0
-    ask_interval_s: float = 1.0  # a replica that was not heard for so long is asked for its view, while requests wait
+    requests_waiting_max: Number = 16_384
+    request_timeout_s: Pause = 10.0
+    confirm_timeout_s: Pause = 1.0
+    ask_interval_s: Pause = 1.0  # a replica that was not heard for so long is asked for its view, while requests wait
     # Between two messages to a silent replica, doubling: few to a stopped one are in flight at any time, since twenty
     # unanswered messages of an actor hold up its messages to everybody.
-    probe_first_s: float = 0.5
-    probe_max_s: float = 5.0
-    redirects_max: int = 3
+    probe_first_s: Pause = 0.5
+    probe_max_s: Pause = 5.0
+    redirects_max: U64 = 3
 
 
 @dataclass(slots=True)

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from client_replies.cluster.protocol import Request
-from client_replies.messages.message import (
-    U8_MAX,
-    U32_MAX,
-    U64_MAX,
-    Message,
-    MessageInvalid,
-    check_bytes,
-    check_int,
-    check_type,
-    shown,
-)
+from client_replies.messages.limits import Length, Range
+from client_replies.messages.message import U8, U8_MAX, U64, Message, Number, View
 
 from .frames import (
     FRAME_HEADER_SIZE,
@@ -30,6 +22,11 @@ REQUEST_BATCHES_MAX = 4  # in flight from a gateway to a replica
 ANSWER_BATCHES_MAX = 2  # in flight from a replica to a gateway
 ROUTES_MAX = 65_536  # clients of which a replica's port remembers the gateway
 CONFIRM_LAG_S = 0.1  # how long a single batch of answers waits for requests that confirm it by the way
+
+ReplicaIndex = Annotated[int, Range(0, U8_MAX - 1)]  # U8_MAX is a primary that is not known
+Frames = Annotated[
+    tuple[Annotated[bytes, Length(FRAME_HEADER_SIZE, FRAME_SIZE_MAX)], ...], Length(0, BATCH_FRAMES_MAX)
+]  # who takes them verifies them
 
 
 def request_of(frame: Frame) -> Request:
@@ -53,19 +50,11 @@ class ForwardRequests(Message):
     confirms, and `number` is that of the last batch. With `asks`, the replica answers at once, with its view.
     """
 
-    gateway: int
-    number: int
-    taken: int
-    requests: tuple[bytes, ...] = field(repr=False)
+    gateway: Number
+    number: U64
+    taken: U64
+    requests: Frames = field(repr=False)
     asks: bool = False
-
-    def validate(self) -> None:
-        """Check the limits; who takes the frames verifies them."""
-        check_int("gateway", self.gateway, 1, U64_MAX)
-        check_int("number", self.number, 0, U64_MAX)
-        check_int("taken", self.taken, 0, U64_MAX)
-        check_type("asks", self.asks, bool)
-        _check_frames("requests", self.requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,27 +66,10 @@ class ForwardedReplies(Message):
     `number` counts the batches to this gateway; `taken` confirms the gateway's last batch.
     """
 
-    gateway: int
-    replica: int
-    view: int
-    primary: int
-    number: int
-    taken: int
-    answers: tuple[bytes, ...] = field(repr=False)
-
-    def validate(self) -> None:
-        """Check the limits; who takes the frames verifies them."""
-        check_int("gateway", self.gateway, 1, U64_MAX)
-        check_int("replica", self.replica, 0, U8_MAX - 1)
-        check_int("view", self.view, 0, U32_MAX)
-        check_int("primary", self.primary, 0, U8_MAX)
-        check_int("number", self.number, 0, U64_MAX)
-        check_int("taken", self.taken, 0, U64_MAX)
-        _check_frames("answers", self.answers)
-
-
-def _check_frames(name: str, frames: object) -> None:
-    if type(frames) is not tuple or len(frames) > BATCH_FRAMES_MAX:
-        raise MessageInvalid(name, shown(frames), f"a tuple of at most {BATCH_FRAMES_MAX} frames")
-    for frame in frames:
-        check_bytes(name, frame, FRAME_HEADER_SIZE, FRAME_SIZE_MAX)
+    gateway: Number
+    replica: ReplicaIndex
+    view: View
+    primary: U8
+    number: U64
+    taken: U64
+    answers: Frames = field(repr=False)

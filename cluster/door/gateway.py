@@ -19,70 +19,48 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from thespian.actors import ActorAddress
 
 from client_replies.actors.thespian.component_actor import ComponentActor, Handler
-from client_replies.cluster.control import Sender
-from client_replies.messages.message import (
-    U8_MAX,
-    U16_MAX,
-    U128_MAX,
-    Message,
-    MessageInvalid,
-    check_int,
-    check_type,
-    shown,
-)
+from client_replies.cluster.control import Failed, ProcessId, Sender
+from client_replies.messages.limits import Distinct, Length, Range
+from client_replies.messages.message import U8, U8_MAX, U16, U16_MAX, U64, U128, Message, View
 from client_replies.messages.protocol import Party
 
 from .connection import Connection, DoorLimits, Sockets
 from .door_sockets import DoorClosed, DoorSockets
 from .forwarding import Forwarding, ForwardingLimits
-from .forwarding_messages import ForwardedReplies
+from .forwarding_messages import ForwardedReplies, ReplicaIndex
 from .frames import Frame, Key
 from .front_door import FrontDoor
 
 TICK = 0.1  # seconds
 TURN_TIME_MAX = 0.01  # seconds that one handler gives to the clients before the mailbox has its turn
 
-Replicas = tuple[tuple[int, ActorAddress], ...]
+Replicas = Annotated[tuple[tuple[ReplicaIndex, ActorAddress], ...], Length(1, U8_MAX - 1), Distinct(keys=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartGateway(Message):
     """Open the door. Answered by `GatewayStarted` or `GatewayFailed`; said twice, it is answered twice."""
 
-    cluster: int
+    cluster: U128
     host: str
-    port: int  # 0: any
+    port: U16  # 0: any
     replicas: Replicas
     door: DoorLimits = field(default_factory=DoorLimits)
     forwarding: ForwardingLimits = field(default_factory=ForwardingLimits)
     wildcard_allowed: bool = False
-
-    def validate(self) -> None:
-        """Check the limits."""
-        check_int("cluster", self.cluster, 0, U128_MAX)
-        check_type("host", self.host, str)
-        check_int("port", self.port, 0, U16_MAX)
-        check_type("door", self.door, DoorLimits)
-        check_type("forwarding", self.forwarding, ForwardingLimits)
-        check_type("wildcard_allowed", self.wildcard_allowed, bool)
-        _check_replicas(self.replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetReplica(Message):
     """A replica started again and has this address now."""
 
-    replica: int
+    replica: ReplicaIndex
     address: ActorAddress
-
-    def validate(self) -> None:
-        """Check the limits."""
-        _check_replicas(((self.replica, self.address),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,47 +68,35 @@ class GatewayStarted(Message):
     """Clients can connect there; `pid` is the gateway's process."""
 
     host: str
-    port: int
-    pid: int
+    port: Annotated[int, Range(1, U16_MAX)]
+    pid: ProcessId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayFailed(Message):
+class GatewayFailed(Failed):
     """The door did not open; the reason says what to do."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetGatewayStatus(Message):
     """How the gateway is. `request` comes back in the answer."""
 
-    request: int
+    request: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayStatus(Message):
     """How the gateway is. `replicas`: index, requests queued, silent."""
 
-    request: int
-    address: tuple[str, int]
-    connections: int
-    bytes_held: int
-    requests_waiting: int
-    view: int
-    primary: int
-    replicas: tuple[tuple[int, int, bool], ...]
-    counters: Mapping[str, int]
-
-
-def _check_replicas(replicas: object) -> None:
-    if type(replicas) is not tuple or not 0 < len(replicas) < U8_MAX:
-        raise MessageInvalid("replicas", shown(replicas), "a tuple of at least one index and address")
-    for replica, address in replicas:
-        check_int("replicas", replica, 0, U8_MAX - 1)
-        check_type("replicas", address, ActorAddress)
-    if len({replica for replica, _ in replicas}) != len(replicas):
-        raise MessageInvalid("replicas", "an index twice", "each index once")
+    request: U64
+    address: tuple[str, U16]
+    connections: U64
+    bytes_held: U64
+    requests_waiting: U64
+    view: View
+    primary: U8
+    replicas: tuple[tuple[ReplicaIndex, U64, bool], ...]
+    counters: Mapping[str, U64]
 
 
 class GatewayActor(ComponentActor):

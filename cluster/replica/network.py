@@ -16,10 +16,12 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
 from client_replies.cluster.vsr.messages import Commit, VsrMessage
-from client_replies.messages.message import U64_MAX, Message, MessageInvalid, check_int, check_type, shown
+from client_replies.messages.limits import Length, Unchecked
+from client_replies.messages.message import U64, Message
 
 WINDOW = 2
 ANSWER_LAG = 0.1  # seconds that an envelope waits for another one that answers it by the way
@@ -31,9 +33,8 @@ ITEMS_IN_ENVELOPE_MAX = 128
 ENVELOPE_TIMEOUT = 1.0
 ENVELOPE_TIMEOUT_MAX = 4.0
 
-Item = Request | Answer | Refused | Redirected | VsrMessage
+Item = Annotated[VsrMessage, Unchecked()] | Request | Answer | Refused | Redirected
 BETWEEN_REPLICAS: tuple[type[Message], ...] = VsrMessage.__args__
-ITEM_TYPES: tuple[type[Message], ...] = (Request, Answer, Refused, Redirected, *BETWEEN_REPLICAS)
 ITEMS_MAX = 1024
 
 
@@ -42,25 +43,13 @@ class Envelope(Message):
     """What `sender` had to say since its last envelope; `taken` is the highest number it has had from the receiver.
 
     An envelope with number 0 is not answered: it brings heartbeats alone, or without items only says what was taken.
-    Nothing else travels between two members.
+    Nothing else travels between two members. The replication protocol checks its own messages.
     """
 
     sender: str
-    number: int
-    taken: int
-    items: tuple[Item, ...] = field(repr=False)
-
-    def validate(self) -> None:
-        """Check the envelope; of what is in it, the replication protocol checks its own messages."""
-        check_type("sender", self.sender, str)
-        check_int("number", self.number, 0, U64_MAX)
-        check_int("taken", self.taken, 0, U64_MAX)
-        if type(self.items) is not tuple or len(self.items) > ITEMS_MAX:
-            raise MessageInvalid("items", shown(self.items), f"a tuple of at most {ITEMS_MAX} items")
-        for item in self.items:
-            check_type("items", item, *ITEM_TYPES)
-            if not isinstance(item, BETWEEN_REPLICAS):
-                item.validate()
+    number: U64
+    taken: U64
+    items: Annotated[tuple[Item, ...], Length(0, ITEMS_MAX)] = field(repr=False)
 
 
 @dataclass(slots=True)

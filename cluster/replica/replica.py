@@ -70,7 +70,7 @@ from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import Fault, FaultClass
 from client_replies.messages.message import MessageInvalid
 from client_replies.messages.peers import GetReplies
-from client_replies.messages.protocol import SENDERS, Party
+from client_replies.messages.protocol import Party
 from client_replies.messages.replies import RepliesOpened
 
 from .machine import Machine
@@ -98,9 +98,9 @@ def replica_name(replica: int) -> str:
 class ReplicaActor(ComponentActor):
     """See the module. A service says in a subclass what it executes."""
 
+    parties = (Party.REPLICA, Party.HOLDER, Party.PEER)
     # Anyone may be a gateway, as anyone may be a client; what a gateway said, it alone is answered (`GatewayPort`).
     senders: ClassVar[Mapping[type, Enum]] = {
-        **SENDERS,
         StartReplica: Sender.SCRIPT,
         Join: Sender.SCRIPT,
         Finish: Sender.SCRIPT,

@@ -22,24 +22,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from client_replies.cluster.protocol import Request
-from client_replies.messages.message import (
-    U8_MAX,
-    U32_MAX,
-    U64_MAX,
-    Message,
-    MessageInvalid,
-    check_bytes,
-    check_int,
-    check_type,
-    shown,
-)
-from client_replies.messages.reply_header import CHECKSUM_SIZE, checksum128
+from client_replies.messages.limits import Length, LengthPer
+from client_replies.messages.message import U8, U64, Message, MessageInvalid, Number, Op, View, shown
+from client_replies.messages.reply_header import Checksum, checksum128
 
 OPERATION_CLOSE = 3  # ends the session of the client that asks
 LOG_LIMIT = 65_536  # entries that any message or log may name
 CHUNK_SIZE_LIMIT = 2**20
+
+Checksums = Annotated[tuple[Checksum, ...], Length(1, LOG_LIMIT + 1)]
 
 _ENTRY = struct.Struct("<16s16sQIBQ16s16sQIB16s")
 
@@ -55,13 +49,13 @@ class LogEntry(Message):
     `packed` is everything but the checksum as bytes, packed once: so it is sealed, stored and sent.
     """
 
-    op: int
-    view: int
-    replica: int
-    timestamp: int
-    parent: bytes = field(repr=False)
+    op: Number
+    view: View
+    replica: U8
+    timestamp: Number
+    parent: Checksum = field(repr=False)
     request: Request
-    checksum: bytes = field(repr=False)
+    checksum: Checksum = field(repr=False)
     packed: bytes = field(repr=False, compare=False)
 
     @property
@@ -84,14 +78,8 @@ class LogEntry(Message):
             packed=packed,
         )
 
-    def validate(self) -> None:
-        """Check the limits and the seal."""
-        check_int("op", self.op, 1, U64_MAX)
-        check_int("view", self.view, 0, U32_MAX)
-        check_int("replica", self.replica, 0, U8_MAX)
-        check_int("timestamp", self.timestamp, 1, U64_MAX)
-        check_bytes("parent", self.parent, CHECKSUM_SIZE, CHECKSUM_SIZE)
-        check_type("request", self.request, Request)
+    def rules(self) -> None:
+        """Check the seal."""
         if checksum128(self.packed) != self.checksum:
             raise MessageInvalid("checksum", shown(self.checksum), "the checksum of the entry")
 
@@ -105,7 +93,6 @@ class LogEntry(Message):
             raise EntryInvalid(f"{len(data)} bytes that do not have the checksum {checksum.hex()}")
         entry = _restored(data, checksum)
         try:
-            entry.request.validate()
             entry.validate()
         except MessageInvalid as error:
             raise EntryInvalid(str(error)) from error
@@ -159,40 +146,41 @@ def _packed(op: int, view: int, replica: int, timestamp: int, parent: bytes, req
     return head + request.body
 
 
+LogEntries = Annotated[tuple[LogEntry, ...], Length(0, LOG_LIMIT)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare(Message):
     """The primary's entries from some op on, in order; everything up to `commit` is committed."""
 
-    view: int
-    commit: int
-    entries: tuple[LogEntry, ...] = field(repr=False)
+    view: View
+    commit: Op
+    entries: LogEntries = field(repr=False)
 
-    def validate(self) -> None:
+    def rules(self) -> None:
         """Check that the entries are consecutive."""
-        check_int("view", self.view, 0, U32_MAX)
-        check_int("commit", self.commit, 0, U64_MAX)
-        _check_entries(self.entries)
-        for index, entry in enumerate(self.entries):
-            check_int("entries", entry.op, self.entries[0].op + index, self.entries[0].op + index)
+        for op, entry in enumerate(self.entries, self.entries[0].op if self.entries else 0):
+            if entry.op != op:
+                raise MessageInvalid("entries", f"a tuple with op {entry.op}", f"op {op} in its place")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit(Message):
     """A heartbeat: the primary's log goes from after `base` to `op`, and everything up to `commit` is committed."""
 
-    view: int
-    commit: int
-    op: int
-    base: int
+    view: View
+    commit: Op
+    op: Op
+    base: Op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareOk(Message):
     """The sender durably has the view's log up to `op`. Unless it is `voting`, that counts only for resending."""
 
-    view: int
-    replica: int
-    op: int
+    view: View
+    replica: U8
+    op: Op
     voting: bool
 
 
@@ -200,8 +188,8 @@ class PrepareOk(Message):
 class StartViewChange(Message):
     """The sender has left all earlier views, durably."""
 
-    view: int
-    replica: int
+    view: View
+    replica: U8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,34 +199,32 @@ class DoViewChange(Message):
     `held` says of each entry whether it is here, or only its checksum: the entry rotted, and was acknowledged once.
     """
 
-    view: int
-    replica: int
-    log_view: int
-    op: int
-    commit: int
-    checksums: tuple[bytes, ...] = field(repr=False)
-    held: tuple[bool, ...] = field(repr=False)
+    view: View
+    replica: U8
+    log_view: View
+    op: Op
+    commit: Op
+    checksums: Checksums = field(repr=False)
+    held: Annotated[tuple[bool, ...], LengthPer("checksums")] = field(repr=False)
 
-    def validate(self) -> None:
-        """Check that the columns cover commit to op."""
-        _check_sender(self.view, self.replica)
-        check_int("log_view", self.log_view, 0, self.view)
+    def rules(self) -> None:
+        """Check that the log's view has begun, and that the checksums cover commit to op."""
+        if self.log_view > self.view:
+            raise MessageInvalid("log_view", str(self.log_view), f"at most {self.view}, the view")
         _check_log(self.commit, self.op, self.checksums)
-        check_int("held", len(self.held), len(self.checksums), len(self.checksums))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartView(Message):
     """The view has begun with this log: in checksums, from the one of `commit` up to that of `op`."""
 
-    view: int
-    op: int
-    commit: int
-    checksums: tuple[bytes, ...] = field(repr=False)
+    view: View
+    op: Op
+    commit: Op
+    checksums: Checksums = field(repr=False)
 
-    def validate(self) -> None:
+    def rules(self) -> None:
         """Check that the checksums cover commit to op."""
-        check_int("view", self.view, 0, U32_MAX)
         _check_log(self.commit, self.op, self.checksums)
 
 
@@ -246,58 +232,44 @@ class StartView(Message):
 class GetStartView(Message):
     """The sender is not in `view`, of which it has heard."""
 
-    view: int
-    replica: int
+    view: View
+    replica: U8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetEntries(Message):
     """The sender would like these ops of whatever log the receiver has; it verifies what it gets."""
 
-    replica: int
-    ops: tuple[int, ...]
-
-    def validate(self) -> None:
-        """Check the limits."""
-        check_int("replica", self.replica, 0, U8_MAX)
-        if type(self.ops) is not tuple or not 0 < len(self.ops) <= LOG_LIMIT:
-            raise MessageInvalid("ops", shown(self.ops), f"a tuple of 1 to {LOG_LIMIT} ops")
-        for op in self.ops:
-            check_int("ops", op, 1, U64_MAX)
+    replica: U8
+    ops: Annotated[tuple[Number, ...], Length(1, LOG_LIMIT)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entries(Message):
     """Those of the asked entries that the sender has, and the op up to which its log was trimmed."""
 
-    replica: int
-    base: int
-    entries: tuple[LogEntry, ...] = field(repr=False)
-
-    def validate(self) -> None:
-        """Check the entries."""
-        check_int("replica", self.replica, 0, U8_MAX)
-        check_int("base", self.base, 0, U64_MAX)
-        _check_entries(self.entries)
+    replica: U8
+    base: Op
+    entries: LogEntries = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery(Message):
     """The sender lost its disk. `nonce` tells answers to this life of it from answers to an earlier one."""
 
-    replica: int
-    nonce: int
+    replica: U8
+    nonce: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryResponse(Message):
     """The sender durably is in `view`; if it is the view's active primary, `op` is the end of its log."""
 
-    replica: int
-    nonce: int
-    view: int
+    replica: U8
+    nonce: U64
+    view: View
     primary: bool
-    op: int
+    op: Op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,30 +279,27 @@ class GetSnapshot(Message):
     It is in `view`: nothing that only a later view has committed is for it.
     """
 
-    view: int
-    replica: int
-    op: int
-    checksum: bytes
-    offset: int
+    view: View
+    replica: U8
+    op: Op
+    checksum: Checksum
+    offset: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotChunk(Message):
     """A piece of the encoded snapshot of `op`, which has `size` bytes and `checksum` in all."""
 
-    op: int
-    checksum: bytes
-    size: int
-    offset: int
-    data: bytes = field(repr=False)
+    op: Number
+    checksum: Checksum
+    size: Number
+    offset: U64
+    data: Annotated[bytes, Length(1, CHUNK_SIZE_LIMIT)] = field(repr=False)
 
-    def validate(self) -> None:
+    def rules(self) -> None:
         """Check that the piece is inside the whole."""
-        check_int("op", self.op, 1, U64_MAX)
-        check_bytes("checksum", self.checksum, CHECKSUM_SIZE, CHECKSUM_SIZE)
-        check_int("size", self.size, 1, U64_MAX)
-        check_bytes("data", self.data, 1, CHUNK_SIZE_LIMIT)
-        check_int("offset", self.offset, 0, self.size - len(self.data))
+        if self.offset + len(self.data) > self.size:
+            raise MessageInvalid("offset", str(self.offset), f"at most {self.size - len(self.data)}")
 
 
 VsrMessage = (
@@ -350,23 +319,6 @@ VsrMessage = (
 )
 
 
-def _check_sender(view: int, replica: int) -> None:
-    check_int("view", view, 0, U32_MAX)
-    check_int("replica", replica, 0, U8_MAX)
-
-
-def _check_log(commit: int, op: int, checksums: object) -> None:
-    check_int("op", op, 0, U64_MAX)
-    check_int("commit", commit, 0, op)
-    if type(checksums) is not tuple or len(checksums) != op - commit + 1 or op - commit > LOG_LIMIT:
-        raise MessageInvalid("checksums", shown(checksums), f"{op - commit + 1} checksums")
-    for checksum in checksums:
-        check_bytes("checksums", checksum, CHECKSUM_SIZE, CHECKSUM_SIZE)
-
-
-def _check_entries(entries: object) -> None:
-    if type(entries) is not tuple or len(entries) > LOG_LIMIT:
-        raise MessageInvalid("entries", shown(entries), "a tuple of entries")
-    for entry in entries:
-        check_type("entries", entry, LogEntry)
-        entry.validate()
+def _check_log(commit: int, op: int, checksums: tuple[bytes, ...]) -> None:
+    if len(checksums) != op - commit + 1:
+        raise MessageInvalid("checksums", shown(checksums), f"a tuple of length {op - commit + 1}, from commit to op")

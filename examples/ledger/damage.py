@@ -18,8 +18,10 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from client_replies.messages.message import U64_MAX, Message, check_int, check_type
+from client_replies.messages.limits import Range
+from client_replies.messages.message import U64, U64_MAX, Message, Number
 from client_replies.messages.reply_header import HEADER_SIZE, packed_size
 
 SABOTEUR = "saboteur"
@@ -31,9 +33,9 @@ class MomentsPlan:
     """How many slots to damage and how often to kill the primary, spread over so many ops; and where that is noted."""
 
     directory: str
-    ops: int
-    damages: int
-    kills: int
+    ops: U64
+    damages: U64
+    kills: U64
 
 
 NO_MOMENTS = MomentsPlan(directory="", ops=0, damages=0, kills=0)
@@ -76,25 +78,18 @@ class Moments:
 class DamageSlot(Message):
     """To the saboteur: overwrite a part of the reply of `size` bytes at `offset` of the file. Once for each number."""
 
-    number: int
+    number: Number
     path: str
-    offset: int
-    size: int
+    offset: U64
+    size: Annotated[int, Range(HEADER_SIZE + 1, U64_MAX)]
     seed: int
-
-    def validate(self) -> None:
-        """Check the limits."""
-        check_int("number", self.number, 1, U64_MAX)
-        check_type("path", self.path, str)
-        check_int("offset", self.offset, 0, U64_MAX)
-        check_int("size", self.size, HEADER_SIZE + 1, U64_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotDamaged(Message):
     """From the saboteur: done. `damage` says how."""
 
-    number: int
+    number: Number
     damage: str
 
 

@@ -13,19 +13,24 @@ import heapq
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from client_replies.cluster.protocol import Answer, Request
 from client_replies.cluster.replica.network import BETWEEN_REPLICAS, Envelope, Item, Network
+from client_replies.messages.config import Pause
+from client_replies.messages.limits import Range
+
+Probability = Annotated[float, Range(0.0, 1.0)]
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
     """What happens to messages of one kind: probabilities, and the longest delay in seconds."""
 
-    drop: float = 0.0
-    duplicate: float = 0.0
-    delay: float = 0.0
-    delay_max: float = 0.0
+    drop: Probability = 0.0
+    duplicate: Probability = 0.0
+    delay: Probability = 0.0
+    delay_max: Pause = 0.0
 
 
 NO_FAULTS = Faults()

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from client_replies.cluster.control import ProcessId
+from client_replies.cluster.protocol import Client
 from client_replies.cluster.replica.observer import Observer, Verdict
 from client_replies.cluster.vsr.effects import AnswerClient
-from client_replies.messages.message import Message
+from client_replies.messages.message import U64, Message
 from client_replies.messages.reply_header import HEADER_SIZE
 
 from .faulty_network import FaultyNetwork
@@ -27,10 +29,10 @@ class ReplicaFaults:
     clients in `block`; it neither hears nor reaches the members in `cut`.
     """
 
-    version: int = 0
-    drop_answers: int = 0
-    drop_version: int = 0
-    block: tuple[int, ...] = ()
+    version: U64 = 0
+    drop_answers: U64 = 0
+    drop_version: U64 = 0
+    block: tuple[Client, ...] = ()
     cut: tuple[str, ...] = ()
 
 
@@ -41,7 +43,7 @@ NOT_HURT = ReplicaFaults()
 class Hurt(Message):
     """To a replica: from now on, these are your faults."""
 
-    request: int
+    request: U64
     faults: ReplicaFaults
 
 
@@ -49,11 +51,11 @@ class Hurt(Message):
 class HurtDone(Message):
     """The replica has the faults of this version, and `drop_answers` more answers to lose. Request 0: it lost some."""
 
-    request: int
+    request: U64
     name: str
-    pid: int
-    version: int
-    drop_answers: int
+    pid: ProcessId
+    version: U64
+    drop_answers: U64
 
 
 class Hurts(Observer):

@@ -24,6 +24,7 @@ from client_replies.actors.thespian.environment import Environment, RealEnvironm
 from client_replies.messages.faults import Fault
 from client_replies.messages.message import Message
 from client_replies.messages.peers import GetReplies
+from client_replies.messages.protocol import Party
 from client_replies.messages.reply_header import Buffer
 from client_replies.messages.storage_io import (
     CheckpointWritten,
@@ -193,6 +194,8 @@ def double_status(actor: Any, message: GetDouble) -> DoubleStatus:
 class ScriptedStorage(StorageActor):
     """See the module."""
 
+    senders = dict.fromkeys((Hold, LetGo, Drop, Repeat, FailDevice, GetDouble), Party.ANYONE)
+
     def __init__(
         self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None
     ) -> None:
@@ -283,6 +286,8 @@ class ScriptedStorage(StorageActor):
 class WatchedPool(MessagePoolActor):
     """A MessagePoolActor that says in which process it is."""
 
+    senders = {GetDouble: Party.ANYONE}
+
     def handlers(self) -> dict[type, Handler]:
         """Add the question."""
         return {**super().handlers(), GetDouble: self.double}
@@ -294,6 +299,8 @@ class WatchedPool(MessagePoolActor):
 
 class WatchedReplies(ClientRepliesActor):
     """A ClientRepliesActor whose children are doubles, and which says who they are."""
+
+    senders = {GetDouble: Party.ANYONE}
 
     def handlers(self) -> dict[type, Handler]:
         """Add the question."""

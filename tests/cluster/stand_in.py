@@ -33,6 +33,7 @@ from client_replies.cluster.door.gateway import (
 )
 from client_replies.cluster.door.gateway_port import GatewayPort
 from client_replies.messages.message import Message
+from client_replies.messages.protocol import Party
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import OPERATION_REGISTER
 from client_replies.storage.client_sessions import (
@@ -162,6 +163,8 @@ class StandIn:
 
 class StandInActor(ComponentActor):
     """A stand-in as an actor: what a replica does with its `GatewayPort`."""
+
+    senders = dict.fromkeys((StandInBehaves, ForwardRequests), Party.ANYONE)
 
     def __init__(
         self, capabilities: Mapping[str, object] | None = None, requirements: Environment | None = None

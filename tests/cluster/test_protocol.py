@@ -1,4 +1,4 @@
-"""The example's messages: valid or not made, cheap to print, whole after a journey."""
+"""The example's messages: valid or not made, whole after a journey."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ SAMPLES: tuple[Message, ...] = (
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
-def test_a_message_survives_the_journey_and_prints_as_its_name(message: Message) -> None:
-    """Thespian formats every message several times; payloads must not take part."""
+def test_a_message_survives_the_journey(message: Message) -> None:
+    """What arrives is what was sent, and valid."""
     assert pickle.loads(pickle.dumps(message)) == message
-    assert str(message) == type(message).__name__
     message.validate()
 
 

@@ -26,6 +26,7 @@ from thespian.actors import Actor, ActorAddress
 from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.component.message_pool import MessagePoolActor
 from client_replies.actors.component.storage import StorageActor
+from client_replies.actors.thespian.component_actor import ComponentActor
 from client_replies.actors.thespian.environment import RealEnvironment
 from client_replies.actors.thespian.logs import LIMITED_LINES_BURST
 from client_replies.actors.thespian.system import (
@@ -37,7 +38,7 @@ from client_replies.actors.thespian.system import (
 from client_replies.cluster.door.gateway import GatewayActor, GatewayFailed, GetGatewayStatus
 from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.messages.config import OpenMode
-from client_replies.messages.faults import FaultKind
+from client_replies.messages.faults import FaultKind, InvariantBroken
 from client_replies.messages.leases import (
     AcquireLeases,
     LeasesGranted,
@@ -51,7 +52,7 @@ from client_replies.messages.leases import (
 )
 from client_replies.messages.message import Message
 from client_replies.messages.peers import Missing
-from client_replies.messages.protocol import PROTOCOL, SENDERS, Party
+from client_replies.messages.protocol import PROTOCOL, Party
 from client_replies.messages.replies import (
     AwaitDurable,
     Checkpoint,
@@ -84,7 +85,7 @@ from tests.processes import few_descriptors, is_living, listening
 
 ROOT = Path(__file__).resolve().parents[3]
 
-ACTORS = (
+ACTORS: tuple[type[ComponentActor], ...] = (
     ClientRepliesActor,
     StorageActor,
     MessagePoolActor,
@@ -116,12 +117,22 @@ class Stranger:
 
 
 @pytest.mark.parametrize("actor", ACTORS)
-def test_each_message_that_an_actor_takes_has_its_sender_in_a_table(actor: type) -> None:
-    """What is in no table is taken from anyone: none is forgotten, neither the component's nor the example's."""
-    instance = actor(capabilities={"Thespian ActorSystem Name": "simpleSystem"})
-    assert {message for message in instance.handlers() if message not in instance.senders} == set()
-    listed = {message: sender for message, sender in instance.senders.items() if message in SENDERS}
-    assert all(SENDERS[message] is sender for message, sender in listed.items())
+def test_an_actor_handles_what_it_is_sent_and_nothing_else(actor: type[ComponentActor]) -> None:
+    """It starts; one that forgets a message, or takes one that is not for it, does not."""
+    capabilities = {"Thespian ActorSystem Name": "simpleSystem"}
+    handlers = actor(capabilities).handlers()
+    names = {message.__name__ for message in handlers}
+    for wrong in (dict(list(handlers.items())[1:]), {**handlers, Forward: print}):
+        astray = names ^ {message.__name__ for message in wrong}
+        mutant = type("Mutant", (actor,), {"handlers": lambda self, wrong=wrong: wrong})
+        with pytest.raises(InvariantBroken, match=str(sorted(astray)).replace("[", r"\[")):
+            mutant(capabilities)
+
+
+def test_no_actor_says_for_itself_who_may_send_what_the_protocol_has() -> None:
+    """The component's table is the only one for its messages."""
+    listed = {row.message for row in PROTOCOL}
+    assert [actor for actor in ACTORS if listed & set(actor.senders)] == []
 
 
 def test_anyone_may_ask_for_a_status_or_open_and_nothing_else() -> None:
