@@ -271,10 +271,14 @@ class FileDisk(Disk):
 def _open_regular(path: str, access: int) -> int:
     try:
         descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
     except OSError as error:
         raise _name_error(error, path) from error
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
     os.close(descriptor)
     raise storage_error(FaultKind.NOT_A_FILE, f"{path} is no regular file", "a data file")
 
