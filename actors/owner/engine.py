@@ -71,8 +71,6 @@ class Engine:
         self._status_number = 0
         # For a status, each in a lane of its number.
         self._questions = Outbox(lambda message: self._mailbox.send(self.address, message), RESEND_TIMEOUT)
-            lambda message: self._mailbox.send(self.address, message), RESEND_TIMEOUT
-        )  # for a status, each in a lane of its number
         self._actor_died = False
 
     def start(self) -> None:
