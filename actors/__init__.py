@@ -23,6 +23,7 @@ from client_replies.actors.owner.port_events import (
     SlotsAreDurable,
     WritesAreDurable,
 )
+from client_replies.actors.owner.replies_owner import Entry, RepliesOwner
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.environment import Environment, RealEnvironment
 from client_replies.actors.thespian.system import (
@@ -39,6 +40,7 @@ __all__ = [
     "AsyncWritten",
     "ClientElsewhere",
     "ClientRepliesActor",
+    "Entry",
     "Environment",
     "MessagePoolActor",
     "OpOutOfOrder",
@@ -49,6 +51,7 @@ __all__ = [
     "RealEnvironment",
     "Replies",
     "RepliesError",
+    "RepliesOwner",
     "RepliesPort",
     "RepliesUnusable",
     "ReplyUnavailable",

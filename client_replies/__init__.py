@@ -12,10 +12,10 @@ A client that retries gets the original reply, and no request runs twice. Keep a
             replies.write(0, reply).durable(timeout=5)
             print(replies.read(0).body)
 
-`AsyncReplies` is the same for asyncio. A replica that is an actor itself spawns `ClientRepliesActor` beside it and
-talks to it by `RepliesPort`; `ClientSessions` says which request is new. All names are here; they come from
-`client_replies.messages`, `.storage` and `.actors`. A whole replicated service, to which only a state machine is
-missing, is `client_replies.cluster`. The command `client-replies` looks at a data file.
+`AsyncReplies` is the same for asyncio. An actor with a log of its own is a `RepliesOwner`: its author writes `execute`
+and the log. `RepliesPort` is what both are made of, and `ClientSessions` says which request is new. All names are here;
+they come from `client_replies.messages`, `.storage` and `.actors`. A whole replicated service, to which only a state
+machine is missing, is `client_replies.cluster`. The command `client-replies` looks at a data file.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         AsyncWritten,
         ClientElsewhere,
         ClientRepliesActor,
+        Entry,
         MessagePoolActor,
         OpOutOfOrder,
         PortFailed,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         ReadSucceeded,
         Replies,
         RepliesError,
+        RepliesOwner,
         RepliesPort,
         RepliesUnusable,
         ReplyUnavailable,
@@ -111,6 +113,7 @@ __all__ = [
     "ClientRepliesActor",
     "ClientSessions",
     "CloseReplies",
+    "Entry",
     "Fault",
     "FaultClass",
     "FaultKind",
@@ -138,6 +141,7 @@ __all__ = [
     "RepliesDurable",
     "RepliesError",
     "RepliesOpened",
+    "RepliesOwner",
     "RepliesPort",
     "RepliesRepaired",
     "RepliesStatus",
