@@ -1,28 +1,21 @@
 """The latest reply of every client session of a replicated service: durable, verified, repaired from its peers.
 
-A client that retries gets the original reply, and no request runs twice. Spawn the actor in a Thespian actor system,
-write a reply, read it back:
+A client that retries gets the original reply, and no request runs twice. Keep a reply, and read it back:
 
-    from client_replies import (
-        ClientRepliesActor, OpenReplies, ReadReply, RepliesConfig, Reply, WriteReplies, running_system
-    )
+    from client_replies import Replies, Reply
 
     if __name__ == "__main__":
-        with running_system() as system:
-            replies = system.createActor(ClientRepliesActor)
-            config = RepliesConfig(path="replica-0.replies", cluster=1, replica=0)
-            print(system.ask(replies, OpenReplies(owner=1, config=config)))
+        with Replies.open("replica-0.replies", cluster=1) as replies:
             reply = Reply.build(
                 cluster=1, client=7, session=1, request=1, op=2, operation=16, timestamp=1, body=b"5 from A to B"
             )
-            write = WriteReplies(owner=1, number=1, op=2, slots=(0,), payloads=(reply.pack(),))
-            print(system.ask(replies, write))
-            answer = system.ask(replies, ReadReply(owner=1, read=1, slot=0, expected=reply.header.pack()))
-            print(Reply.unpack(answer.payload).body)
+            replies.write(0, reply).durable(timeout=5)
+            print(replies.read(0).body)
 
-A replica uses `RepliesPort` instead of bare messages, and `ClientSessions` to know which request is new. All names are
-here; they come from `client_replies.messages`, `.storage` and `.actors`. A whole replicated service, to which only a
-state machine is missing, is `client_replies.cluster`.
+`AsyncReplies` is the same for asyncio. An actor with a log of its own is a `RepliesOwner`: its author writes `execute`
+and the log. `RepliesPort` is what both are made of, and `ClientSessions` says which request is new. All names are here;
+they come from `client_replies.messages`, `.storage` and `.actors`. A whole replicated service, to which only a state
+machine is missing, is `client_replies.cluster`. The command `client-replies` looks at a data file.
 """
 
 from __future__ import annotations
@@ -33,16 +26,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from client_replies.actors import (
         PORT_MESSAGES,
+        AsyncReplies,
+        AsyncWritten,
+        ClientElsewhere,
         ClientRepliesActor,
+        Entry,
         MessagePoolActor,
+        OpOutOfOrder,
         PortFailed,
         PortMisused,
         ReadFailed,
         ReadSucceeded,
+        Replies,
+        RepliesError,
+        RepliesOwner,
         RepliesPort,
+        RepliesUnusable,
+        ReplyUnavailable,
         SlotsAreDurable,
         StorageActor,
         WritesAreDurable,
+        Written,
         configure_logging,
         running_system,
         start_system,
@@ -97,14 +101,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PORT_MESSAGES",
+    "AsyncReplies",
+    "AsyncWritten",
     "AwaitDurable",
     "Checkpoint",
     "CheckpointDamaged",
     "CheckpointDone",
     "CheckpointStarted",
+    "ClientElsewhere",
     "ClientRepliesActor",
     "ClientSessions",
     "CloseReplies",
+    "Entry",
     "Fault",
     "FaultClass",
     "FaultKind",
@@ -115,6 +123,7 @@ __all__ = [
     "MessageInvalid",
     "MessagePoolActor",
     "NotRead",
+    "OpOutOfOrder",
     "OpenFailed",
     "OpenMode",
     "OpenReplies",
@@ -125,19 +134,24 @@ __all__ = [
     "ReadReply",
     "ReadSucceeded",
     "RemoveReplies",
+    "Replies",
     "RepliesClosed",
     "RepliesConfig",
     "RepliesDurable",
+    "RepliesError",
     "RepliesOpened",
+    "RepliesOwner",
     "RepliesPort",
     "RepliesRepaired",
     "RepliesStatus",
+    "RepliesUnusable",
     "Reply",
     "ReplyHeader",
     "ReplyLost",
     "ReplyNotRead",
     "ReplyRead",
     "ReplyTaken",
+    "ReplyUnavailable",
     "RequestRefused",
     "SessionsInstalled",
     "SessionsInvalid",
@@ -151,6 +165,7 @@ __all__ = [
     "WritesAccepted",
     "WritesAreDurable",
     "WritesRefused",
+    "Written",
     "configure_logging",
     "running_system",
     "start_system",

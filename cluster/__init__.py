@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Answer, ClusterClient, ClusterError, RetryPolicy, Session
+    from .client import Answer, AsyncClusterClient, AsyncSession, ClusterClient, ClusterError, RetryPolicy, Session
     from .control import StartReplica
     from .host.failure import MembersFailed
     from .host.gateway_keeper import GatewayKeeper
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "AsyncClusterClient",
+    "AsyncSession",
     "ClusterClient",
     "ClusterError",
     "GatewayKeeper",

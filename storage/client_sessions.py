@@ -13,32 +13,23 @@ Limits: no bodies, which are in the slots. A reply without a body needs no slot;
 from __future__ import annotations
 
 import heapq
-import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from client_replies.messages.faults import invariant
 from client_replies.messages.reply_header import (
-    CHECKSUM_SIZE,
     HEADER_SIZE,
     Buffer,
     HeaderInvalid,
     ReplyHeader,
-    checksum128,
     packed_client_request,
     packed_cluster_client,
     packed_size,
     verify_header_checksum,
 )
 
-from .session_table import (
-    CHECKED_FROM,
-    PREFIX,
-    SESSIONS_MAGIC,
-    SESSIONS_VERSION,
-    SessionTable,
-)
+from .session_table import SessionTable, encode_sessions
 
 
 class SessionsRefused(ValueError):
@@ -287,19 +278,7 @@ class ClientSessions:
 
     def encode(self) -> bytes:
         """The table as bytes, the same on every replica with the same committed state."""
-        entries = list(self)
-        slots = struct.pack(f"<{len(entries)}I", *[slot for slot, _ in entries])
-        prefix = PREFIX.pack(
-            SESSIONS_MAGIC,
-            bytes(CHECKSUM_SIZE),
-            SESSIONS_VERSION,
-            self.clients_max,
-            len(entries),
-            0,
-            self.cluster.to_bytes(16, "little"),
-        )
-        checked = b"".join([prefix[CHECKED_FROM:], slots, *[header for _, header in entries]])
-        return SESSIONS_MAGIC + checksum128(checked) + checked
+        return encode_sessions(self.clients_max, self.cluster, list(self))
 
     @classmethod
     def decode(cls, data: Buffer, *, clients_max: int, cluster: int) -> ClientSessions:

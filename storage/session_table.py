@@ -17,6 +17,7 @@ import operator
 import struct
 import sys
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import NoReturn
@@ -49,6 +50,22 @@ if PREFIX.size != 64 or len(SESSIONS_MAGIC) != 16:
 def sessions_size_max(clients_max: int) -> int:
     """Bytes of the encoded table when it is full."""
     return PREFIX.size + clients_max * ENTRY_SIZE
+
+
+def encode_sessions(clients_max: int, cluster: int, entries: Sequence[tuple[int, bytes]]) -> bytes:
+    """Encode the table of these slots, in their order, each with the packed header of its session's latest reply."""
+    slots = struct.pack(f"<{len(entries)}I", *[slot for slot, _ in entries])
+    prefix = PREFIX.pack(
+        SESSIONS_MAGIC,
+        bytes(CHECKSUM_SIZE),
+        SESSIONS_VERSION,
+        clients_max,
+        len(entries),
+        0,
+        cluster.to_bytes(16, "little"),
+    )
+    checked = b"".join([prefix[CHECKED_FROM:], slots, *[header for _, header in entries]])
+    return SESSIONS_MAGIC + checksum128(checked) + checked
 
 
 class SessionsInvalid(Invalid):

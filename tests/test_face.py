@@ -73,5 +73,5 @@ def test_the_command_line_alone_imports_no_actors() -> None:
 def test_help_is_a_first_page() -> None:
     """It shows the first use before anything else, and is no list of submodules alone."""
     page = run("import pydoc, client_replies; print(pydoc.plain(pydoc.render_doc(client_replies)))")
-    assert page.index("system.createActor(ClientRepliesActor)") < 2500
+    assert page.index("with Replies.open(") < 2500
     assert "class RepliesPort" in page

@@ -1,11 +1,12 @@
 """What clients use: `ClusterClient`, its sessions, and their errors. No actors here.
 
-Read in this order: `cluster_client` (clients and sessions), `call` (one call as steps without I/O), `answers` (what a
-frame means for it), `line` (the connection), `retry_policy` and `retry_timeout` (when to ask again), `errors`,
-`one_process` (what a forked child may not use).
+Read in this order: `cluster_client` (clients and sessions), `async_client` (the same for asyncio), `call` (one call as
+steps without I/O), `answers` (what a frame means for it), `line` (the connection), `retry_policy` and `retry_timeout`
+(when to ask again), `errors`, `one_process` (what a forked child may not use).
 """
 
 from .answers import Answer
+from .async_client import AsyncClusterClient, AsyncSession
 from .cluster_client import ClusterClient, Session
 from .errors import (
     ClusterError,
@@ -28,6 +29,8 @@ from .retry_policy import RetryPolicy
 
 __all__ = [
     "Answer",
+    "AsyncClusterClient",
+    "AsyncSession",
     "ClusterClient",
     "ClusterError",
     "ClusterUnavailable",
