@@ -4,6 +4,8 @@
         def replies_config(self): return RepliesConfig(path="r0.replies", cluster=1, replica=0)
         def entries(self, after): return self.log.entries(after)         # of the own log, in order
         def execute(self, entry): ...                                    # bytes; deterministic
+        senders = {Add: Party.ANYONE}                                    # of its own messages: who may send each
+        def handlers(self): return {**super().handlers(), Add: self.add}
 
 The author appends a request to the log, makes it durable there, and calls `apply`, which executes it once, keeps the
 reply and returns it. `check` says which request is new; `read_reply` gives the original reply to one that is not.
@@ -98,6 +100,7 @@ class _Read:
 class RepliesOwner(ComponentActor):
     """See the module. What an author must write comes first, then what may be overridden, then what is called."""
 
+    parties = (Party.REPLICA, Party.HOLDER)
     checkpoint_interval = 1024  # entries
     tell_durable = False  # whether `on_durable` is called, which costs batches that are sent at once
 

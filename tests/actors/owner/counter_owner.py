@@ -14,6 +14,7 @@ from thespian.actors import ActorAddress
 from client_replies import Fault, NotRead, RepliesConfig, Reply
 from client_replies.actors.owner.replies_owner import Entry, RepliesOwner
 from client_replies.actors.thespian.component_actor import Handler
+from client_replies.messages.protocol import Party
 from client_replies.storage.client_sessions import DuplicateRequest, NewRequest
 
 
@@ -60,6 +61,7 @@ class Told:
 class CounterOwner(RepliesOwner):
     """See the module."""
 
+    senders = dict.fromkeys((Start, Add, Peers), Party.ANYONE)
     checkpoint_interval = 10
     value = 0
     cuts: list[int]
