@@ -169,7 +169,7 @@ class Reading:
         """When something is to be told again, or scrubbed."""
         config = self._opened.config
         lent = min((read.sent for read in self._reads.values() if read.lent is not None), default=math.inf)
-        scrubs = config.scrub_bytes_per_second and not self._opened.calls.is_busy("verify")
+        scrubs = config.scrub_bytes_per_second and not self._opened.to_storage.is_busy("verify")
         return min(lent + config.resend_timeout, self._scrub_resume if scrubs else math.inf)
 
     def resend_lent(self, now: float) -> None:
@@ -238,18 +238,18 @@ class Reading:
         """Answer the reads that need no disk any more; start the next group of each lane where none is in flight."""
         if self._waiting:
             self._waiting = deque(read for read in self._waiting if not self._answer_now(read))
-        if self._waiting and not self._opened.calls.is_busy("read"):
+        if self._waiting and not self._opened.to_storage.is_busy("read"):
             self._start("read", self._gather_client_reads())
-        if self._peer_waiting and not self._opened.calls.is_busy("serve"):
+        if self._peer_waiting and not self._opened.to_storage.is_busy("serve"):
             self._start("serve", self._gather_peer_reads())
-        if self._opened.slots.unverified and not self._opened.calls.is_busy("verify"):
+        if self._opened.slots.unverified and not self._opened.to_storage.is_busy("verify"):
             self._verify_next()
 
     def _start(self, lane: str, batch: ReadBatch) -> None:
         if batch.reads:
             self._batches[lane] = batch
             message = ReadSlots(
-                batch=self._opened.calls.next_number(lane),
+                batch=self._opened.to_storage.next_number(lane),
                 slots=tuple(read.slot for read in batch.reads),
                 headers=b"".join(read.header for read in batch.reads),
                 leases=tuple(batch.leases),
@@ -306,7 +306,7 @@ class Reading:
     def read_done(self, answer: SlotsRead) -> bool:
         """A group of reads ended. True if a slot was found faulty."""
         lane = "serve" if answer.for_peers else "read"
-        if self._opened.calls.answered(lane, answer.batch) is None:
+        if self._opened.to_storage.answered(lane, answer.batch) is None:
             return False
         batch = self._batches.pop(lane)
         found_faulty = False
@@ -373,7 +373,7 @@ class Reading:
     def _verify(self, reads: list[Read]) -> None:
         self._verifying = reads
         message = VerifySlots(
-            batch=self._opened.calls.next_number("verify"),
+            batch=self._opened.to_storage.next_number("verify"),
             slots=tuple(read.slot for read in reads),
             headers=b"".join(read.header for read in reads),
         )
@@ -383,7 +383,7 @@ class Reading:
         """Verify the next slots on disk, within the bandwidth that scrubbing may use, and no file all the time."""
         opened = self._opened
         rate = opened.config.scrub_bytes_per_second
-        if not rate or now < self._scrub_resume or opened.calls.is_busy("verify"):
+        if not rate or now < self._scrub_resume or opened.to_storage.is_busy("verify"):
             return
         if self._scrub_cursor == 0:
             self._scrub_pass_began = now
@@ -410,7 +410,7 @@ class Reading:
     def verified(self, answer: SlotsVerified) -> list[int]:
         """A group of slots was verified. Returns those that are good and of which this was not known."""
         opened, slots = self._opened, self._opened.slots
-        if opened.calls.answered("verify", answer.batch) is None:
+        if opened.to_storage.answered("verify", answer.batch) is None:
             return []
         reads, self._verifying = self._verifying, []
         later = {slot: header for slot, header in answer.others if packed_op(header) > opened.op}

@@ -33,7 +33,7 @@ from client_replies.messages.reply_header import (
 from client_replies.messages.storage_io import WRITE_LANES, SlotsWritten, WriteSlots
 from client_replies.storage.shared_memory import LeaseStale
 
-from .opened import Opened
+from .opened import Opened, Refused
 from .slots import Read, Write
 
 LANES = tuple(f"write {lane}" for lane in range(WRITE_LANES))
@@ -59,15 +59,6 @@ class Mark:
     barrier: int
     tell: bool
     soon: bool
-
-
-class Refused(Exception):
-    """Item `index` of a batch has `fault`."""
-
-    def __init__(self, index: int, fault: Fault) -> None:
-        super().__init__(index, fault)
-        self.index = index
-        self.fault = fault
 
 
 class Writing:
@@ -96,7 +87,7 @@ class Writing:
         soon, which is to be told, would be accepted by a message that is hardly earlier. And while the one before it
         is being written, which is to be told, there are enough on their way: one that is written, one that is next.
         """
-        if self._opened.slots.queued and all(map(self._opened.calls.is_busy, LANES)):
+        if self._opened.slots.queued and all(map(self._opened.to_storage.is_busy, LANES)):
             return True
         if not self._marks:
             return False
@@ -262,7 +253,7 @@ class Writing:
     def due(self) -> float:
         """When a write that is held back is to be started."""
         opened = self._opened
-        if not opened.slots.queued or all(map(opened.calls.is_busy, LANES)):
+        if not opened.slots.queued or all(map(opened.to_storage.is_busy, LANES)):
             return math.inf  # The answer to a group starts the next.
         return next(iter(opened.slots.queued.values())).time + opened.config.hold_back
 
@@ -270,12 +261,12 @@ class Writing:
         """Start what can be started, and tell what has become durable."""
         opened = self._opened
         for lane in LANES:
-            if opened.slots.queued and not opened.calls.is_busy(lane):
+            if opened.slots.queued and not opened.to_storage.is_busy(lane):
                 latest = opened.now() - opened.config.hold_back
                 if self.flushing or opened.slots.pending_count * 2 >= opened.config.writes_max:
                     latest = float("inf")
                 self._start(lane, opened.slots.start(opened.config.write_batch_max, latest, self.barrier))
-        if not opened.calls.is_busy(REPAIR_LANE) and opened.slots.repairs:
+        if not opened.to_storage.is_busy(REPAIR_LANE) and opened.slots.repairs:
             self._start(REPAIR_LANE, opened.slots.start_repairs(REPAIR_GROUP_BYTES, self._place_repair))
         self._note_durable()
 
@@ -293,7 +284,7 @@ class Writing:
     def _start(self, lane: str, writes: list[Write]) -> None:
         if writes:
             message = WriteSlots(
-                batch=self._opened.calls.next_number(lane),
+                batch=self._opened.to_storage.next_number(lane),
                 slots=tuple([write.slot for write in writes]),
                 payloads=tuple([write.payload for write in writes]),
                 repair=lane == REPAIR_LANE,
@@ -304,7 +295,7 @@ class Writing:
     def written(self, answer: SlotsWritten) -> list[Write]:
         """A group is durable. Returns the writes of repairs that put a slot right."""
         opened = self._opened
-        message = opened.calls.answered(REPAIR_LANE if answer.repair else LANES[answer.lane], answer.batch)
+        message = opened.to_storage.answered(REPAIR_LANE if answer.repair else LANES[answer.lane], answer.batch)
         if not isinstance(message, WriteSlots):
             return []
         repaired = []

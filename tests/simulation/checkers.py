@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.closing import Closing
 from client_replies.actors.component.message_pool import MessagePoolActor
+from client_replies.actors.component.opening import Opening
 from client_replies.actors.component.reading import ClientRead, PeerRead
 from client_replies.actors.component.storage import StorageActor
 from client_replies.actors.owner.port_events import PortFailed, ReadSucceeded
@@ -57,7 +59,7 @@ from .broken import Broken
 from .chance import MICROSECONDS
 from .disk import SimFile
 from .history import ClientRequest, Entry, Result
-from .promises import Promises
+from .promises import Promises, parts_of
 from .system import Process
 
 if TYPE_CHECKING:
@@ -270,7 +272,7 @@ class Checkers:
 
     def _stopped(self, index: int) -> bool:
         component = self.world.components[index]
-        return component is None or component.instance._stopped is not None
+        return component is None or component.instance.component.stopped is not None
 
     def _padded(self, header: bytes) -> bytes:
         result = self.world.history.results.get(packed_op(header))
@@ -306,10 +308,10 @@ class Checkers:
             self._pool(process, instance)
 
     def _component(self, index: int, actor: ClientRepliesActor, message: object) -> None:
-        parts = actor._parts
+        parts = parts_of(actor)
         if self.world.components[index] is None or self.world.components[index].instance is not actor:  # type: ignore[union-attr]
             return
-        if parts is None or actor._stopped is not None:
+        if parts is None or actor.component.stopped is not None:
             self._watched[index].barrier = None
             self._watched[index].faulty = frozenset()
             return
@@ -320,7 +322,7 @@ class Checkers:
         self._calls(index, parts)
         self._checkpoint(index, parts, message)
         self._limits(index, parts)
-        self._leases(index, parts)
+        self._leases(index, parts, isinstance(actor.component.state, Closing))
         self._new_faults(index, parts, message)
         if isinstance(message, CHANGING):
             self._durable_claims(index, parts, message)
@@ -360,7 +362,7 @@ class Checkers:
 
     def _calls(self, index: int, parts: Any) -> None:
         """One write in flight a slot; a busy slot holds up no other."""
-        calls, slots = parts.opened.calls._calls, parts.opened.slots
+        calls, slots = parts.opened.to_storage._in_flight, parts.opened.slots
         flying: list[int] = []
         for lane in CHANGING_LANES:
             if lane in calls:
@@ -406,7 +408,7 @@ class Checkers:
         ):
             self.fail("no queue is above its limit", f"r{index}")
 
-    def _leases(self, index: int, parts: Any) -> None:
+    def _leases(self, index: int, parts: Any, closing: bool) -> None:
         """Each lease is held in one place."""
         opened, reading = parts.opened, parts.reading
         own = [*opened.read_stock, *opened.repair_stock]
@@ -423,7 +425,7 @@ class Checkers:
         held = {*own, *given}
         if len(held) != len(own) + len(given):
             self.fail("5: a buffer is released once", f"r{index}: {len(own) + len(given) - len(held)} held twice")
-        if len(own) != opened.config.read_buffers + opened.config.repair_buffers and parts.closing is None:
+        if len(own) != opened.config.read_buffers + opened.config.repair_buffers and not closing:
             self.fail("7: the component's own buffers stay its own", f"r{index}: {len(own)}")
 
     def _new_faults(self, index: int, parts: Any, message: object) -> None:
@@ -483,8 +485,9 @@ class Checkers:
         index, instance = process.host.index, process.instance
         if isinstance(instance, ClientRepliesActor):
             component = self.world.components[index]
-            if component is process and instance._parts is not None:
-                check(index, instance._parts, message)
+            parts = parts_of(instance)
+            if component is process and parts is not None:
+                check(index, parts, message)
         elif isinstance(instance, StorageActor):
             check(index, None, message)
 
@@ -619,7 +622,7 @@ class Checkers:
 
     def _storage_opened(self, index: int, parts: Any, message: StorageOpened) -> None:
         watched, component = self._watched[index], self.world.components[index]
-        if component is None or component.instance._opening is None:
+        if component is None or not isinstance(component.instance.component.state, Opening):
             return  # An OpenStorage that came twice is answered as it was then.
         if message.formatted:
             watched.sequence_done = 0

@@ -273,7 +273,7 @@ def _checkpoint_at_once(self: Checkpointing) -> None:
         return
     running.writing = True
     message = WriteCheckpoint(
-        batch=opened.calls.next_number("checkpoint"),
+        batch=opened.to_storage.next_number("checkpoint"),
         sequence=opened.sequence + 1,
         op=running.message.op,
         sessions=running.message.sessions,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component.calls import Calls
 from client_replies.actors.component.opened import Opened
 from client_replies.actors.component.reading import Reading
 from client_replies.actors.component.repair import Repair
@@ -15,6 +14,7 @@ from client_replies.actors.component.slots import Slots
 from client_replies.messages import Message, RepliesConfig, seal_reply
 from client_replies.messages.peers import GetReplies, RepliesFound
 from client_replies.messages.reply_header import HEADER_SIZE
+from client_replies.messages.requests import Outbox
 from client_replies.storage.shared_memory import PoolMemory
 
 SLOTS = 6
@@ -46,11 +46,9 @@ class Bench:
             owner=1,
             owner_address=address,
             incarnation=INCARNATION,
-            storage=address,
-            pool=address,
             memory=memory,
             slots=slots,
-            calls=Calls(1.0),
+            to_storage=Outbox(lambda _message: None, 1.0),
             op=9,
             sequence=0,
             send=self._send,
