@@ -23,9 +23,7 @@ CLASS_LINES_MAX = 350
 LONG_MODULES = frozenset(
     {
         "actors/thespian/base/transport.py",
-        "actors/component/reading.py",
         "actors/owner/replies_port.py",
-        "actors/component/slots.py",
         "cluster/door/front_door.py",
         "cluster/replica/replica.py",
         "messages/replies.py",
@@ -34,9 +32,7 @@ LONG_MODULES = frozenset(
 LONG_CLASSES = frozenset(
     {
         "actors/thespian/base/transport.py:Transport",
-        "actors/component/reading.py:Reading",
         "actors/owner/replies_port.py:RepliesPort",
-        "actors/component/slots.py:Slots",
         "cluster/replica/replica.py:ReplicaActor",
     }
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 
-from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import Checkpoint, CheckpointDone
 from client_replies.messages.reply_header import packed_op
 from client_replies.messages.storage_io import CheckpointWritten, WriteCheckpoint
@@ -42,15 +42,15 @@ class Checkpointing:
         """Raise `Refused` if the checkpoint cannot start now. Changes nothing."""
         if self._running is not None:
             found = f"the checkpoint of op {self._running.message.op} in progress"
-            raise Refused(0, Fault(kind=FaultKind.BUSY, found=found, expected="one checkpoint at a time"))
+            raise Refused(FaultKind.BUSY, found, "one checkpoint at a time")
         if message.op < self._op:
             found, wanted = f"op {message.op}", f"at least op {self._op}, that of the last checkpoint"
-            raise Refused(0, Fault(kind=FaultKind.OUT_OF_SEQUENCE, found=found, expected=wanted))
+            raise Refused(FaultKind.OUT_OF_SEQUENCE, found, wanted)
         expectations = decode_expectations(self._opened, message.sessions)
         if expectations.op_max > message.op:
             found = f"a reply of op {expectations.op_max}"
             expected = f"none beyond op {message.op}"
-            raise Refused(0, Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected=expected))
+            raise Refused(FaultKind.SESSIONS_MISMATCH, found, expected)
         held_now = self._opened.slots.expected
         said = map(expectations.headers.get, range(len(held_now)))
         different = [slot for slot, differs in enumerate(map(operator.ne, held_now, said)) if differs]
@@ -60,7 +60,7 @@ class Checkpointing:
             if (held is None or packed_op(held) <= message.op) and not self._left_later(message, slot):
                 found = f"another reply in slot {slot} than the session table has"
                 expected = "the reply that was written"
-                raise Refused(0, Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected=expected))
+                raise Refused(FaultKind.SESSIONS_MISMATCH, found, expected)
 
     def _left_later(self, message: Checkpoint, slot: int) -> bool:
         """True if the slot may have lost its session after the checkpoint's op, which leaves no trace in it."""
@@ -120,8 +120,8 @@ def decode_expectations(opened: Opened, sessions: bytes, *, verified: bool = Fal
         )
     except SessionsInvalid as error:
         expected = "an encoded session table"
-        raise Refused(0, Fault(kind=FaultKind.SESSIONS_INVALID, found=str(error), expected=expected)) from error
+        raise Refused(FaultKind.SESSIONS_INVALID, str(error), expected) from error
     if expectations.size_max > config.message_size_max:
         found, expected = f"a reply of {expectations.size_max} bytes", f"at most {config.message_size_max} bytes"
-        raise Refused(0, Fault(kind=FaultKind.SESSIONS_INVALID, found=found, expected=expected))
+        raise Refused(FaultKind.SESSIONS_INVALID, found, expected)
     return expectations

@@ -80,7 +80,7 @@ class Closing(Releasing):
 
     def enter(self) -> None:
         self.parts.writing.flushing = True
-        self.parts.reading.refuse_all()
+        self.parts.refuse_reads()
         self.pump()
 
     def is_free_next(self) -> bool:
@@ -111,7 +111,7 @@ class Closing(Releasing):
         parts.checkpointing.pump()
         parts.writing.tell_durable()
         if not self._is_busy():
-            leases = (*parts.opened.read_stock, *parts.opened.repair_stock, *parts.reading.take_back())
+            leases = (*parts.opened.read_stock, *parts.opened.repair_stock, *parts.reader.take_back())
             parts.opened.read_stock.clear()
             parts.opened.repair_stock.clear()
             if leases:

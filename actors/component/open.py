@@ -75,7 +75,7 @@ class Open(WithFile):
         try:
             if parts.turns.admit(message.number) is Turn.SKIPPED:
                 found, expected = f"number {message.number}", f"number {parts.turns.expected}"
-                raise Refused(0, fault(FaultKind.OUT_OF_SEQUENCE, found, expected))
+                raise Refused(FaultKind.OUT_OF_SEQUENCE, found, expected)
             answer = self.executes[type(message)](self, message)
         except Refused as refused:
             self.refuse(message, sender, refused.fault, refused.index)
@@ -92,8 +92,7 @@ class Open(WithFile):
     def write(self, message: WriteReplies) -> None:
         """Take over a batch of replies. It is answered when another may be sent."""
         headers = self.parts.writing.verify(message)
-        for read, payload in self.parts.writing.accept(message, headers):
-            self.parts.reading.answered_by_write(read, payload)
+        self.parts.writing.accept(message, headers)
 
     def remove(self, message: RemoveReplies) -> None:
         """These slots hold no reply any more."""
@@ -119,12 +118,12 @@ class Open(WithFile):
 
     def read(self, message: ReadReply, sender: ActorAddress) -> None:
         """Read a reply, from memory or from disk."""
-        self.parts.reading.read(message, sender)
+        self.parts.reader.read(message, sender)
         self.pump()
 
     def serve(self, message: GetReplies, sender: ActorAddress) -> None:
         """A peer repairs."""
-        self.parts.reading.serve(message, sender)
+        self.parts.peer_server.serve(message, sender)
         self.pump()
 
     def repair_found(self, message: RepliesFound, sender: ActorAddress) -> None:
@@ -141,13 +140,13 @@ class Open(WithFile):
 
     def due(self) -> float:
         parts = self.parts
-        due = min(parts.writing.due, parts.reading.due, parts.repairing.due)
+        due = min(parts.writing.due, parts.reader.due, parts.scrubber.due, parts.repairing.due)
         return min(due, self._answer_due) if self._owes_answer else due
 
     def tick(self, now: float) -> None:
         """Look at timeouts, let the scrubber go on, and let no answer wait any longer."""
-        self.parts.reading.resend_lent(now)
-        self.parts.reading.scrub(now)
+        self.parts.reader.resend_lent(now)
+        self.parts.scrubber.scrub(now)
         self.pump(ticking=True)
 
     def pump(self, *, ticking: bool = False) -> None:
@@ -155,7 +154,9 @@ class Open(WithFile):
         parts.writing.pump()
         parts.checkpointing.pump()
         parts.repairing.pump()
-        parts.reading.pump()
+        parts.reader.pump()
+        parts.peer_server.pump()
+        parts.scrubber.pump()
         if self._owes_answer and (ticking or not parts.writing.is_answered_later):
             self._answer_writes()
         parts.writing.tell_durable()

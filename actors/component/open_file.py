@@ -31,9 +31,11 @@ from client_replies.messages.storage_io import CheckpointWritten, SlotsRead, Slo
 from .checkpointing import Checkpointing
 from .lifecycle import Handles, Numbered, State, fault
 from .opened import Opened, Refused
-from .reading import Reading
+from .peer_server import PeerServer
+from .reader import Reader
 from .repair import Repair
 from .repairing import Repairing
+from .scrubber import Scrubber
 from .writing import Writing
 
 OwnersRequest = Numbered | SetPeers | AwaitDurable | ReadReply | ReplyTaken
@@ -54,9 +56,16 @@ class Parts:
             jitter=lambda: environment.uniform(0.0, 1.0),
         )
         self.writing = Writing(opened)
-        self.reading = Reading(opened, self.repair)
-        self.repairing = Repairing(opened, self.repair, self.reading)
+        self.reader = Reader(opened, self.repair.lost)
+        self.peer_server = PeerServer(opened)
+        self.scrubber = Scrubber(opened)
+        self.repairing = Repairing(opened, self.repair)
         self.checkpointing = Checkpointing(opened, self.writing)
+
+    def refuse_reads(self) -> None:
+        """The file closes: no read is answered any more."""
+        self.reader.refuse_all()
+        self.peer_server.drop_all()
 
 
 @dataclass(eq=False)
@@ -149,7 +158,7 @@ class WithFile(State):
 
     def taken(self, message: ReplyTaken, sender: ActorAddress) -> None:
         """A lent buffer comes back."""
-        self.parts.reading.taken(message.read)
+        self.parts.reader.taken(message.read)
         self.pump()
 
     def status(self, message: GetStatus, sender: ActorAddress) -> None:
@@ -170,10 +179,11 @@ class WithFile(State):
                 "reads_max": config.reads_max,
                 "read_buffers": len(opened.read_stock),
                 "repair_buffers": len(opened.repair_stock),
-                **parts.reading.depths,
+                **parts.reader.depths,
+                **parts.peer_server.depths,
                 **parts.repairing.depths,
             },
-            counters={**self.component.counters, "scrub_passes": parts.reading.scrub_passes},
+            counters={**self.component.counters, "scrub_passes": parts.scrubber.passes},
             faulty=tuple(slots.faulty),
             lost=tuple(slot for slot, header in parts.repair.lost.items() if slots.faulty.get(slot) == header),
             durable=tuple(slot < config.clients_max and slots.is_durable(slot) for slot in message.slots),
@@ -196,12 +206,12 @@ class WithFile(State):
 
     def slots_read(self, message: SlotsRead, sender: ActorAddress) -> None:
         """A group of reads ended."""
-        self.parts.reading.read_done(message)
+        (self.parts.peer_server if message.for_peers else self.parts.reader).read_done(message)
         self.pump()
 
     def slots_verified(self, message: SlotsVerified, sender: ActorAddress) -> None:
         """A group of slots was verified."""
-        self.parts.writing.verified(self.parts.reading.verified(message))
+        self.parts.writing.verified(self.parts.scrubber.verified(message))
         self.pump()
 
     def checkpoint_written(self, message: CheckpointWritten, sender: ActorAddress) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from thespian.actors import ActorAddress
 
 from client_replies.messages.config import RepliesConfig
-from client_replies.messages.faults import Fault
+from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import Lease
 from client_replies.messages.message import Message
 from client_replies.messages.replies import Payload
@@ -35,10 +35,10 @@ class Count(Protocol):
 class Refused(Exception):
     """A request is refused: its item `index` has `fault`."""
 
-    def __init__(self, index: int, fault: Fault) -> None:
-        super().__init__(index, fault)
+    def __init__(self, kind: FaultKind, found: str, expected: str, index: int = 0) -> None:
+        super().__init__(kind, found, expected, index)
+        self.fault = Fault(kind=kind, found=found, expected=expected)
         self.index = index
-        self.fault = fault
 
 
 @dataclass(slots=True, eq=False)

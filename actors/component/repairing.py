@@ -15,7 +15,6 @@ from client_replies.messages.replies import RepliesRepaired, ReplyLost
 from client_replies.messages.reply_header import HEADER_SIZE, BodyChecksumWrong, packed_size, verify_body_checksum
 
 from .opened import Opened
-from .reading import Reading
 from .repair import Repair
 from .slots import Write
 
@@ -25,10 +24,9 @@ WAITING_ANSWERS = 2  # how many answers' worth of replies may wait to be written
 class Repairing:
     """All repairs of one opening."""
 
-    def __init__(self, opened: Opened, repair: Repair, reading: Reading) -> None:
+    def __init__(self, opened: Opened, repair: Repair) -> None:
         self._opened = opened
         self._repair = repair
-        self._reading = reading
         opened.slots.on_faulty = repair.add
 
     def pump(self) -> None:
@@ -80,7 +78,7 @@ class Repairing:
                 self._repair.dropped(slot)
                 continue
             for read in opened.slots.accept_repair(slot, header, reply, opened.now()):
-                self._reading.answered_by_write(read, reply)
+                read.answer(reply)
 
     def _is_expected(self, peer: int, slot: int, header: bytes, reply: bytes) -> bool:
         opened = self._opened

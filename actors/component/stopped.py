@@ -51,7 +51,7 @@ class StoppedOpen(Stopped, WithFile):
     """The file is still held."""
 
     def enter(self) -> None:
-        self.parts.reading.refuse_all()
+        self.parts.refuse_reads()
         self.parts.opened.tell_owner(self.last_word)
 
     @property

@@ -25,7 +25,8 @@ from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.component.closing import Closing
 from client_replies.actors.component.message_pool import MessagePoolActor
 from client_replies.actors.component.opening import Opening
-from client_replies.actors.component.reading import ClientRead, PeerRead
+from client_replies.actors.component.peer_server import PeerRead
+from client_replies.actors.component.reader import ClientRead
 from client_replies.actors.component.storage import StorageActor
 from client_replies.actors.owner.port_events import PortFailed, ReadSucceeded
 from client_replies.messages.config import SECTOR_SIZE
@@ -343,17 +344,18 @@ class Checkers:
 
     def _reads_answered(self, index: int, parts: Any) -> None:
         """A read of a reply that is in memory does not wait for the disk."""
-        slots, reading = parts.opened.slots, parts.reading
+        slots = parts.opened.slots
         for slot, reads in slots.reads.items():
             for read in reads:
                 if slots.expected[slot] != read.header or not _pending_header(slots, slot, read.header):
                     continue
-                if isinstance(read.tag, PeerRead):
-                    serving = read.tag.serving
+                if isinstance(read.waiter, PeerRead):
+                    serving = read.waiter.serving
                     waits = not serving.dropped and slot in serving.waiting
-                elif isinstance(read.tag, ClientRead):
+                elif isinstance(read.waiter, ClientRead):
                     # A large reply that finds no buffer for its copy is answered when its group ends.
-                    waits = reading._reads.get(read.tag.message.read) is read.tag and read.tag.lent is None
+                    reads_now = parts.reader._reads
+                    waits = reads_now.get(read.waiter.message.read) is read.waiter and read.waiter.lent is None
                     waits = waits and parts.opened.is_inline(read.header)
                 else:
                     continue
@@ -393,15 +395,15 @@ class Checkers:
         return [write.slot for write in writes if write.accepted <= barrier]
 
     def _limits(self, index: int, parts: Any) -> None:
-        config, slots, reading, writing = parts.opened.config, parts.opened.slots, parts.reading, parts.writing
+        config, slots, writing = parts.opened.config, parts.opened.slots, parts.writing
         commits = _commits(slots)
         if writing.credit != max(0, config.writes_max - commits):
             self.fail("7: repairs take nothing from commits", f"r{index}: credit {writing.credit}")
         if (
             commits > config.writes_max
-            or len(reading._reads) > config.reads_max
+            or len(parts.reader._reads) > config.reads_max
             or writing.waits > config.waits_max
-            or len(reading._peer_waiting) > config.peer_reads_max
+            or len(parts.peer_server._waiting) > config.peer_reads_max
             or len(writing._marks) > config.writes_max + 1
             or parts.repair.in_flight > config.repairs_max
             or len(slots.repairs) > config.repairs_max
@@ -410,14 +412,13 @@ class Checkers:
 
     def _leases(self, index: int, parts: Any, closing: bool) -> None:
         """Each lease is held in one place."""
-        opened, reading = parts.opened, parts.reading
+        opened, reader = parts.opened, parts.reader
         own = [*opened.read_stock, *opened.repair_stock]
         given: list[object] = []
-        for read in reading._reads.values():
+        for read in reader._reads.values():
             if read.lent is not None:
                 own.append(read.lent)
-        for batch in reading._batches.values():
-            own += [lease for lease in batch.leases if lease]
+        own += [lease for lease in (*reader.disk.leases, *parts.peer_server.disk.leases) if lease]
         for writes in (opened.slots.queued, opened.slots.repairs, opened.slots.writing):
             for write in writes.values():
                 if _is_lease(write.payload):
@@ -715,7 +716,7 @@ class Checkers:
         """When all else is done: two passes more, so that what rotted unseen is found and repaired too."""
         if not self.world.plan.scrub_bytes_per_second:
             return []
-        passes = [self.world.parts(index).reading.scrub_passes for index in range(self.world.replicas_count)]
+        passes = [self.world.parts(index).scrubber.passes for index in range(self.world.replicas_count)]
         if self._scrubbed is None or any(now < then for now, then in zip(passes, self._scrubbed, strict=True)):
             self._scrubbed = passes
         return [

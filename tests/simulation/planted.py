@@ -16,7 +16,7 @@ from unittest.mock import patch
 from client_replies.actors.component import repairing
 from client_replies.actors.component.checkpointing import Checkpointing
 from client_replies.actors.component.opened import Opened
-from client_replies.actors.component.reading import Reading
+from client_replies.actors.component.peer_server import PeerServer
 from client_replies.actors.component.repair import Asked, Peer, Repair
 from client_replies.actors.component.slots import Read, Slots, Write
 from client_replies.actors.owner.replies_port import RepliesPort
@@ -73,7 +73,7 @@ _install = Slots.install
 _begin = Slots.begin
 _queue = Slots._queue
 _queue_in_port = RepliesPort._queue
-_missing_reason = Reading._missing_reason
+_missing_reason = PeerServer._missing_reason
 _overtake = Slots._overtake
 _check = ClientSessions.check
 _failed = Repair._failed
@@ -123,7 +123,7 @@ def _begin_without_later(self: Slots, expectations: dict[int, bytes], faulty: An
     _begin(self, expectations, faulty, {})
 
 
-def _missing_unread(self: Reading, slot: int, header: bytes) -> Missing | None:
+def _missing_unread(self: PeerServer, slot: int, header: bytes) -> Missing | None:
     reason = _missing_reason(self, slot, header)
     return Missing.FAULTY if reason is None and slot in self._opened.slots.unverified else reason
 
@@ -342,7 +342,7 @@ PLANTED = (
     Planted(
         "verify",
         "a peer is denied before the disk is read",
-        Reading,
+        PeerServer,
         "_missing_reason",
         _missing_unread,
         by_scenario=True,

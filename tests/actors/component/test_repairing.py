@@ -7,7 +7,6 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.component.opened import Opened
-from client_replies.actors.component.reading import Reading
 from client_replies.actors.component.repair import Repair
 from client_replies.actors.component.repairing import Repairing
 from client_replies.actors.component.slots import Slots
@@ -58,7 +57,7 @@ class Bench:
         )
         self.repair = Repair(slots_max=REPAIRS_MAX, bytes_max=2**20, timeout=1.0, backoff_max=8.0, jitter=lambda: 0.0)
         self.repair.set_peers(1, [(peer, address) for peer in (1, 2, 3)])
-        self.repairing = Repairing(opened, self.repair, Reading(opened, self.repair))
+        self.repairing = Repairing(opened, self.repair)
 
     def _send(self, _to: ActorAddress, message: Message) -> None:
         if isinstance(message, GetReplies):
