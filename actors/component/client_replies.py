@@ -1,8 +1,9 @@
 """ClientRepliesActor: keeps the latest reply of every client session, durable, verified and repaired from its peers.
 
 Guarantees: the invariants of docs/architecture.md, each in the part that keeps it (`slots`, `writing`, `reader`,
-`peer_server`, `repair`, `repairing`, `checkpointing`, `storage`); 12, 13 and 15 are the replica's. This module is the
-door: it hands each message to the state that the actor is in, and ends that when the disk fails or an actor dies.
+`peer_server`, `repair_planner`, `repair_service`, `checkpointing`, `storage`); 12, 13 and 15 are the replica's. This
+module is the door: it hands each message to the state that the actor is in, and stops when the disk fails or an actor
+dies.
 
 Limits: it knows nothing of requests. Whether a request is new is the session table's business, which the replica owns;
 this actor is told what to keep.

@@ -67,7 +67,7 @@ class Partner:
         self._kind = kind
         self._actor = actor
         # Numbers go on from one opening to the next: the storage may be the same, and does nothing twice.
-        self.requests = Outbox(lambda message: actor.send(self.address, message), math.inf)
+        self.requests = Outbox(self._send, math.inf)
 
     @property
     def is_gone(self) -> bool:
@@ -84,7 +84,10 @@ class Partner:
 
     def count_anew(self) -> None:
         """Requests are numbered from 1 again: the pool knows each opening as another holder."""
-        self.requests = Outbox(lambda message: self._actor.send(self.address, message), self.requests.resend_timeout)
+        self.requests = Outbox(self._send, self.requests.resend_timeout)
+
+    def _send(self, message: Message) -> None:
+        self._actor.send(self.address, message)
 
     def lose(self) -> None:
         """It died."""

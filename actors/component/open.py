@@ -128,19 +128,19 @@ class Open(WithFile):
 
     def repair_found(self, message: RepliesFound, sender: ActorAddress) -> None:
         """Replies from a peer."""
-        self.parts.repairing.found(message)
+        self.parts.repair_service.found(message)
         self.pump()
 
     def repair_missing(self, message: RepliesMissing, sender: ActorAddress) -> None:
         """What a peer does not send."""
-        self.parts.repairing.missing(message)
+        self.parts.repair_service.missing(message)
         self.pump()
 
     # What has become possible.
 
     def due(self) -> float:
         parts = self.parts
-        due = min(parts.writing.due, parts.reader.due, parts.scrubber.due, parts.repairing.due)
+        due = min(parts.writing.due, parts.reader.due, parts.scrubber.due, parts.repair_service.due)
         return min(due, self._answer_due) if self._owes_answer else due
 
     def tick(self, now: float) -> None:
@@ -153,7 +153,7 @@ class Open(WithFile):
         parts = self.parts
         parts.writing.pump()
         parts.checkpointing.pump()
-        parts.repairing.pump()
+        parts.repair_service.pump()
         parts.reader.pump()
         parts.peer_server.pump()
         parts.scrubber.pump()

@@ -33,8 +33,8 @@ from .lifecycle import Handles, Numbered, State, fault
 from .opened import Opened, Refused
 from .peer_server import PeerServer
 from .reader import Reader
-from .repair import Repair
-from .repairing import Repairing
+from .repair_planner import RepairPlanner
+from .repair_service import RepairService
 from .scrubber import Scrubber
 from .writing import Writing
 
@@ -48,7 +48,7 @@ class Parts:
         config = opened.config
         self.opened = opened
         self.turns = Turns()
-        self.repair = Repair(
+        self.repair_planner = RepairPlanner(
             slots_max=config.repairs_max,
             bytes_max=config.repair_bytes_max,
             timeout=config.repair_timeout,
@@ -56,10 +56,10 @@ class Parts:
             jitter=lambda: environment.uniform(0.0, 1.0),
         )
         self.writing = Writing(opened)
-        self.reader = Reader(opened, self.repair.lost)
+        self.reader = Reader(opened, self.repair_planner.lost)
         self.peer_server = PeerServer(opened)
         self.scrubber = Scrubber(opened)
-        self.repairing = Repairing(opened, self.repair)
+        self.repair_service = RepairService(opened, self.repair_planner)
         self.checkpointing = Checkpointing(opened, self.writing)
 
     def refuse_reads(self) -> None:
@@ -90,7 +90,7 @@ class WithFile(State):
         return sender == self.parts.opened.owner_address
 
     def is_peer(self, replica: int, sender: ActorAddress) -> bool:
-        return sender == self.parts.repair.peer_address(replica)
+        return sender == self.parts.repair_planner.peer_address(replica)
 
     def opening_fault(self, message: OpenReplies, sender: ActorAddress) -> Fault | None:
         opened = self.parts.opened
@@ -145,7 +145,7 @@ class WithFile(State):
 
     def set_peers(self, message: SetPeers, sender: ActorAddress) -> None:
         """Where to repair from; repair begins."""
-        if self.parts.repair.set_peers(message.version, message.peers):
+        if self.parts.repair_planner.set_peers(message.version, message.peers):
             self.component.send(sender, PeersSet(owner=message.owner, version=message.version))
         self.pump()
 
@@ -181,11 +181,11 @@ class WithFile(State):
                 "repair_buffers": len(opened.repair_stock),
                 **parts.reader.depths,
                 **parts.peer_server.depths,
-                **parts.repairing.depths,
+                **parts.repair_service.depths,
             },
             counters={**self.component.counters, "scrub_passes": parts.scrubber.passes},
             faulty=tuple(slots.faulty),
-            lost=tuple(slot for slot, header in parts.repair.lost.items() if slots.faulty.get(slot) == header),
+            lost=tuple(slot for slot, header in parts.repair_planner.lost.items() if slots.faulty.get(slot) == header),
             durable=tuple(slot < config.clients_max and slots.is_durable(slot) for slot in message.slots),
             durable_through=parts.writing.durable_through,
             stopped=self.component.stopped,
@@ -201,7 +201,7 @@ class WithFile(State):
 
     def slots_written(self, message: SlotsWritten, sender: ActorAddress) -> None:
         """A group of writes is durable."""
-        self.parts.repairing.repaired(self.parts.writing.written(message))
+        self.parts.repair_service.repaired(self.parts.writing.written(message))
         self.pump()
 
     def slots_read(self, message: SlotsRead, sender: ActorAddress) -> None:

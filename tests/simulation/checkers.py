@@ -405,7 +405,7 @@ class Checkers:
             or writing.waits > config.waits_max
             or len(parts.peer_server._waiting) > config.peer_reads_max
             or len(writing._marks) > config.writes_max + 1
-            or parts.repair.in_flight > config.repairs_max
+            or parts.repair_planner.in_flight > config.repairs_max
             or len(slots.repairs) > config.repairs_max
         ):
             self.fail("no queue is above its limit", f"r{index}")
@@ -705,7 +705,7 @@ class Checkers:
             slots = parts.opened.slots
             if slots.queued or slots.writing or slots.repairs:
                 left.append(f"r{index} writes")
-            faulty = [slot for slot in slots.faulty if slot not in parts.repair.lost]
+            faulty = [slot for slot in slots.faulty if slot not in parts.repair_planner.lost]
             if faulty:
                 left.append(f"r{index} has faulty slots {faulty}")
             if slots.unverified or slots.ahead:
