@@ -8,9 +8,8 @@ in any other the component does not know what it holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import get_args
 
 from thespian.actors import ActorAddress
 
@@ -44,7 +43,6 @@ class Open(WithFile):
     """The file is open, and its owner is served."""
 
     answer: RepliesOpened
-    executes: ClassVar[Mapping[type, Callable[[Any, Any], Message | None]]]
     _answer_due: float = field(default=math.inf, init=False)  # until when the answer to a batch may wait
 
     def enter(self) -> None:
@@ -76,7 +74,7 @@ class Open(WithFile):
             if parts.turns.admit(message.number) is Turn.SKIPPED:
                 found, expected = f"number {message.number}", f"number {parts.turns.expected}"
                 raise Refused(FaultKind.OUT_OF_SEQUENCE, found, expected)
-            answer = self.executes[type(message)](self, message)
+            answer = self._execute(message)
         except Refused as refused:
             self.refuse(message, sender, refused.fault, refused.index)
             return
@@ -89,30 +87,26 @@ class Open(WithFile):
         else:
             self.pump()
 
-    def write(self, message: WriteReplies) -> None:
-        """Take over a batch of replies. It is answered when another may be sent."""
-        headers = self.parts.writing.verify(message)
-        self.parts.writing.accept(message, headers)
+    def _execute(self, message: Numbered) -> Message | None:
+        """Verify the request, execute it, and give its answer. Raises `Refused` before it changes anything.
 
-    def remove(self, message: RemoveReplies) -> None:
-        """These slots hold no reply any more."""
-        self.parts.writing.verify_slots(message.slots)
-        self.parts.writing.remove(message.slots, message.op, message.number)
-
-    def install(self, message: InstallSessions) -> Message:
-        """Replace what every slot is expected to hold."""
-        opened = self.parts.opened
-        self.parts.writing.install(decode_expectations(opened, message.sessions).headers, message.op)
-        return SessionsInstalled(owner=message.owner, number=message.number, faulty=opened.slots.doubted)
-
-    def checkpoint(self, message: Checkpoint) -> Message:
-        """Store the session table once what it counts on is durable."""
-        self.parts.checkpointing.verify(message)
-        self.parts.checkpointing.start(message)
-        return CheckpointStarted(owner=message.owner, number=message.number)
-
-    def close(self, message: CloseReplies) -> None:
-        """Closing can always begin; it is answered at its end."""
+        A batch is answered when another may be sent, closing at its end.
+        """
+        parts, owner, number = self.parts, message.owner, message.number
+        match message:
+            case WriteReplies():
+                parts.writing.accept(message, parts.writing.verify(message))
+            case RemoveReplies():
+                parts.writing.verify_slots(message.slots)
+                parts.writing.remove(message.slots, message.op, number)
+            case InstallSessions():
+                parts.writing.install(decode_expectations(parts.opened, message.sessions).headers, message.op)
+                return SessionsInstalled(owner=owner, number=number, faulty=parts.opened.slots.doubted)
+            case Checkpoint():
+                parts.checkpointing.verify(message)
+                parts.checkpointing.start(message)
+                return CheckpointStarted(owner=owner, number=number)
+        return None
 
     # What may be asked at any time.
 
@@ -121,19 +115,15 @@ class Open(WithFile):
         self.parts.reader.read(message, sender)
         self.pump()
 
-    def serve(self, message: GetReplies, sender: ActorAddress) -> None:
-        """A peer repairs."""
-        self.parts.peer_server.serve(message, sender)
-        self.pump()
-
-    def repair_found(self, message: RepliesFound, sender: ActorAddress) -> None:
-        """Replies from a peer."""
-        self.parts.repair_service.found(message)
-        self.pump()
-
-    def repair_missing(self, message: RepliesMissing, sender: ActorAddress) -> None:
-        """What a peer does not send."""
-        self.parts.repair_service.missing(message)
+    def of_peer(self, message: GetReplies | RepliesFound | RepliesMissing, sender: ActorAddress) -> None:
+        """A peer repairs, or says what it has of what was asked for."""
+        match message:
+            case GetReplies():
+                self.parts.peer_server.serve(message, sender)
+            case RepliesFound():
+                self.parts.repair_service.found(message)
+            case RepliesMissing():
+                self.parts.repair_service.missing(message)
         self.pump()
 
     # What has become possible.
@@ -179,18 +169,9 @@ class Open(WithFile):
         opened.tell_owner(turns.answer)
 
 
-Open.executes = {
-    WriteReplies: Open.write,
-    RemoveReplies: Open.remove,
-    InstallSessions: Open.install,
-    Checkpoint: Open.checkpoint,
-    CloseReplies: Open.close,
-}
 Open.handles = {
     **RUNNING,
-    **dict.fromkeys(Open.executes, Open.numbered),
+    **dict.fromkeys(get_args(Numbered), Open.numbered),
     ReadReply: Open.read,
-    GetReplies: Open.serve,
-    RepliesFound: Open.repair_found,
-    RepliesMissing: Open.repair_missing,
+    **dict.fromkeys((GetReplies, RepliesFound, RepliesMissing), Open.of_peer),
 }

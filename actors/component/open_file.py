@@ -197,26 +197,20 @@ class WithFile(State):
         """True once the owner has closed, or a new one takes over."""
         return False
 
-    # The storage's answers.
-
-    def slots_written(self, message: SlotsWritten, sender: ActorAddress) -> None:
-        """A group of writes is durable."""
-        self.parts.repair_service.repaired(self.parts.writing.written(message))
-        self.pump()
-
-    def slots_read(self, message: SlotsRead, sender: ActorAddress) -> None:
-        """A group of reads ended."""
-        (self.parts.peer_server if message.for_peers else self.parts.reader).read_done(message)
-        self.pump()
-
-    def slots_verified(self, message: SlotsVerified, sender: ActorAddress) -> None:
-        """A group of slots was verified."""
-        self.parts.writing.verified(self.parts.scrubber.verified(message))
-        self.pump()
-
-    def checkpoint_written(self, message: CheckpointWritten, sender: ActorAddress) -> None:
-        """A checkpoint is durable."""
-        self.parts.checkpointing.written(message)
+    def on_disk(
+        self, message: SlotsWritten | SlotsRead | SlotsVerified | CheckpointWritten, sender: ActorAddress
+    ) -> None:
+        """The storage has done a group of its kind."""
+        parts = self.parts
+        match message:
+            case SlotsWritten():
+                parts.repair_service.repaired(parts.writing.written(message))
+            case SlotsRead():
+                (parts.peer_server if message.for_peers else parts.reader).read_done(message)
+            case SlotsVerified():
+                parts.writing.verified(parts.scrubber.verified(message))
+            case CheckpointWritten():
+                parts.checkpointing.written(message)
         self.pump()
 
     def pump(self) -> None:
@@ -233,8 +227,5 @@ RUNNING: Handles = {
     **ALWAYS,
     SetPeers: WithFile.set_peers,
     AwaitDurable: WithFile.await_durable,
-    SlotsWritten: WithFile.slots_written,
-    SlotsRead: WithFile.slots_read,
-    SlotsVerified: WithFile.slots_verified,
-    CheckpointWritten: WithFile.checkpoint_written,
+    **dict.fromkeys((SlotsWritten, SlotsRead, SlotsVerified, CheckpointWritten), WithFile.on_disk),
 }
