@@ -42,14 +42,16 @@ from .opened import Refused
 class Open(WithFile):
     """The file is open, and its owner is served."""
 
-    answer: RepliesOpened
+    answer: RepliesOpened | None  # kept until its owner has it, because the session table in it may be large
     _answer_due: float = field(default=math.inf, init=False)  # until when the answer to a batch may wait
 
     def enter(self) -> None:
-        self.parts.opened.tell_owner(self.answer)
+        """Tell the owner, for the first time or again."""
+        if self.answer is not None:
+            self.parts.opened.tell_owner(self.answer)
 
     def reopening_fault(self) -> Fault | None:
-        if self.parts.turns.number:
+        if self.answer is None:
             return fault(FaultKind.ALREADY_OPEN, "a file in use", "one OpenReplies an owner")
         return None
 
@@ -57,7 +59,7 @@ class Open(WithFile):
         """Say again that the file is open, or let a new owner take over from a dead one."""
         opened = self.parts.opened
         if opened.owner == message.owner:
-            self.component.send(sender, self.answer)
+            self.enter()
         else:
             self.component.next_opening = (message, sender)
             closing = CloseReplies(owner=opened.owner, number=self.parts.turns.number + 1)
@@ -79,6 +81,7 @@ class Open(WithFile):
             self.refuse(message, sender, refused.fault, refused.index)
             return
         parts.turns.begin(message.number, answer)
+        self.answer = None
         self._answer_due = parts.opened.now() + parts.opened.config.tick
         if answer is not None:
             parts.opened.tell_owner(answer)
