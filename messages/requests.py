@@ -37,7 +37,7 @@ class Outbox:
 
     def __init__(self, send: Callable[[Message], None], resend_timeout: float) -> None:
         self._send = send
-        self._resend_timeout = resend_timeout
+        self.resend_timeout = resend_timeout
         self._in_flight: dict[Hashable, _InFlight] = {}
         self._numbers: dict[Hashable, int] = {}
 
@@ -49,7 +49,7 @@ class Outbox:
         """Send the lane's next request, which carries `next_number`; again after `timeout` or the resend timeout."""
         invariant(lane not in self._in_flight, f"two requests in lane {lane}")
         number = self._numbers[lane] = self.next_number(lane)
-        self._in_flight[lane] = _InFlight(message, number, now + (timeout or self._resend_timeout))
+        self._in_flight[lane] = _InFlight(message, number, now + (timeout or self.resend_timeout))
         self._send(message)
 
     def in_flight(self, lane: Hashable, number: int | None = None) -> Message | None:
@@ -85,13 +85,13 @@ class Outbox:
         """Send every overdue request again; how many there were."""
         overdue = [request for request in self._in_flight.values() if now >= request.resend_at]
         for request in overdue:
-            request.resend_at = now + self._resend_timeout
+            request.resend_at = now + self.resend_timeout
             self._send(request.message)
         return len(overdue)
 
     def postpone(self, lane: Hashable, now: float) -> None:
         """The receiver is busy: the lane's request waits a whole timeout before it is sent again."""
-        self._in_flight[lane].resend_at = now + self._resend_timeout
+        self._in_flight[lane].resend_at = now + self.resend_timeout
 
     def forget(self) -> None:
         """Drop every unanswered request; numbers go on."""

@@ -2,11 +2,9 @@
 
 Guarantees: a buffer is granted to one holder at a time, and again only when that one gave it back; then its generation
 has grown and is published, so that a lease that anybody still remembers is refused everywhere. Acquiring is all or
-none, first come first served. A request that is repeated (same holder, kind and number) gets the same answer and does
-nothing twice; an earlier one, which comes late, gets none: its holder has long had it, and may take a refusal for one
-of what it asks now. A refused request did nothing and did not use up its number: the same number is expected next. What
-is stale, or not the holder's to release, is left alone and counted. What is remembered of holders is bounded. `check`
-states the invariants.
+none, first come first served. Each holder numbers its requests of each kind (`Turns`); a refused one did nothing and
+did not use up its number. What is stale, or not the holder's to release, is left alone and counted. What is remembered
+of holders is bounded. `check` states the invariants.
 
 Limits: it does not know who really uses a lease. A holder may let others read its buffers; it releases them itself.
 
@@ -33,26 +31,19 @@ from client_replies.messages.leases import (
     lease_buffer,
     make_lease,
 )
+from client_replies.messages.requests import Turn, Turns
 
 HOLDERS_MAX = 4096  # living holders that are remembered: beyond it, one that holds nothing counts as gone
 HOLDERS_GONE_MAX = 4096  # dead holders that are remembered; an incarnation's messages do not live longer than that
 
 Request = AcquireLeases | ReleaseLeases
-Answer = LeasesGranted | LeasesReleased | LeasesRefused
+Answer = LeasesGranted | LeasesReleased | LeasesRefused | None  # None: the request waits, or comes late
 Grants = tuple[LeasesGranted, ...]
 
 
 @dataclass(slots=True)
-class _Turn:
-    """The last request of one kind from one holder: its number, and its answer, or None while it waits."""
-
-    number: int = 0
-    answer: Answer | None = None
-
-
-@dataclass(slots=True)
 class _Holder:
-    turns: dict[type[Request], _Turn] = field(default_factory=dict)
+    turns: dict[type[Request], Turns] = field(default_factory=dict)
     buffers: dict[int, None] = field(default_factory=dict)
 
 
@@ -82,15 +73,11 @@ class LeaseTable:
 
     # Requests.
 
-    def acquire(self, request: AcquireLeases) -> LeasesGranted | LeasesRefused | None:
+    def acquire(self, request: AcquireLeases) -> Answer:
         """The leases, or why not; None if it comes late, or waits: `release` or `reclaim` will return its grant."""
-        refused = self._out_of_turn(request)
-        turn = self._turn(request)
-        if refused is not None or request.number < turn.number:
-            return refused
-        if request.number == turn.number:
-            invariant(turn.answer is None or isinstance(turn.answer, LeasesGranted), "only grants are remembered")
-            return turn.answer if isinstance(turn.answer, LeasesGranted) else None
+        is_new, answer = self._admit(request)
+        if not is_new:
+            return answer
         if request.count > len(self._buffers):
             return _refused(request, FaultKind.LEASES_TOO_MANY, f"{request.count} leases", f"{len(self._buffers)}")
         if not self._waiting and request.count <= len(self._free):
@@ -98,18 +85,15 @@ class LeaseTable:
         if len(self._waiting) >= self.waiting_max:
             self.busy_refused += 1
             return _refused(request, FaultKind.BUSY, f"{len(self._waiting)} waiting", f"fewer than {self.waiting_max}")
-        self._note(request, None)
+        self._begin(request, None)
         self._waiting.append(request)
         return None
 
-    def release(self, request: ReleaseLeases) -> tuple[LeasesReleased | LeasesRefused | None, Grants]:
+    def release(self, request: ReleaseLeases) -> tuple[Answer, Grants]:
         """Take back each lease; the answer is None if the request comes late. The grants are for those who waited."""
-        refused = self._out_of_turn(request)
-        turn = self._turn(request)
-        if refused is not None or request.number < turn.number:
-            return refused, ()
-        if request.number == turn.number and isinstance(turn.answer, LeasesReleased):
-            return turn.answer, ()
+        is_new, known = self._admit(request)
+        if not is_new:
+            return known, ()
         stale = []
         for lease in request.leases:
             if self._is_held_by(request.holder, lease):
@@ -118,7 +102,7 @@ class LeaseTable:
                 stale.append(lease)
         self.stale_refused += len(stale)
         answer = LeasesReleased(holder=request.holder, number=request.number, stale=tuple(stale))
-        self._note(request, answer)
+        self._begin(request, answer)
         return answer, self._grant_waiting()
 
     def reclaim(self, request: ReclaimLeases) -> tuple[LeasesReclaimed, Grants]:
@@ -180,8 +164,7 @@ class LeaseTable:
         invariant(len(self._waiting) <= self.waiting_max, "more requests wait than may")
         invariant(not self._waiting or self._waiting[0].count > len(self._free), "a request waits for what is free")
         for waiting in self._waiting:
-            turn = self._turn(waiting)
-            invariant(turn.number == waiting.number and turn.answer is None, "who waits has no answer yet")
+            invariant(self._turns(waiting).admit(waiting.number) is Turn.WAITING, "who waits has no answer yet")
 
     # Internals.
 
@@ -206,25 +189,25 @@ class LeaseTable:
         if len(self._gone) > HOLDERS_GONE_MAX:
             self._gone.popitem(last=False)
 
-    def _turn(self, request: Request) -> _Turn:
-        """The last request of this kind from this holder; of one that is not known, none. Remembers nobody."""
+    def _turns(self, request: Request) -> Turns:
+        """The requests of this kind from this holder; of one that is not known, none. Remembers nobody."""
         holder = self._holders.get(request.holder)
-        return (holder.turns.get(type(request)) if holder is not None else None) or _Turn()
+        return (holder.turns.get(type(request)) if holder is not None else None) or Turns()
 
-    def _note(self, request: Request, answer: Answer | None) -> None:
-        self._holder(request.holder).turns[type(request)] = _Turn(request.number, answer)
+    def _begin(self, request: Request, answer: Answer) -> None:
+        self._holder(request.holder).turns.setdefault(type(request), Turns()).begin(request.number, answer)
 
-    def _out_of_turn(self, request: Request) -> LeasesRefused | None:
-        """A refusal, unless the request is its holder's next one of this kind, or one that it has sent before."""
+    def _admit(self, request: Request) -> tuple[bool, Answer]:
+        """Whether the request is to be executed, and the answer to one that is not."""
         if request.holder in self._gone:
-            return _refused(request, FaultKind.HOLDER_GONE, f"holder {request.holder}", "a living holder")
-        turn = self._turn(request)
-        if request.number == turn.number + 1 and (turn.answer is not None or turn.number == 0):
-            return None
-        if request.number <= turn.number:
-            return None
-        expected = turn.number + 1 if turn.answer is not None or turn.number == 0 else turn.number
-        return _refused(request, FaultKind.OUT_OF_SEQUENCE, f"number {request.number}", f"number {expected}")
+            return False, _refused(request, FaultKind.HOLDER_GONE, f"holder {request.holder}", "a living holder")
+        turns = self._turns(request)
+        turn = turns.admit(request.number)
+        if turn is Turn.SKIPPED:
+            found, expected = f"number {request.number}", f"number {turns.expected}"
+            return False, _refused(request, FaultKind.OUT_OF_SEQUENCE, found, expected)
+        repeated = turns.answer if turn is Turn.REPEATED else None
+        return turn is Turn.NEW, repeated if isinstance(repeated, LeasesGranted | LeasesReleased) else None
 
     def _is_held_by(self, holder: int, lease: Lease) -> bool:
         buffer = lease_buffer(lease)
@@ -239,7 +222,7 @@ class LeaseTable:
             self._buffers[buffer].holder = request.holder
         leases = tuple(make_lease(buffer, self._buffers[buffer].generation) for buffer in buffers)
         answer = LeasesGranted(holder=request.holder, number=request.number, leases=leases)
-        self._note(request, answer)
+        self._begin(request, answer)
         self._holder(request.holder).buffers.update(dict.fromkeys(buffers))
         return answer
 

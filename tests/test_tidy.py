@@ -23,20 +23,14 @@ CLASS_LINES_MAX = 350
 LONG_MODULES = frozenset(
     {
         "actors/thespian/base/transport.py",
-        "actors/component/client_replies.py",
-        "actors/component/reading.py",
         "actors/owner/replies_port.py",
-        "actors/component/slots.py",
         "cluster/replica/replica.py",
     }
 )
 LONG_CLASSES = frozenset(
     {
         "actors/thespian/base/transport.py:Transport",
-        "actors/component/client_replies.py:ClientRepliesActor",
-        "actors/component/reading.py:Reading",
         "actors/owner/replies_port.py:RepliesPort",
-        "actors/component/slots.py:Slots",
         "cluster/replica/replica.py:ReplicaActor",
     }
 )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 
-from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.faults import FaultKind
 from client_replies.messages.replies import Checkpoint, CheckpointDone
 from client_replies.messages.reply_header import packed_op
 from client_replies.messages.storage_io import CheckpointWritten, WriteCheckpoint
 from client_replies.storage.session_table import Expectations, SessionsInvalid
 
-from .opened import Opened
+from .opened import Opened, Refused
 from .writing import Writing
 
 
@@ -38,30 +38,29 @@ class Checkpointing:
         self._done: CheckpointDone | None = None
         self._op = opened.op  # of the last checkpoint
 
-    def verify(self, message: Checkpoint) -> Fault | None:
-        """Why the checkpoint cannot start now, or None. Changes nothing."""
+    def verify(self, message: Checkpoint) -> None:
+        """Raise `Refused` if the checkpoint cannot start now. Changes nothing."""
         if self._running is not None:
             found = f"the checkpoint of op {self._running.message.op} in progress"
-            return Fault(kind=FaultKind.BUSY, found=found, expected="one checkpoint at a time")
+            raise Refused(FaultKind.BUSY, found, "one checkpoint at a time")
         if message.op < self._op:
             found, wanted = f"op {message.op}", f"at least op {self._op}, that of the last checkpoint"
-            return Fault(kind=FaultKind.OUT_OF_SEQUENCE, found=found, expected=wanted)
+            raise Refused(FaultKind.OUT_OF_SEQUENCE, found, wanted)
         expectations = decode_expectations(self._opened, message.sessions)
-        if isinstance(expectations, Fault):
-            return expectations
         if expectations.op_max > message.op:
             found = f"a reply of op {expectations.op_max}"
-            return Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected=f"none beyond op {message.op}")
-        expected = self._opened.slots.expected
-        said = map(expectations.headers.get, range(len(expected)))
-        different = [slot for slot, differs in enumerate(map(operator.ne, expected, said)) if differs]
+            expected = f"none beyond op {message.op}"
+            raise Refused(FaultKind.SESSIONS_MISMATCH, found, expected)
+        held_now = self._opened.slots.expected
+        said = map(expectations.headers.get, range(len(held_now)))
+        different = [slot for slot, differs in enumerate(map(operator.ne, held_now, said)) if differs]
         for slot in different:
-            held = expected[slot]
+            held = held_now[slot]
             # Slots may be ahead of the table, by commits after the checkpoint's op, but never behind it.
             if (held is None or packed_op(held) <= message.op) and not self._left_later(message, slot):
                 found = f"another reply in slot {slot} than the session table has"
-                return Fault(kind=FaultKind.SESSIONS_MISMATCH, found=found, expected="the reply that was written")
-        return None
+                expected = "the reply that was written"
+                raise Refused(FaultKind.SESSIONS_MISMATCH, found, expected)
 
     def _left_later(self, message: Checkpoint, slot: int) -> bool:
         """True if the slot may have lost its session after the checkpoint's op, which leaves no trace in it."""
@@ -80,7 +79,7 @@ class Checkpointing:
             return
         running.writing = True
         message = WriteCheckpoint(
-            batch=opened.calls.next_number("checkpoint"),
+            batch=opened.to_storage.next_number("checkpoint"),
             sequence=opened.sequence + 1,
             op=running.message.op,
             sessions=running.message.sessions,
@@ -89,7 +88,7 @@ class Checkpointing:
 
     def written(self, answer: CheckpointWritten) -> None:
         """The session table is durable."""
-        if self._opened.calls.answered("checkpoint", answer.batch) is None or self._running is None:
+        if self._opened.to_storage.answered("checkpoint", answer.batch) is None or self._running is None:
             return
         message, self._running = self._running.message, None
         self._opened.sequence += 1
@@ -109,8 +108,8 @@ class Checkpointing:
         return self._running is not None
 
 
-def decode_expectations(opened: Opened, sessions: bytes, *, verified: bool = False) -> Expectations | Fault:
-    """What the encoded session table says each slot holds, or why it cannot be decoded.
+def decode_expectations(opened: Opened, sessions: bytes, *, verified: bool = False) -> Expectations:
+    """What the encoded session table says each slot holds. Raises `Refused` if it cannot be decoded.
 
     `verified` is one of which the storage has just done this.
     """
@@ -120,8 +119,9 @@ def decode_expectations(opened: Opened, sessions: bytes, *, verified: bool = Fal
             sessions, clients_max=config.clients_max, cluster=config.cluster, verified=verified
         )
     except SessionsInvalid as error:
-        return Fault(kind=FaultKind.SESSIONS_INVALID, found=str(error), expected="an encoded session table")
+        expected = "an encoded session table"
+        raise Refused(FaultKind.SESSIONS_INVALID, str(error), expected) from error
     if expectations.size_max > config.message_size_max:
         found, expected = f"a reply of {expectations.size_max} bytes", f"at most {config.message_size_max} bytes"
-        return Fault(kind=FaultKind.SESSIONS_INVALID, found=found, expected=expected)
+        raise Refused(FaultKind.SESSIONS_INVALID, found, expected)
     return expectations

@@ -1,6 +1,6 @@
 """What the parts of a ClientRepliesActor share while a data file is open, so that closing forgets all of it at once.
 
-Owns: the slots, the calls in flight, and the leases that the component keeps for itself. `read_stock` serves the
+Owns: the slots, and the leases that the component keeps for itself. `read_stock` serves the
 replica's reads of large replies; `repair_stock` the repaired replies on their way to disk and the reads for peers.
 Neither is ever taken from what commits were promised, which is the rest of the pool (invariant 7).
 """
@@ -14,13 +14,14 @@ from typing import Protocol
 from thespian.actors import ActorAddress
 
 from client_replies.messages.config import RepliesConfig
+from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import Lease
 from client_replies.messages.message import Message
 from client_replies.messages.replies import Payload
 from client_replies.messages.reply_header import packed_size
+from client_replies.messages.requests import Outbox
 from client_replies.storage.shared_memory import PoolMemory
 
-from .calls import Calls
 from .slots import Slots, Write
 
 
@@ -31,6 +32,15 @@ class Count(Protocol):
         """See `ComponentActor.count`."""
 
 
+class Refused(Exception):
+    """A request is refused: its item `index` has `fault`."""
+
+    def __init__(self, kind: FaultKind, found: str, expected: str, index: int = 0) -> None:
+        super().__init__(kind, found, expected, index)
+        self.fault = Fault(kind=kind, found=found, expected=expected)
+        self.index = index
+
+
 @dataclass(slots=True, eq=False)
 class Opened:
     """One opening of a data file, by one owner."""
@@ -39,11 +49,9 @@ class Opened:
     owner: int
     owner_address: ActorAddress
     incarnation: int
-    storage: ActorAddress
-    pool: ActorAddress
     memory: PoolMemory
     slots: Slots
-    calls: Calls
+    to_storage: Outbox
     op: int
     sequence: int
     send: Callable[[ActorAddress, Message], None]
@@ -59,8 +67,7 @@ class Opened:
 
     def call_storage(self, lane: str, message: Message) -> None:
         """Send a request to the storage; its lane is busy until the answer."""
-        self.calls.start(lane, self.storage, message, self.now())
-        self.send(self.storage, message)
+        self.to_storage.post(lane, message, self.now())
 
     def is_inline(self, header: bytes) -> bool:
         """True if the reply with this packed header is small enough to travel as bytes."""

@@ -11,8 +11,8 @@ A plain object without actors, clocks or I/O; `ClientRepliesActor` owns one. For
     faulty      the disk was read, or is being written, and does not hold `expected`; nothing pending will put it there
     reads       reads in flight
 
-Guarantees the design's invariants 1 to 6 and 8; `check_invariants` states them. Verify before asking: only a faulty
-slot is repaired from peers or denied to one. Limits: no knowledge of buffers. The states, derived from the above, and
+Guarantees the design's invariants 1 to 6 and 8. Verify before asking: only a faulty slot is repaired from peers or
+denied to one. Limits: no knowledge of buffers. The states, derived from the above, and
 what moves between them (write and install: of another reply than the expected one; unverified: `ahead` as well):
 
     state      | write    repair    started   done      read fails  verified   remove   install
@@ -29,11 +29,12 @@ from __future__ import annotations
 import enum
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 from client_replies.messages.faults import InvariantBroken, invariant
 from client_replies.messages.replies import Payload
-from client_replies.messages.reply_header import HEADER_SIZE, packed_op, packed_size
+from client_replies.messages.reply_header import packed_op, packed_size
 
 REPAIR = 0
 
@@ -67,14 +68,26 @@ class Write:
         return self.accepted == REPAIR
 
 
+class Waiter(Protocol):
+    """Who asked for a read."""
+
+    def answered_by_write(self, payload: Payload) -> None:
+        """A write of the very reply that the read wants was accepted (invariant 4)."""
+
+
 @dataclass(slots=True, eq=False)
 class Read:
     """A read in flight. `overtaken` once a write, removal or installation changed what the slot is about."""
 
     slot: int
     header: bytes
-    tag: object = None
-    overtaken: bool = field(default=False)
+    waiter: Waiter | None = None  # none of a verification
+    overtaken: bool = False
+
+    def answer(self, payload: Payload) -> None:
+        """The reply is in memory."""
+        if self.waiter is not None:
+            self.waiter.answered_by_write(payload)
 
 
 class Slots:
@@ -301,13 +314,13 @@ class Slots:
                 return write.payload
         return None
 
-    def read_start(self, slot: int, header: bytes, tag: object = None) -> Read:
+    def read_start(self, slot: int, header: bytes, waiter: Waiter | None = None) -> Read:
         """A read of the expected reply from the disk begins."""
         invariant(self.expected[slot] == header, f"slot {slot} is read for a reply that it does not expect")
         invariant(slot not in self.faulty, f"slot {slot} is read although it is faulty")
         invariant(slot not in self.ahead, f"slot {slot} is read although it holds a later reply")
         invariant(self.pending(slot, header) is None, f"slot {slot} is read although its reply is in memory")
-        read = Read(slot, header, tag)
+        read = Read(slot, header, waiter)
         self.reads.setdefault(slot, []).append(read)
         return read
 
@@ -424,39 +437,6 @@ class Slots:
         """The op of the expected reply, or 0."""
         header = self.expected[slot]
         return packed_op(header) if header is not None else 0
-
-    def check_invariants(self) -> None:
-        """Raise `InvariantBroken` if the state contradicts itself. Walks all that is pending; for tests."""
-        for slot, known in self.faulty.items():
-            header = self.expected[slot]
-            invariant(header == known, f"slot {slot} is faulty for another reply")
-            invariant(header is not None, f"slot {slot} is faulty and expects nothing")
-            invariant(header is not None and packed_size(header) > HEADER_SIZE, f"slot {slot} expects no body")
-            invariant(self.pending(slot, header or b"") is None, f"slot {slot} is faulty and will be written")
-            invariant(self.stored[slot] is None, f"slot {slot} is faulty and holds a reply")
-        for slot in (*self.unverified, *self.ahead):
-            header = self.expected[slot]
-            invariant(header is not None and self.stored[slot] != header, f"slot {slot} needs no look at the disk")
-            invariant(self.pending(slot, header or b"") is None, f"slot {slot} is to be verified and will be written")
-            invariant(slot not in self.writing, f"slot {slot} is to be verified and is being written")
-        invariant(len(set(self.doubted)) == len(self.doubted), "a slot is doubted in two ways")
-        for slot, write in self._queued_writes():
-            invariant(self.expected[slot] == write.header, f"slot {slot} has an obsolete write queued")
-            invariant(write.slot == slot, f"slot {slot} has the write of another queued")
-        invariant(not self.queued.keys() & self.repairs.keys(), "a slot has two writes queued")
-        numbers = [write.accepted for write in self._commit_writes()]
-        invariant(sorted(numbers) == sorted(self._pending), "the pending commit writes are not those that are held")
-        for slot, reads in self.reads.items():
-            for read in reads:
-                invariant(read.overtaken or self.expected[slot] == read.header, f"slot {slot} has a forgotten read")
-
-    def _queued_writes(self) -> Iterator[tuple[int, Write]]:
-        yield from self.queued.items()
-        yield from self.repairs.items()
-
-    def _commit_writes(self) -> Iterator[Write]:
-        yield from self.queued.values()
-        yield from (write for write in self.writing.values() if not write.is_repair)
 
 
 def _nobody(_slot: int, _header: bytes) -> None:

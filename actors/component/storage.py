@@ -3,8 +3,9 @@
 Guarantees: where the actor system lets it watch a descriptor, its mailbox waits for the disk only while a single reply
 is written and synced and nothing else is in flight; commit writes, repair writes, reads, reads for peers, verification
 and checkpoints run beside each other and are answered as they end.
-A batch that is repeated because its answer was lost is answered again and not done twice, and one that comes late does
-nothing. Only the sender that opened the file is served, until it is closed.
+Batches are numbered in each lane (`Turns`), so none is done twice; a skipped number is executed all the same, because
+its client's numbers go on from one file and one storage to the next. Only the sender that opened the file is served,
+until it is closed.
 
 Limits: no retries. After a failed write or sync nothing about the file can be trusted, so the storage says
 `StorageStopped`, once for every request, and does no more (invariant 14).
@@ -14,8 +15,8 @@ Owns: the data file with its lock, its mapping of the pool's memory, and the thr
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -29,6 +30,7 @@ from client_replies.messages.message import Message
 from client_replies.messages.protocol import Party
 from client_replies.messages.replies import Payload
 from client_replies.messages.reply_header import HEADER_SIZE, Buffer, packed_size
+from client_replies.messages.requests import Turn, Turns
 from client_replies.messages.storage_io import (
     NO_LEASE,
     CheckpointWritten,
@@ -58,14 +60,6 @@ Batch = WriteSlots | ReadSlots | VerifySlots | WriteCheckpoint
 Others = tuple[tuple[int, bytes], ...]  # slots, each with the packed header of the whole reply that it holds
 
 
-@dataclass(slots=True)
-class Lane:
-    """The last batch of its kind, and its answer once there is one."""
-
-    batch: int = 0
-    answer: Message | None = None  # of a read too: reading again could fill buffers that others use by then
-
-
 class StorageActor(ComponentActor):
     """The actor. See the module."""
 
@@ -76,7 +70,8 @@ class StorageActor(ComponentActor):
         self._file: DataFile | None = None
         self._memory: PoolMemory | None = None
         self._memory_name: MemoryName | None = None
-        self._lanes: dict[str, Lane] = {}
+        # A read's answer is kept too: reading again could fill buffers that others use by then.
+        self._lanes: defaultdict[str, Turns] = defaultdict(Turns)
         self._in_flight = 0
         self._opening = False
         self._client: ActorAddress | None = None  # who opened the file
@@ -116,32 +111,34 @@ class StorageActor(ComponentActor):
         if self._client != sender:
             self._client = sender
             self._lanes.clear()  # another client counts from the beginning
-        lane = self._lanes.setdefault("open", Lane())
-        if message.batch <= lane.batch:
-            self._repeated(lane, message.batch)
-        elif self._stopped is not None:
+        lane = self._lanes["open"]
+        if not self._is_new(lane, message.batch):
+            return
+        if self._stopped is not None:
             self.send(sender, StorageOpenFailed(batch=message.batch, fault=self._stopped.fault))
         elif self._file is not None or self._opening:
             self._refuse_open(message, FaultKind.ALREADY_OPEN, sender)
         else:
-            lane.batch, lane.answer = message.batch, None
+            lane.begin(message.batch)
             self._begin_opening(lane, message)
 
     def _refuse_open(self, message: OpenStorage, kind: FaultKind, sender: ActorAddress) -> None:
         fault = Fault(kind=kind, found="a file in use", expected="one opening at a time")
         self.send(sender, StorageOpenFailed(batch=message.batch, fault=fault))
 
-    def _answer(self, lane: Lane, answer: Message) -> None:
+    def _answer(self, lane: Turns, answer: Message) -> None:
         lane.answer = answer
         if self._client is not None:
             self.send(self._client, answer)
 
-    def _repeated(self, lane: Lane, batch: int) -> None:
-        """Its answer was lost, or it comes late, or it is in progress."""
-        if batch == lane.batch and lane.answer is not None:
+    def _is_new(self, lane: Turns, batch: int) -> bool:
+        """Whether the batch is to be done. One that was answered is answered again: its answer may have been lost."""
+        turn = lane.admit(batch)
+        if turn is Turn.REPEATED and lane.answer is not None:
             self._answer(lane, lane.answer)
+        return turn in (Turn.NEW, Turn.SKIPPED)
 
-    def _begin_opening(self, lane: Lane, message: OpenStorage) -> None:
+    def _begin_opening(self, lane: Turns, message: OpenStorage) -> None:
         try:
             self._map_memory(message.memory)
         except StorageError as error:
@@ -168,7 +165,7 @@ class StorageActor(ComponentActor):
             self._memory = self.environment.open_memory(name)
             self._memory_name = name
 
-    def _open_done(self, lane: Lane, batch: int, outcome: Outcome) -> None:
+    def _open_done(self, lane: Turns, batch: int, outcome: Outcome) -> None:
         self._opening = False
         if isinstance(outcome.error, StorageError):
             self._answer(lane, StorageOpenFailed(batch=batch, fault=outcome.error.fault))
@@ -191,13 +188,10 @@ class StorageActor(ComponentActor):
 
     def close(self, message: CloseStorage, sender: ActorAddress) -> None:
         """Close once nothing is in flight."""
-        lane = self._lanes.setdefault("close", Lane())
-        if message.batch <= lane.batch:
-            self._repeated(lane, message.batch)
-            return
-        lane.batch, lane.answer = message.batch, None
-        self._closing = message
-        self._close_if_idle()
+        if self._is_new(self._lanes["close"], message.batch):
+            self._lanes["close"].begin(message.batch)
+            self._closing = message
+            self._close_if_idle()
 
     def _close_if_idle(self) -> None:
         if self._closing is not None and not self._in_flight and not self._opening:
@@ -285,11 +279,11 @@ class StorageActor(ComponentActor):
         *,
         short: bool = False,
     ) -> None:
-        lane, batch = self._lanes.setdefault(name, Lane()), message.batch
+        lane = self._lanes[name]
         if self._stopped is not None:
             self.send(sender, self._stopped)
-        elif batch <= lane.batch:
-            self._repeated(lane, batch)
+        elif not self._is_new(lane, message.batch):
+            return
         elif self._file is None or self._closing is not None:
             fault = Fault(kind=FaultKind.NOT_OPEN, found=f"a batch to {name}", expected="an open data file")
             self.send(sender, StorageStopped(fault=fault))
@@ -297,11 +291,11 @@ class StorageActor(ComponentActor):
             file = self._file
             short = short and file.layout.message_size_max <= SHORT_WRITE_MAX
             self._lanes["open"].answer = None  # Its client has it, and with it the session table.
-            lane.batch, lane.answer = batch, None
+            lane.begin(message.batch)
             self._in_flight += 1
             self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome), short=short)
 
-    def _done(self, lane: Lane, outcome: Outcome) -> None:
+    def _done(self, lane: Turns, outcome: Outcome) -> None:
         self._in_flight -= 1
         if isinstance(outcome.error, StorageError):
             self._fail(outcome.error.fault)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from thespian.actors import ActorAddress
 
-from client_replies.messages.faults import Fault, FaultKind
+from client_replies.messages.faults import FaultKind
 from client_replies.messages.leases import Lease
 from client_replies.messages.replies import AwaitDurable, Payload, RepliesDurable, SlotsDurable, WriteReplies
 from client_replies.messages.reply import verify_reply
@@ -33,7 +33,7 @@ from client_replies.messages.reply_header import (
 from client_replies.messages.storage_io import WRITE_LANES, SlotsWritten, WriteSlots
 from client_replies.storage.shared_memory import LeaseStale
 
-from .opened import Opened
+from .opened import Opened, Refused
 from .slots import Read, Write
 
 LANES = tuple(f"write {lane}" for lane in range(WRITE_LANES))
@@ -59,15 +59,6 @@ class Mark:
     barrier: int
     tell: bool
     soon: bool
-
-
-class Refused(Exception):
-    """Item `index` of a batch has `fault`."""
-
-    def __init__(self, index: int, fault: Fault) -> None:
-        super().__init__(index, fault)
-        self.index = index
-        self.fault = fault
 
 
 class Writing:
@@ -96,7 +87,7 @@ class Writing:
         soon, which is to be told, would be accepted by a message that is hardly earlier. And while the one before it
         is being written, which is to be told, there are enough on their way: one that is written, one that is next.
         """
-        if self._opened.slots.queued and all(map(self._opened.calls.is_busy, LANES)):
+        if self._opened.slots.queued and all(map(self._opened.to_storage.is_busy, LANES)):
             return True
         if not self._marks:
             return False
@@ -107,7 +98,7 @@ class Writing:
         """The packed header of each reply of the batch, everything verified. Raises `Refused`; changes nothing."""
         if len(message.slots) > self.credit:
             found, expected = f"{len(message.slots)} replies", f"at most {self.credit}, the credit"
-            raise Refused(self.credit, Fault(kind=FaultKind.BUSY, found=found, expected=expected))
+            raise Refused(FaultKind.BUSY, found, expected, self.credit)
         given = self._leases_given(message)
         headers = self._whole(message, given)
         if headers is not None:
@@ -115,20 +106,11 @@ class Writing:
         # The same checks one by one, to say what is wrong, and with which.
         headers = []
         for index, (slot, payload) in enumerate(zip(message.slots, message.payloads, strict=True)):
-            fault = self._verify_slot(slot)
-            header = b""
-            if fault is None and not isinstance(payload, bytes) and payload in given:
-                found, expected = f"lease {payload:#x}, which is in use", "a lease of the sender's that is not lent"
-                fault = Fault(kind=FaultKind.LEASE_STALE, found=found, expected=expected)
-            if fault is None:
-                header, fault = self._verify_payload(payload)
-                if not isinstance(payload, bytes):
-                    given.add(payload)
-            if fault is None:
-                fault = self._verify_order(slot, header)
-            if fault is not None:
-                raise Refused(index, fault)
-            headers.append(header)
+            try:
+                headers.append(self._verify_item(slot, payload, given))
+            except Refused as refused:
+                refused.index = index
+                raise
         return headers
 
     def _whole(self, message: WriteReplies, given: set[Lease]) -> list[bytes] | None:
@@ -167,56 +149,51 @@ class Writing:
     def verify_slots(self, slots: tuple[int, ...]) -> None:
         """Raise `Refused` for the first slot that does not exist."""
         for index, slot in enumerate(slots):
-            fault = self._verify_slot(slot)
-            if fault is not None:
-                raise Refused(index, fault)
+            if slot >= self._opened.config.clients_max:
+                expected = f"a slot below {self._opened.config.clients_max}"
+                raise Refused(FaultKind.SLOT_OUT_OF_RANGE, f"slot {slot}", expected, index)
 
-    def _verify_slot(self, slot: int) -> Fault | None:
-        if slot < self._opened.config.clients_max:
-            return None
-        expected = f"a slot below {self._opened.config.clients_max}"
-        return Fault(kind=FaultKind.SLOT_OUT_OF_RANGE, found=f"slot {slot}", expected=expected)
+    def _verify_item(self, slot: int, payload: Payload, given: set[Lease]) -> bytes:
+        self.verify_slots((slot,))
+        if not isinstance(payload, bytes):
+            if payload in given:
+                expected = "a lease of the sender's that is not lent"
+                raise Refused(FaultKind.LEASE_STALE, f"lease {payload:#x}, which is in use", expected)
+            given.add(payload)
+        header = self._verify_payload(payload)
+        held = self._opened.slots.expected[slot]
+        if held is not None and packed_op(held) >= packed_op(header) and held != header:
+            raise Refused(FaultKind.REPLY_OLDER, f"op {packed_op(header)}", f"an op above {packed_op(held)}")
+        return header
 
-    def _verify_payload(self, payload: Payload) -> tuple[bytes, Fault | None]:
+    def _verify_payload(self, payload: Payload) -> bytes:
         config = self._opened.config
         view: bytes | memoryview
         if isinstance(payload, bytes):
-            size_max = config.inline_size_max
-            if len(payload) > size_max:
-                kind = FaultKind.INLINE_TOO_LARGE
-                if len(payload) > config.message_size_max:
-                    kind, size_max = FaultKind.REPLY_TOO_LARGE, config.message_size_max
-                found, expected = f"{len(payload)} bytes", f"at most {size_max}"
-                return b"", Fault(kind=kind, found=found, expected=expected)
-            view = payload
-        else:
-            if not self._opened.memory.valid(payload):
-                found, expected = f"lease {payload:#x}", "a lease that is held"
-                return b"", Fault(kind=FaultKind.LEASE_STALE, found=found, expected=expected)
+            view, size = payload, len(payload)
+            if size > config.message_size_max:
+                raise Refused(FaultKind.REPLY_TOO_LARGE, f"{size} bytes", f"at most {config.message_size_max}")
+            if size > config.inline_size_max:
+                raise Refused(FaultKind.INLINE_TOO_LARGE, f"{size} bytes", f"at most {config.inline_size_max}")
+        elif self._opened.memory.valid(payload):
             view = self._opened.memory.buffer(payload)
+        else:
+            raise Refused(FaultKind.LEASE_STALE, f"lease {payload:#x}", "a lease that is held")
         try:
             header = verify_reply(view, cluster=config.cluster, size_max=config.message_size_max)
             size = packed_size(header)
             if isinstance(payload, bytes) and size != len(payload):
                 raise HeaderSizeWrong(f"{len(payload)} bytes", f"{size}, the size in the header")
         except HeaderClusterWrong as error:
-            return b"", Fault(kind=FaultKind.REPLY_OTHER_CLUSTER, found=error.found, expected=error.expected)
+            raise Refused(FaultKind.REPLY_OTHER_CLUSTER, error.found, error.expected) from error
         except HeaderInvalid as error:
-            return b"", Fault(kind=FaultKind.REPLY_INVALID, found=str(error), expected=error.expected)
+            raise Refused(FaultKind.REPLY_INVALID, str(error), error.expected) from error
         if size == HEADER_SIZE:
-            found = f"size {size}"
-            return b"", Fault(kind=FaultKind.REPLY_WITHOUT_BODY, found=found, expected=f"more than {HEADER_SIZE}")
-        return header, None
+            raise Refused(FaultKind.REPLY_WITHOUT_BODY, f"size {size}", f"more than {HEADER_SIZE}")
+        return header
 
-    def _verify_order(self, slot: int, header: bytes) -> Fault | None:
-        held = self._opened.slots.expected[slot]
-        if held is None or packed_op(held) < packed_op(header) or held == header:
-            return None
-        found, expected = f"op {packed_op(header)}", f"an op above {packed_op(held)}"
-        return Fault(kind=FaultKind.REPLY_OLDER, found=found, expected=expected)
-
-    def accept(self, message: WriteReplies, headers: list[bytes]) -> list[tuple[Read, Payload]]:
-        """Take the verified batch over. Returns the pending reads that it answers, each with the payload."""
+    def accept(self, message: WriteReplies, headers: list[bytes]) -> None:
+        """Take the verified batch over, and answer the pending reads of its replies."""
         opened, now = self._opened, self._opened.now()
         answered: list[tuple[Read, Payload]] = []
         accept = opened.slots.accept
@@ -227,7 +204,8 @@ class Writing:
         self._check_waits(message.slots)  # what the disk held already
         soon = message.durable and not opened.config.hold_back and sum(map(packed_size, headers)) <= SMALL_BATCH
         self._mark(message.number, message.durable, soon)
-        return answered
+        for read, payload in answered:
+            read.answer(payload)
 
     def remove(self, slots: tuple[int, ...], op: int, number: int) -> None:
         """These slots hold no reply any more."""
@@ -262,7 +240,7 @@ class Writing:
     def due(self) -> float:
         """When a write that is held back is to be started."""
         opened = self._opened
-        if not opened.slots.queued or all(map(opened.calls.is_busy, LANES)):
+        if not opened.slots.queued or all(map(opened.to_storage.is_busy, LANES)):
             return math.inf  # The answer to a group starts the next.
         return next(iter(opened.slots.queued.values())).time + opened.config.hold_back
 
@@ -270,12 +248,12 @@ class Writing:
         """Start what can be started, and tell what has become durable."""
         opened = self._opened
         for lane in LANES:
-            if opened.slots.queued and not opened.calls.is_busy(lane):
+            if opened.slots.queued and not opened.to_storage.is_busy(lane):
                 latest = opened.now() - opened.config.hold_back
                 if self.flushing or opened.slots.pending_count * 2 >= opened.config.writes_max:
                     latest = float("inf")
                 self._start(lane, opened.slots.start(opened.config.write_batch_max, latest, self.barrier))
-        if not opened.calls.is_busy(REPAIR_LANE) and opened.slots.repairs:
+        if not opened.to_storage.is_busy(REPAIR_LANE) and opened.slots.repairs:
             self._start(REPAIR_LANE, opened.slots.start_repairs(REPAIR_GROUP_BYTES, self._place_repair))
         self._note_durable()
 
@@ -293,7 +271,7 @@ class Writing:
     def _start(self, lane: str, writes: list[Write]) -> None:
         if writes:
             message = WriteSlots(
-                batch=self._opened.calls.next_number(lane),
+                batch=self._opened.to_storage.next_number(lane),
                 slots=tuple([write.slot for write in writes]),
                 payloads=tuple([write.payload for write in writes]),
                 repair=lane == REPAIR_LANE,
@@ -304,7 +282,7 @@ class Writing:
     def written(self, answer: SlotsWritten) -> list[Write]:
         """A group is durable. Returns the writes of repairs that put a slot right."""
         opened = self._opened
-        message = opened.calls.answered(REPAIR_LANE if answer.repair else LANES[answer.lane], answer.batch)
+        message = opened.to_storage.answered(REPAIR_LANE if answer.repair else LANES[answer.lane], answer.batch)
         if not isinstance(message, WriteSlots):
             return []
         repaired = []
@@ -341,7 +319,7 @@ class Writing:
             return
         if len(self._waits) >= self._opened.config.waits_max:
             found, expected = f"{len(self._waits)} waits", f"fewer than {self._opened.config.waits_max}"
-            raise Refused(0, Fault(kind=FaultKind.BUSY, found=found, expected=expected))
+            raise Refused(FaultKind.BUSY, found, expected)
         ops = {slot: self._opened.slots.op_of(slot) for slot in message.slots}
         self._waits[message.wait] = Wait(ops, set(message.slots), sender)
         self._check_waits(message.slots)

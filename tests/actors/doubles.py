@@ -181,13 +181,15 @@ class ScriptedEnvironment(RealEnvironment):
 
 def double_status(actor: Any, message: GetDouble) -> DoubleStatus:
     """Say how a double is."""
+    partners = [actor.component.pool, actor.component.storage] if isinstance(actor, ClientRepliesActor) else []
+    pool, storage = [None if partner.is_gone else partner.address for partner in partners] or (None, None)
     return DoubleStatus(
         request=message.request,
         pid=os.getpid(),
         counters=dict(actor.counters),
         device=dict(actor.environment.script.done) if isinstance(actor.environment, ScriptedEnvironment) else {},
-        pool=getattr(actor, "_pool", None),
-        storage=getattr(actor, "_storage", None),
+        pool=pool,
+        storage=storage,
     )
 
 

@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.closing import Closing
 from client_replies.actors.component.message_pool import MessagePoolActor
-from client_replies.actors.component.reading import ClientRead, PeerRead
+from client_replies.actors.component.opening import Opening
+from client_replies.actors.component.peer_server import PeerRead
+from client_replies.actors.component.reader import ClientRead
 from client_replies.actors.component.storage import StorageActor
 from client_replies.actors.owner.port_events import PortFailed, ReadSucceeded
 from client_replies.messages.config import SECTOR_SIZE
@@ -57,7 +60,7 @@ from .broken import Broken
 from .chance import MICROSECONDS
 from .disk import SimFile
 from .history import ClientRequest, Entry, Result
-from .promises import Promises
+from .promises import Promises, parts_of
 from .system import Process
 
 if TYPE_CHECKING:
@@ -270,7 +273,7 @@ class Checkers:
 
     def _stopped(self, index: int) -> bool:
         component = self.world.components[index]
-        return component is None or component.instance._stopped is not None
+        return component is None or component.instance.component.stopped is not None
 
     def _padded(self, header: bytes) -> bytes:
         result = self.world.history.results.get(packed_op(header))
@@ -306,10 +309,10 @@ class Checkers:
             self._pool(process, instance)
 
     def _component(self, index: int, actor: ClientRepliesActor, message: object) -> None:
-        parts = actor._parts
+        parts = parts_of(actor)
         if self.world.components[index] is None or self.world.components[index].instance is not actor:  # type: ignore[union-attr]
             return
-        if parts is None or actor._stopped is not None:
+        if parts is None or actor.component.stopped is not None:
             self._watched[index].barrier = None
             self._watched[index].faulty = frozenset()
             return
@@ -320,7 +323,7 @@ class Checkers:
         self._calls(index, parts)
         self._checkpoint(index, parts, message)
         self._limits(index, parts)
-        self._leases(index, parts)
+        self._leases(index, parts, isinstance(actor.component.state, Closing))
         self._new_faults(index, parts, message)
         if isinstance(message, CHANGING):
             self._durable_claims(index, parts, message)
@@ -341,17 +344,18 @@ class Checkers:
 
     def _reads_answered(self, index: int, parts: Any) -> None:
         """A read of a reply that is in memory does not wait for the disk."""
-        slots, reading = parts.opened.slots, parts.reading
+        slots = parts.opened.slots
         for slot, reads in slots.reads.items():
             for read in reads:
                 if slots.expected[slot] != read.header or not _pending_header(slots, slot, read.header):
                     continue
-                if isinstance(read.tag, PeerRead):
-                    serving = read.tag.serving
+                if isinstance(read.waiter, PeerRead):
+                    serving = read.waiter.serving
                     waits = not serving.dropped and slot in serving.waiting
-                elif isinstance(read.tag, ClientRead):
+                elif isinstance(read.waiter, ClientRead):
                     # A large reply that finds no buffer for its copy is answered when its group ends.
-                    waits = reading._reads.get(read.tag.message.read) is read.tag and read.tag.lent is None
+                    reads_now = parts.reader._reads
+                    waits = reads_now.get(read.waiter.message.read) is read.waiter and read.waiter.lent is None
                     waits = waits and parts.opened.is_inline(read.header)
                 else:
                     continue
@@ -360,7 +364,7 @@ class Checkers:
 
     def _calls(self, index: int, parts: Any) -> None:
         """One write in flight a slot; a busy slot holds up no other."""
-        calls, slots = parts.opened.calls._calls, parts.opened.slots
+        calls, slots = parts.opened.to_storage._in_flight, parts.opened.slots
         flying: list[int] = []
         for lane in CHANGING_LANES:
             if lane in calls:
@@ -391,31 +395,30 @@ class Checkers:
         return [write.slot for write in writes if write.accepted <= barrier]
 
     def _limits(self, index: int, parts: Any) -> None:
-        config, slots, reading, writing = parts.opened.config, parts.opened.slots, parts.reading, parts.writing
+        config, slots, writing = parts.opened.config, parts.opened.slots, parts.writing
         commits = _commits(slots)
         if writing.credit != max(0, config.writes_max - commits):
             self.fail("7: repairs take nothing from commits", f"r{index}: credit {writing.credit}")
         if (
             commits > config.writes_max
-            or len(reading._reads) > config.reads_max
+            or len(parts.reader._reads) > config.reads_max
             or writing.waits > config.waits_max
-            or len(reading._peer_waiting) > config.peer_reads_max
+            or len(parts.peer_server._waiting) > config.peer_reads_max
             or len(writing._marks) > config.writes_max + 1
-            or parts.repair.in_flight > config.repairs_max
+            or parts.repair_planner.in_flight > config.repairs_max
             or len(slots.repairs) > config.repairs_max
         ):
             self.fail("no queue is above its limit", f"r{index}")
 
-    def _leases(self, index: int, parts: Any) -> None:
+    def _leases(self, index: int, parts: Any, closing: bool) -> None:
         """Each lease is held in one place."""
-        opened, reading = parts.opened, parts.reading
+        opened, reader = parts.opened, parts.reader
         own = [*opened.read_stock, *opened.repair_stock]
         given: list[object] = []
-        for read in reading._reads.values():
+        for read in reader._reads.values():
             if read.lent is not None:
                 own.append(read.lent)
-        for batch in reading._batches.values():
-            own += [lease for lease in batch.leases if lease]
+        own += [lease for lease in (*reader.disk.leases, *parts.peer_server.disk.leases) if lease]
         for writes in (opened.slots.queued, opened.slots.repairs, opened.slots.writing):
             for write in writes.values():
                 if _is_lease(write.payload):
@@ -423,7 +426,7 @@ class Checkers:
         held = {*own, *given}
         if len(held) != len(own) + len(given):
             self.fail("5: a buffer is released once", f"r{index}: {len(own) + len(given) - len(held)} held twice")
-        if len(own) != opened.config.read_buffers + opened.config.repair_buffers and parts.closing is None:
+        if len(own) != opened.config.read_buffers + opened.config.repair_buffers and not closing:
             self.fail("7: the component's own buffers stay its own", f"r{index}: {len(own)}")
 
     def _new_faults(self, index: int, parts: Any, message: object) -> None:
@@ -483,8 +486,9 @@ class Checkers:
         index, instance = process.host.index, process.instance
         if isinstance(instance, ClientRepliesActor):
             component = self.world.components[index]
-            if component is process and instance._parts is not None:
-                check(index, instance._parts, message)
+            parts = parts_of(instance)
+            if component is process and parts is not None:
+                check(index, parts, message)
         elif isinstance(instance, StorageActor):
             check(index, None, message)
 
@@ -619,7 +623,7 @@ class Checkers:
 
     def _storage_opened(self, index: int, parts: Any, message: StorageOpened) -> None:
         watched, component = self._watched[index], self.world.components[index]
-        if component is None or component.instance._opening is None:
+        if component is None or not isinstance(component.instance.component.state, Opening):
             return  # An OpenStorage that came twice is answered as it was then.
         if message.formatted:
             watched.sequence_done = 0
@@ -701,7 +705,7 @@ class Checkers:
             slots = parts.opened.slots
             if slots.queued or slots.writing or slots.repairs:
                 left.append(f"r{index} writes")
-            faulty = [slot for slot in slots.faulty if slot not in parts.repair.lost]
+            faulty = [slot for slot in slots.faulty if slot not in parts.repair_planner.lost]
             if faulty:
                 left.append(f"r{index} has faulty slots {faulty}")
             if slots.unverified or slots.ahead:
@@ -712,7 +716,7 @@ class Checkers:
         """When all else is done: two passes more, so that what rotted unseen is found and repaired too."""
         if not self.world.plan.scrub_bytes_per_second:
             return []
-        passes = [self.world.parts(index).reading.scrub_passes for index in range(self.world.replicas_count)]
+        passes = [self.world.parts(index).scrubber.passes for index in range(self.world.replicas_count)]
         if self._scrubbed is None or any(now < then for now, then in zip(passes, self._scrubbed, strict=True)):
             self._scrubbed = passes
         return [

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from client_replies.actors.component import repairing
+from client_replies.actors.component import repair_service
 from client_replies.actors.component.checkpointing import Checkpointing
 from client_replies.actors.component.opened import Opened
-from client_replies.actors.component.reading import Reading
-from client_replies.actors.component.repair import Asked, Peer, Repair
+from client_replies.actors.component.peer_server import PeerServer
+from client_replies.actors.component.repair_planner import Asked, Peer, RepairPlanner
 from client_replies.actors.component.slots import Read, Slots, Write
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.messages.config import SECTOR_SIZE
@@ -73,10 +73,10 @@ _install = Slots.install
 _begin = Slots.begin
 _queue = Slots._queue
 _queue_in_port = RepliesPort._queue
-_missing_reason = Reading._missing_reason
+_missing_reason = PeerServer._missing_reason
 _overtake = Slots._overtake
 _check = ClientSessions.check
-_failed = Repair._failed
+_failed = RepairPlanner._failed
 _release = Opened.release
 _on_accepted = RepliesPort._on_accepted
 _checkpointed = Superblock.checkpointed
@@ -123,7 +123,7 @@ def _begin_without_later(self: Slots, expectations: dict[int, bytes], faulty: An
     _begin(self, expectations, faulty, {})
 
 
-def _missing_unread(self: Reading, slot: int, header: bytes) -> Missing | None:
+def _missing_unread(self: PeerServer, slot: int, header: bytes) -> Missing | None:
     reason = _missing_reason(self, slot, header)
     return Missing.FAULTY if reason is None and slot in self._opened.slots.unverified else reason
 
@@ -198,7 +198,7 @@ def _nothing(*_arguments: object) -> None:
     return None
 
 
-def _silence_denies(self: Repair, peer: Peer, now: float) -> None:
+def _silence_denies(self: RepairPlanner, peer: Peer, now: float) -> None:
     asked: Asked | None = peer.asked
     for slot in asked.slots if asked is not None else ():
         if slot in self._cases:
@@ -273,7 +273,7 @@ def _checkpoint_at_once(self: Checkpointing) -> None:
         return
     running.writing = True
     message = WriteCheckpoint(
-        batch=opened.calls.next_number("checkpoint"),
+        batch=opened.to_storage.next_number("checkpoint"),
         sequence=opened.sequence + 1,
         op=running.message.op,
         sessions=running.message.sessions,
@@ -310,8 +310,8 @@ PLANTED = (
     Planted("7", "a checkpoint waits for repairs", Slots, "settled", _settled_after_repairs),
     Planted("8", "a checkpoint waits for later commits", Slots, "settled", _settled_when_all_is),
     Planted("9", "a repair is durable on arrival", Slots, "is_durable", _durable_on_arrival),
-    Planted("10", "the body from a peer is not verified", repairing, "verify_body_checksum", _nothing),
-    Planted("11", "a peer's silence is a denial", Repair, "_failed", _silence_denies),
+    Planted("10", "the body from a peer is not verified", repair_service, "verify_body_checksum", _nothing),
+    Planted("11", "a peer's silence is a denial", RepairPlanner, "_failed", _silence_denies),
     Planted("12", "asking about a session saves it from eviction", ClientSessions, "check", _check_touches),
     Planted("13", "the request number is judged before the session", ClientSessions, "check", _check_number_first),
     Planted("13", "any session number will do", ClientSessions, "check", _check_any_session),
@@ -342,7 +342,7 @@ PLANTED = (
     Planted(
         "verify",
         "a peer is denied before the disk is read",
-        Reading,
+        PeerServer,
         "_missing_reason",
         _missing_unread,
         by_scenario=True,

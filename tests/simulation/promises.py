@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from client_replies.actors.component.client_replies import ClientRepliesActor
+from client_replies.actors.component.open_file import Parts, WithFile
 from client_replies.actors.owner.port_events import SlotsAreDurable, WritesAreDurable
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.messages.peers import GetReplies, Missing, RepliesMissing
@@ -176,6 +177,12 @@ class WatchedPort(RepliesPort):
         self.reckoning.install(self._next(), message.sessions, self._clients_max)
 
 
+def parts_of(actor: ClientRepliesActor) -> Parts | None:
+    """The parts of a component while its file is open, else None."""
+    state = actor.component.state
+    return state.parts if isinstance(state, WithFile) else None
+
+
 class Promises:
     """See the module."""
 
@@ -202,8 +209,8 @@ class Promises:
 
     def delivered(self, process: Process, message: object) -> None:
         """A component has handled the message."""
-        parts = process.instance._parts
-        if parts is not None and getattr(message, "number", 0) <= parts.number:
+        parts = parts_of(process.instance)
+        if parts is not None and getattr(message, "number", 0) <= parts.turns.number:
             self._note(parts, message)
 
     def _note(self, parts: Any, message: object) -> None:
@@ -239,8 +246,8 @@ class Promises:
             return
         if self._world.system.current is process:
             # Who is told something because of a message that is being handled is told so because it was accepted.
-            self._note(process.instance._parts, self._world.system.handling)
-        check(process.host.index, process.instance._parts, message)
+            self._note(parts_of(process.instance), self._world.system.handling)
+        check(process.host.index, parts_of(process.instance), message)
 
     def _replies_opened(self, index: int, parts: Any, message: RepliesOpened) -> None:
         if message.owner not in self._owners:

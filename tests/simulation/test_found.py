@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component.repair import Repair
+from client_replies.actors.component.repair_planner import RepairPlanner
 from client_replies.actors.owner.lease_stock import LeaseStock
 from client_replies.actors.owner.port_events import PortFailed
 from client_replies.actors.owner.replies_port import RepliesPort
@@ -43,9 +43,9 @@ def header(mark: int) -> bytes:
     return bytes([mark]) + bytes(HEADER_SIZE - 1)
 
 
-def repair_with_two_peers() -> Repair:
+def repair_with_two_peers() -> RepairPlanner:
     """Give a repair that asks peers 1 and 2, and believes a denial for a second."""
-    repair = Repair(slots_max=8, bytes_max=65536, timeout=0.5, backoff_max=1.0, jitter=lambda: 0.0)
+    repair = RepairPlanner(slots_max=8, bytes_max=65536, timeout=0.5, backoff_max=1.0, jitter=lambda: 0.0)
     repair.set_peers(1, ((1, ActorAddress(1)), (2, ActorAddress(2))))
     return repair
 

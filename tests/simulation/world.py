@@ -28,6 +28,7 @@ from .history import CLUSTER, ClientRequest, Entry, History
 from .marks import Marks
 from .network import Host, Network
 from .plan import LANES, Plan
+from .promises import parts_of
 from .replica import Committed, ReplicaActor, Start
 from .system import Process, ProcessDied, SimSystem
 from .trace import Trace
@@ -399,4 +400,4 @@ class World:
     def parts(self, index: int) -> Any:
         """The parts of a replica's living component while its file is open, else None."""
         process = self.components[index]
-        return process.instance._parts if process is not None and process.alive else None
+        return parts_of(process.instance) if process is not None and process.alive else None

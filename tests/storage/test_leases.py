@@ -20,7 +20,7 @@ from client_replies.messages.leases import (
     lease_generation,
     make_lease,
 )
-from client_replies.storage.leases import HOLDERS_GONE_MAX, HOLDERS_MAX, LeaseTable
+from client_replies.storage.leases import HOLDERS_GONE_MAX, HOLDERS_MAX, Answer, LeaseTable
 
 
 class Pool:
@@ -31,7 +31,7 @@ class Pool:
         self.table = LeaseTable(buffers, waiting_max, self.published.__setitem__)
         self.numbers: Counter[tuple[str, int]] = Counter()
 
-    def acquire(self, holder: int, count: int) -> LeasesGranted | LeasesRefused | None:
+    def acquire(self, holder: int, count: int) -> Answer:
         """Ask for leases, under the next number if the last was not refused."""
         answer = self.table.acquire(AcquireLeases(holder=holder, number=self.next("acquire", holder), count=count))
         if not isinstance(answer, LeasesRefused):

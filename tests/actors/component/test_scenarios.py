@@ -309,18 +309,25 @@ def test_waits_beyond_the_limit_are_refused_as_busy(asys: OwnedSystem, tmp_path:
 
 
 def test_the_answer_to_a_batch_waits_for_credit_when_the_limit_is_reached(asys: OwnedSystem, tmp_path: Path) -> None:
-    """A batch that takes the last credit is answered when there is some again; what exceeds it is refused as busy."""
+    """What exceeds the credit is refused as busy; a batch that takes the last is answered when there is some again.
+
+    Until then nothing else is in its turn.
+    """
     config, book = config_for(tmp_path / "file", writes_max=3), Book()
     driver = Driver(asys, scripted=True)
     assert driver.open(config).credit == 3
     driver.hold("write")
     assert driver.write({0: book.reply(0)}, op=book.op).credit == 2
     driver.held("write")
-    number = driver.post({1: book.reply(1), 2: book.reply(2)}, op=book.op)
+    replies = {slot: book.reply(slot) for slot in (1, 2, 3)}
+    busy = driver.try_write(dict(replies))
+    assert isinstance(busy, WritesRefused)
+    assert (busy.fault.kind, busy.index) == (FaultKind.BUSY, 2)
+    number = driver.post({1: replies[1], 2: replies[2]}, op=book.op)
     assert not driver.has(WritesAccepted)
-    answer = driver.try_write({3: book.reply(3)})
-    assert isinstance(answer, WritesRefused)
-    assert answer.fault.kind is FaultKind.BUSY
+    early = driver.try_write({3: replies[3]})
+    assert isinstance(early, WritesRefused)
+    assert (early.fault.kind, early.fault.expected) == (FaultKind.OUT_OF_SEQUENCE, f"number {number}")
     driver.let_go("write")
     assert driver.accepted(number).credit > 0
     driver.durable(0, 1, 2)

@@ -398,7 +398,7 @@ class ClusterCheckers(Checkers):
             self.world.marks.hit("state_sync_repaired_replies")
         for slot, header in wanted.items():
             same = parts.opened.slots.expected[slot] == header
-            if same and slot not in parts.repair.lost and not self._is_there(index, slot, header):
+            if same and slot not in parts.repair_planner.lost and not self._is_there(index, slot, header):
                 self.fail("9: a state sync ends when its replies are durable", f"r{index} slot {slot}")
 
     # Disks.
@@ -473,7 +473,7 @@ class ClusterCheckers(Checkers):
             left.append(f"r{index} has work in its port")
         if slots.queued or slots.writing or slots.repairs:
             left.append(f"r{index} writes")
-        faulty = [slot for slot in slots.faulty if slot not in parts.repair.lost]
+        faulty = [slot for slot in slots.faulty if slot not in parts.repair_planner.lost]
         return [*left, f"r{index} has faulty slots {faulty}"] if faulty else left
 
     def states_at_the_end(self) -> None:
@@ -500,6 +500,6 @@ class ClusterCheckers(Checkers):
 
     def _same_at_the_end(self, index: int, slot: int, header: bytes) -> None:
         parts = self.world.parts(index)
-        if parts is not None and slot in parts.repair.lost:
+        if parts is not None and slot in parts.repair_planner.lost:
             return
         super()._same_at_the_end(index, slot, header)

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component.calls import Calls
 from client_replies.actors.component.opened import Opened
-from client_replies.actors.component.reading import Reading
-from client_replies.actors.component.repair import Repair
-from client_replies.actors.component.repairing import Repairing
+from client_replies.actors.component.repair_planner import RepairPlanner
+from client_replies.actors.component.repair_service import RepairService
 from client_replies.actors.component.slots import Slots
 from client_replies.messages import Message, RepliesConfig, seal_reply
 from client_replies.messages.peers import GetReplies, RepliesFound
 from client_replies.messages.reply_header import HEADER_SIZE
+from client_replies.messages.requests import Outbox
 from client_replies.storage.shared_memory import PoolMemory
 
 SLOTS = 6
@@ -46,11 +45,9 @@ class Bench:
             owner=1,
             owner_address=address,
             incarnation=INCARNATION,
-            storage=address,
-            pool=address,
             memory=memory,
             slots=slots,
-            calls=Calls(1.0),
+            to_storage=Outbox(lambda _message: None, 1.0),
             op=9,
             sequence=0,
             send=self._send,
@@ -58,9 +55,11 @@ class Bench:
             count=self._count,
             own=frozenset(),
         )
-        self.repair = Repair(slots_max=REPAIRS_MAX, bytes_max=2**20, timeout=1.0, backoff_max=8.0, jitter=lambda: 0.0)
+        self.repair = RepairPlanner(
+            slots_max=REPAIRS_MAX, bytes_max=2**20, timeout=1.0, backoff_max=8.0, jitter=lambda: 0.0
+        )
         self.repair.set_peers(1, [(peer, address) for peer in (1, 2, 3)])
-        self.repairing = Repairing(opened, self.repair, Reading(opened, self.repair))
+        self.service = RepairService(opened, self.repair)
 
     def _send(self, _to: ActorAddress, message: Message) -> None:
         if isinstance(message, GetReplies):
@@ -72,14 +71,14 @@ class Bench:
     def found(self, peer: int, request: int, slots: tuple[int, ...]) -> None:
         """Let the peer send these slots' replies."""
         replies = tuple(map(reply_of, slots))
-        self.repairing.found(
+        self.service.found(
             RepliesFound(asker=0, incarnation=INCARNATION, request=request, peer=peer, slots=slots, replies=replies)
         )
 
     @property
     def arrived(self) -> int:
         """How many replies wait to be written."""
-        return self.repairing.depths["repairs_queued"]
+        return self.service.depths["repairs_queued"]
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def bench() -> Iterator[Bench]:
 def test_what_is_asked_for_has_room_beside_what_has_arrived(bench: Bench) -> None:
     """Slots asked for and replies that wait to be written stay, together, within `repairs_max`."""
     for _ in range(4):
-        bench.repairing.pump()
+        bench.service.pump()
         assert bench.arrived + bench.repair.in_flight <= REPAIRS_MAX
         for message in bench.asked[:1]:
             bench.found(1, message.request, message.slots[:1])

@@ -3,7 +3,7 @@
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component.serving import Serving
+from client_replies.actors.component.peer_server import Serving
 from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.peers import GetReplies, Missing, RepliesFound, RepliesMissing
 from client_replies.messages.reply_header import HEADER_SIZE

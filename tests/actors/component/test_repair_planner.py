@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from thespian.actors import ActorAddress
 
-from client_replies.actors.component.repair import DENIALS, Repair, Request
+from client_replies.actors.component.repair_planner import DENIALS, RepairPlanner, RepairRequest
 from client_replies.messages.peers import REPLIES_ASKED_MAX, Missing
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE
@@ -31,10 +31,10 @@ def faulty_slots(count: int, size: int = 300) -> dict[int, bytes]:
     return {slot: header(slot + 1, size) for slot in range(count)}
 
 
-class Told(Repair):
+class Told(RepairPlanner):
     """A repair that is told of what the plan's caller found faulty since."""
 
-    def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[Request]:
+    def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[RepairRequest]:
         """Tell, then plan."""
         self.tell(faulty)
         return super().plan(faulty, now, room)
@@ -54,13 +54,13 @@ def repair_from(*peers: int, slots_max: int = 100, bytes_max: int = 10**9, jitte
     return repair
 
 
-def only(requests: list[Request]) -> Request:
+def only(requests: list[RepairRequest]) -> RepairRequest:
     """Give the one request."""
     (request,) = requests
     return request
 
 
-def deny(repair: Repair, request: Request, reason: Missing, now: float) -> list[int]:
+def deny(repair: RepairPlanner, request: RepairRequest, reason: Missing, now: float) -> list[int]:
     """Answer a whole request with one reason."""
     return repair.missing(request.replica, request.request, [(slot, reason) for slot in request.slots], now)
 
@@ -122,7 +122,7 @@ class Counted(dict[int, bytes]):
 
 def test_a_message_costs_what_it_is_about_however_many_slots_are_faulty() -> None:
     """Neither an answer nor a plan walks over the slots that wait, also where a peer has denied every one of them."""
-    repair = Repair(slots_max=20, bytes_max=10**9, timeout=TIMEOUT, backoff_max=BACKOFF, jitter=lambda: 1.0)
+    repair = RepairPlanner(slots_max=20, bytes_max=10**9, timeout=TIMEOUT, backoff_max=BACKOFF, jitter=lambda: 1.0)
     repair.set_peers(1, [(1, ActorAddress(1)), (2, ActorAddress(2))])
     faulty = Counted(dict.fromkeys(range(2000), header(1)))
     for slot, packed in faulty.items():
@@ -301,7 +301,7 @@ def test_a_slot_that_expects_another_reply_is_a_new_case() -> None:
     assert request.headers == newer[0]
 
 
-def answers(chance: random.Random, requests: Iterable[Request]) -> Iterable[tuple[Request, str]]:
+def answers(chance: random.Random, requests: Iterable[RepairRequest]) -> Iterable[tuple[RepairRequest, str]]:
     """Decide what becomes of each request."""
     return [(request, chance.choice(["found", "denied", "busy", "silent", "rejected"])) for request in requests]
 
@@ -312,7 +312,7 @@ def test_a_random_life_keeps_to_the_limits_and_repairs_everything_in_the_end(see
     chance = random.Random(seed)
     repair = repair_from(1, 2, 3, slots_max=8, bytes_max=1500)
     faulty, denied = faulty_slots(30), dict[int, set[int]]()
-    flying: dict[int, Request] = {}
+    flying: dict[int, RepairRequest] = {}
     for step in range(4000):
         now = step / 4
         flying = {request: asked for request, asked in flying.items() if chance.random() < 0.9}

@@ -81,7 +81,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RepairRequest:
     """A request to send: `slots` and their packed headers, to `address`."""
 
     address: ActorAddress
@@ -91,7 +91,7 @@ class Request:
     headers: bytes
 
 
-class Repair:
+class RepairPlanner:
     """The state of all repairs. Times are in seconds of the caller's clock; `jitter` draws from [0, 1]."""
 
     def __init__(
@@ -157,7 +157,7 @@ class Repair:
         """When `plan` has something to do that no message brings about."""
         return min((peer.due for peer in self._peers.values()), default=math.inf)
 
-    def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[Request]:
+    def plan(self, faulty: Mapping[int, bytes], now: float, room: int) -> list[RepairRequest]:
         """What to send now, at most `room` slots more in flight.
 
         `faulty` has the packed header of each slot that is faulty still; each was told by `add`.
@@ -223,12 +223,12 @@ class Repair:
                 case.resume.pop(peer.replica, None)
                 peer.offer(slot)
 
-    def _ask(self, peer: Peer, slots: dict[int, bytes], now: float) -> Request:
+    def _ask(self, peer: Peer, slots: dict[int, bytes], now: float) -> RepairRequest:
         self._requests += 1
         for slot in slots:
             self._cases[slot].asked_of = peer.replica
         peer.asked = Asked(self._requests, slots, now + self._timeout)
-        return Request(peer.address, peer.replica, self._requests, tuple(slots), b"".join(slots.values()))
+        return RepairRequest(peer.address, peer.replica, self._requests, tuple(slots), b"".join(slots.values()))
 
     def found(self, replica: int, request: int, slots: Iterable[int]) -> None:
         """The peer sent replies for these slots. The caller tells which of them were of no use."""

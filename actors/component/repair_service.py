@@ -15,32 +15,30 @@ from client_replies.messages.replies import RepliesRepaired, ReplyLost
 from client_replies.messages.reply_header import HEADER_SIZE, BodyChecksumWrong, packed_size, verify_body_checksum
 
 from .opened import Opened
-from .reading import Reading
-from .repair import Repair
+from .repair_planner import RepairPlanner
 from .slots import Write
 
 WAITING_ANSWERS = 2  # how many answers' worth of replies may wait to be written before no more are asked for
 
 
-class Repairing:
+class RepairService:
     """All repairs of one opening."""
 
-    def __init__(self, opened: Opened, repair: Repair, reading: Reading) -> None:
+    def __init__(self, opened: Opened, planner: RepairPlanner) -> None:
         self._opened = opened
-        self._repair = repair
-        self._reading = reading
-        opened.slots.on_faulty = repair.add
+        self._planner = planner
+        opened.slots.on_faulty = planner.add
 
     def pump(self) -> None:
         """Ask for what is faulty."""
         opened, faulty = self._opened, self._opened.slots.faulty
         if not faulty:
-            self._repair.forget()
+            self._planner.forget()
             return
-        for slot in self._repair.without_peers(faulty):
+        for slot in self._planner.without_peers(faulty):
             self._tell_lost(slot, faulty[slot])
         now = opened.now()
-        for request in self._repair.plan(faulty, now, self._room() if self._repair.may_ask(now) else 0):
+        for request in self._planner.plan(faulty, now, self._room() if self._planner.may_ask(now) else 0):
             message = GetReplies(
                 asker=opened.config.replica,
                 incarnation=opened.incarnation,
@@ -54,12 +52,12 @@ class Repairing:
     @property
     def due(self) -> float:
         """When `pump` has something to do that no message brings about."""
-        return self._repair.due if self._opened.slots.faulty else math.inf
+        return self._planner.due if self._opened.slots.faulty else math.inf
 
     def _room(self) -> int:
         """How many more slots may be asked for: all of it may arrive before any of it is written."""
         config, repairs = self._opened.config, self._opened.slots.repairs
-        room = config.repairs_max - len(repairs) - self._repair.in_flight
+        room = config.repairs_max - len(repairs) - self._planner.in_flight
         waiting = sum(packed_size(write.header) for write in repairs.values()) if room > 0 else 0
         return room if waiting < WAITING_ANSWERS * config.repair_bytes_max else 0
 
@@ -69,7 +67,7 @@ class Repairing:
         if message.asker != opened.config.replica or message.incarnation != opened.incarnation:
             opened.count("repair_not_ours", peer=message.peer)
             return
-        self._repair.found(message.peer, message.request, message.slots)
+        self._planner.found(message.peer, message.request, message.slots)
         for slot, reply in zip(message.slots, message.replies, strict=True):
             header = reply[:HEADER_SIZE]
             if not self._is_expected(message.peer, slot, header, reply):
@@ -77,10 +75,10 @@ class Repairing:
             if len(opened.slots.repairs) >= opened.config.repairs_max:
                 # A late answer, beside those that were asked for since. The slot is asked for again.
                 opened.count("repair_without_room", peer=message.peer, slot=slot)
-                self._repair.dropped(slot)
+                self._planner.dropped(slot)
                 continue
             for read in opened.slots.accept_repair(slot, header, reply, opened.now()):
-                self._reading.answered_by_write(read, reply)
+                read.answer(reply)
 
     def _is_expected(self, peer: int, slot: int, header: bytes, reply: bytes) -> bool:
         opened = self._opened
@@ -88,7 +86,7 @@ class Repairing:
             # Late or repeated, as a rule: the slot was repaired or written meanwhile.
             opened.count("repair_unwanted", peer=peer, slot=slot)
             if slot in opened.slots.faulty:
-                self._repair.rejected(peer, slot, opened.now())
+                self._planner.rejected(peer, slot, opened.now())
             return False
         try:
             if len(reply) != packed_size(header):
@@ -96,7 +94,7 @@ class Repairing:
             verify_body_checksum(header, memoryview(reply)[HEADER_SIZE:])
         except BodyChecksumWrong as error:
             opened.count("repair_rejected", peer=peer, slot=slot, reason=str(error))
-            self._repair.rejected(peer, slot, opened.now())
+            self._planner.rejected(peer, slot, opened.now())
             return False
         return True
 
@@ -107,9 +105,9 @@ class Repairing:
             opened.count("repair_not_ours", peer=message.peer)
             return
         reasons = zip(message.slots, message.reasons, strict=True)
-        for slot in self._repair.missing(message.peer, message.request, reasons, opened.now()):
+        for slot in self._planner.missing(message.peer, message.request, reasons, opened.now()):
             header = opened.slots.expected[slot]
-            if slot in opened.slots.faulty and header is not None and self._repair.lost.get(slot) == header:
+            if slot in opened.slots.faulty and header is not None and self._planner.lost.get(slot) == header:
                 self._tell_lost(slot, header)
 
     def _tell_lost(self, slot: int, header: bytes) -> None:
@@ -130,6 +128,6 @@ class Repairing:
     def depths(self) -> dict[str, int]:
         """How much is on its way, for the status."""
         return {
-            "repairs_asked": self._repair.in_flight,
+            "repairs_asked": self._planner.in_flight,
             "repairs_queued": len(self._opened.slots.repairs),
         }
