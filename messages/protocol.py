@@ -61,7 +61,7 @@ def _once(*groups: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
 
 PROTOCOL = _once(
     # The replica and its ClientRepliesActor.
-    # Anyone may open: who does becomes the owner. `ClientRepliesActor.open` says when one owner may replace another.
+    # Anyone may open: who does becomes the owner. `WithFile.opening_fault` says when one owner may replace another.
     _asks(
         Party.ANYONE,
         Party.REPLIES,

@@ -16,13 +16,14 @@ from client_replies.actors.component.opening import Closed, Failing, Leasing, Op
 from client_replies.actors.component.stopped import Stopped, StoppedClosing, StoppedOpen
 from client_replies.actors.component.storage import StorageActor
 from client_replies.messages.faults import Fault, FaultKind
-from client_replies.messages.protocol import SENDERS, Party
+from client_replies.messages.protocol import Party, senders_to
 from client_replies.messages.replies import GetStatus, OpenReplies, ReplyTaken
 from client_replies.messages.storage_io import CloseStorage, StorageStopped
 
 from tests.messages.samples import sample
 
 STATES = (Closed, Opening, Leasing, OpeningFile, Failing, Open, Closing, Stopped, StoppedOpen, StoppedClosing)
+SENDERS = senders_to(*ClientRepliesActor.parties)
 
 
 def received() -> set[type]:
