@@ -287,7 +287,7 @@ def test_a_start_view_that_is_late_does_not_take_back_what_a_snapshot_brought() 
         return target != slow.index or not isinstance(message, gone)
 
     world.message_filter = hold
-    assert world.run_until(lambda: core.sync.source == first.index, 10.0)
+    assert world.run_until(lambda: core.fetch.source == first.index, 10.0)
     crash_for(world, first, 0.2)
     assert world.run_until(lambda: heir.replica is not None and heir.replica.core.is_primary, 5.0)
     answered(world, 40)
@@ -330,7 +330,7 @@ def test_a_log_and_a_commit_number_of_different_views_are_not_put_together() -> 
         target.run(target.replica.receive(late[sender.index, target.index, kind], world.now))
 
     world.message_filter = hold
-    assert world.run_until(lambda: lagging.sync.source == source.index, 10.0)
+    assert world.run_until(lambda: lagging.fetch.source == source.index, 10.0)
     heard = ()
     assert world.run_until(lambda: hopes.is_primary, 10.0)
     answered(world, 20)

@@ -57,8 +57,8 @@ MUTANTS = (
         (
             (
                 VSR + "view_change.py",
-                "known = checksums_by_op(message)",
-                "known = checksums_by_op(message); core.log_view = core.view",
+                "source, known = core.primary, checksums_by_op(message)",
+                "source, known = core.primary, checksums_by_op(message); core.log_view = core.view",
             ),
         ),
         "test_a_log_view_without_its_log_outweighs_nothing",
@@ -68,9 +68,10 @@ MUTANTS = (
         (
             (
                 VSR + "normal.py",
-                "core.executed < min(core.commit, core.log.durable)",
-                "core.executed < core.log.durable",
+                "core.executed >= min(core.commit, core.log.durable)",
+                "core.executed >= core.log.durable",
             ),
+            (VSR + "core.py", "self.executed < min(self.commit, self.log.durable)", "self.executed < self.log.durable"),
         ),
         2,
     ),
@@ -101,7 +102,7 @@ MUTANTS = (
     ),
     Mutant(
         "a state sync counts as finished before its replies are durable",
-        ((VSR + "sync.py", " and state.checkpointed and not state.waiting", " and state.checkpointed"),),
+        ((VSR + "sync.py", " and state.snapshot is None and not state.waiting", " and state.snapshot is None"),),
         11,
     ),
     Mutant(
@@ -148,9 +149,10 @@ MUTANTS = (
         (
             (
                 VSR + "checkpoint.py",
-                "            core.checkpoint.snapshot = snapshot\n\n",
-                "            core.checkpoint.snapshot = snapshot\n            core.checkpoint.op = snapshot.op\n"
-                "            settle(core, snapshot)\n\n",
+                "            core.emit(CheckpointReplies(snapshot.op, snapshot.sessions))\n",
+                "            core.emit(CheckpointReplies(snapshot.op, snapshot.sessions))\n"
+                "            core.checkpoint.op = snapshot.op\n            settle(core, snapshot)\n"
+                "            core.checkpoint.running = snapshot\n",
             ),
         ),
         143,
