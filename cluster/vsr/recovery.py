@@ -70,9 +70,7 @@ def on_recovery_response(core: Core, message: RecoveryResponse) -> None:
     if primary is None or not primary.primary or primary.view != view or view < core.view:
         return
     state.view, state.op = view, primary.op
-    core.leave_for(view)
-    view_change.wait(core)
-    core.persist(LogWrite(state=core.state()), lambda: None)
+    view_change.follow(core, view)
     core.send(primary.replica, GetStartView(view=view, replica=core.replica))
 
 
