@@ -86,7 +86,7 @@ class ViewChangeState:
     started: set[int] = field(default_factory=set)  # replicas that have left for this view
     logs: dict[int, DoViewChange] = field(default_factory=dict)
     sent_at: float = float("-inf")
-    since: float = 0.0  # the primary was last heard of, or the wait for a view's primary began
+    since: float = 0.0  # when the primary was last heard of, or the view could begin
     pause: float = 0.0  # how long that is waited for
     failed: int = 0  # views in a row that did not begin
 

@@ -134,6 +134,7 @@ def on_start_view_change(core: Core, message: StartViewChange) -> None:
         had_quorum = len(core.view_change.started) >= core.config.quorum
         core.view_change.started.add(message.replica)
         if not had_quorum and len(core.view_change.started) >= core.config.quorum:
+            core.view_change.since = core.now  # the view can begin from now on
             _send(core)
 
 
