@@ -135,6 +135,17 @@ PROTOCOL = (
         (view_change, "_left", " and core.durable.view == view:", ":"),
     ),
     _bug(
+        "view change",
+        "the view of the log changes before the log",
+        (
+            view_change,
+            "on_start_view",
+            "source, known = core.primary,",
+            "core.log_is_of(core.view); source, known = core.primary,",
+        ),
+        scenario="test_a_log_view_without_its_log_outweighs_nothing",
+    ),
+    _bug(
         "restart",
         "the view of the log is forgotten",
         (Core, "state", "log_view=self.log_view,", "log_view=0,"),
