@@ -33,7 +33,6 @@ LONG_FILES = (
     "tests/simulation/test_simulation.py",
     "tests/examples/test_soak.py",
     "tests/examples/test_live.py",
-    "tests/cluster/test_vsr_simulation.py",
     "tests/actors/component/test_strangers.py",
     "tests/actors/thespian/base/test_other_hosts.py",
     "tests/actors/thespian/base/test_strangers.py",

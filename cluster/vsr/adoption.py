@@ -6,28 +6,48 @@ its log for the better one, and lose what the rest of it held. The own log is ke
 with the same checksum, or to what is committed.
 
 Limits: no entries that all have trimmed. A backup then needs a state sync; a new primary leaves the view to others.
+Owns: `Adoption`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from client_replies.messages.faults import invariant
 
-from . import sync, view_change
+from . import fetch
 from .core import Adoption, Core
 from .durable import LogWrite
 from .messages import Entries, GetEntries, LogEntry
 
 
-def begin(core: Core, *, view: int, op: int, commit: int, known: dict[int, bytes], source: int) -> None:
-    """Take over the log up to `op`, which `source` has; the checksum of `op` is known, and some of those before it."""
+def begin(
+    core: Core,
+    *,
+    view: int,
+    op: int,
+    commit: int,
+    known: dict[int, bytes],
+    source: int,
+    adopted: Callable[[Core], None],
+) -> None:
+    """Take over the log up to `op`, which `source` has; the checksum of `op` is known, and some of those before it.
+
+    When the log is durable here, `adopted` is called.
+    """
     invariant(max(core.commit, commit) <= op, "a view's log holds all that is committed")
     before = core.adoption
     if before is not None and (before.view, before.op, before.known[before.op]) == (view, op, known[op]):
         return
-    core.adoption = Adoption(view, op, commit, known, source)
+    core.adoption = Adoption(view, op, commit, known, source, adopted)
     if before is not None:
         core.adoption.staged = before.staged
     replan(core)
+
+
+def stop(core: Core) -> None:
+    """The view is left, or its primary is asked for its log again."""
+    core.adoption = None
 
 
 def replan(core: Core) -> None:
@@ -72,11 +92,14 @@ def tick(core: Core) -> None:
         replan(core)
 
 
-def on_entries(core: Core, message: Entries) -> None:
-    """Entries came; those that are missing and can be right are put aside until all are there."""
+def on_entries(core: Core, message: Entries) -> bool:
+    """Entries came; those that are missing and can be right are put aside until all are there.
+
+    False if this replica is the view's primary and will not get them: it leaves the view to others.
+    """
     adoption = core.adoption
     if adoption is None or adoption.writing:
-        return
+        return True
     for entry in message.entries:
         known = adoption.known.get(entry.op)
         if entry.op in adoption.missing and known in (None, entry.checksum):
@@ -85,12 +108,12 @@ def on_entries(core: Core, message: Entries) -> None:
     if adoption.missing and min(adoption.missing) <= message.base and message.replica == adoption.source:
         if core.primary == core.replica:
             core.count("views_left_to_others")
-            view_change.begin(core, core.view + 1)
-        else:
-            sync.begin(core, adoption.source)
+            return False
+        fetch.begin(core, adoption.source)
     elif message.entries and adoption.missing:
         _ask(core, adoption)
     maybe_finish(core)
+    return True
 
 
 def maybe_finish(core: Core) -> None:
@@ -112,8 +135,8 @@ def maybe_finish(core: Core) -> None:
         elif entry.op > core.log.base:
             core.log.restore(entry)
     entries = tuple(entry for entry in entries if entry.op > core.log.base)
-    core.log_view = adoption.view
-    core.commit = max(core.commit, adoption.commit)
+    core.log_is_of(adoption.view)
+    core.commit_up_to(adoption.commit)
     write = LogWrite(state=core.state(), truncate_after=adoption.keep, entries=entries)
     core.persist(write, lambda: _finished(core, adoption))
 
@@ -137,6 +160,6 @@ def _first_wrong(core: Core, adoption: Adoption) -> int | None:
 
 def _finished(core: Core, adoption: Adoption) -> None:
     if core.adoption is adoption and core.view == adoption.view:
-        core.adoption = None
-        core.log.durable = core.log.op
-        view_change.adopted(core)
+        stop(core)
+        core.log.written(core.log.op)
+        adoption.adopted(core)

@@ -5,12 +5,12 @@ there is kept until that one is durable too. So after a crash at any moment the 
 which the component's session table is, and all entries after it. It holds those of the checkpoint before as well: where
 the last session table rotted, the component opens with the one before, and the replica goes on from there. An entry
 that no durable checkpoint covers is never dropped, whatever the log's size: then the replica waits.
+Owns: `CheckpointState`.
 """
 
 from __future__ import annotations
 
-from . import sync
-from .core import Core
+from .core import CheckpointState, Core
 from .durable import LogWrite, Snapshot
 from .effects import CheckpointReplies
 
@@ -18,7 +18,7 @@ from .effects import CheckpointReplies
 def maybe_begin(core: Core) -> None:
     """After executing an op: take a checkpoint there if it is time."""
     state, interval = core.checkpoint, core.config.checkpoint_interval
-    if state.running or core.sync.installing or not core.sync.checkpointed:
+    if state.running is not None or core.sync.snapshot is not None:
         return
     # All replicas at the same ops, so that their files can be compared; one that missed its op does not wait for the
     # next, because the log may be full before that.
@@ -28,24 +28,30 @@ def maybe_begin(core: Core) -> None:
 
 
 def _begin(core: Core, snapshot: Snapshot) -> None:
-    core.checkpoint.running = snapshot.op
+    core.checkpoint.running = snapshot
 
     def saved() -> None:
-        if core.checkpoint.running == snapshot.op:
+        if core.checkpoint.running is snapshot:
             core.emit(CheckpointReplies(snapshot.op, snapshot.sessions))
-            core.checkpoint.snapshot = snapshot
 
     core.persist(LogWrite(state=core.state(), snapshot=snapshot), saved)
 
 
+def cancel(core: Core) -> None:
+    """A snapshot replaces the state: the checkpoint that is running is of no use."""
+    core.checkpoint.running = None
+
+
 def done(core: Core, op: int) -> None:
     """The component's session table as of `op` is durable, and every reply that it counts on."""
-    if sync.checkpoint_done(core, op):
-        return
-    if core.checkpoint.running != op or core.checkpoint.snapshot is None:
-        return
-    core.checkpoint.running = 0
-    settle(core, core.checkpoint.snapshot)
+    running = core.checkpoint.running
+    if running is not None and running.op == op:
+        settle(core, running)
+
+
+def restore(core: Core, snapshot: Snapshot) -> None:
+    """This is the last checkpoint that is durable, here and in the component."""
+    core.checkpoint = CheckpointState(op=snapshot.op, encoded=snapshot.encode())
 
 
 def settle(core: Core, snapshot: Snapshot) -> None:
@@ -56,9 +62,7 @@ def settle(core: Core, snapshot: Snapshot) -> None:
     """
     before = core.checkpoint.op
     kept = before if core.log.covers(before) else snapshot.op
-    core.checkpoint.op = snapshot.op
-    core.checkpoint.snapshot = snapshot
-    core.checkpoint.encoded = snapshot.encode()
+    restore(core, snapshot)
     through = max(core.log.base, min(kept, snapshot.op - core.config.checkpoint_interval))
     base = (through, core.log.checksum(through))
     core.log.trim(through)

@@ -6,6 +6,7 @@ one. A repeated request gets the original reply's bytes, read through the compon
 refused with a reason.
 
 Limits: it drops requests beyond `requests_max`, and those of a replica that stops being primary. Clients retry.
+Owns: `ClientsState`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def enter_view(core: Core) -> None:
     core.clients.pipeline = {entry.request.client: entry.op for entry in core.log.after(core.executed)}
     times = (entry.timestamp for entry in core.log.after(core.executed))
     core.clients.timestamp = max(times, default=core.execution.timestamp)
+
+
+def forget_reads(core: Core) -> None:
+    """The view or the state is another: clients ask again for the stored replies that they wait for."""
+    core.clients.reads.clear()
 
 
 def on_requests(core: Core, requests: Sequence[Request]) -> None:

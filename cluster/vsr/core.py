@@ -1,8 +1,9 @@
 """What the parts of a replica share: its place in the protocol, its log, and the way out.
 
 Guarantees: an effect that rests on something durable is issued from the completion of that write (`persist`). Writes
-complete in order, so a step that was asked for after another never becomes durable before it.
-Owns: every number that more than one part of the protocol reads. A part's own state is in its dataclass below.
+complete in order, so a step that was asked for after another never becomes durable before it. The numbers that several
+parts read change by methods here, which check what is always true of them: a view, say, never goes back.
+Owns: these numbers. A part's own state is in its dataclass below: every part may read it, only its owner writes it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,6 @@ class NormalState:
     unwritten: list[LogEntry] = field(default_factory=list)  # in the log, and in no write yet
     writing: bool = False
     early: dict[int, LogEntry] = field(default_factory=dict)  # prepares that came before those between
-    heard_at: float = 0.0  # of the primary, as a backup
     nudged_at: float = float("-inf")
 
 
@@ -86,8 +86,8 @@ class ViewChangeState:
     started: set[int] = field(default_factory=set)  # replicas that have left for this view
     logs: dict[int, DoViewChange] = field(default_factory=dict)
     sent_at: float = float("-inf")
-    began_at: float = 0.0
-    pause: float = 0.0
+    since: float = 0.0  # when the primary was last heard of, or the view could begin
+    pause: float = 0.0  # how long that is waited for
     failed: int = 0  # views in a row that did not begin
 
 
@@ -100,6 +100,7 @@ class Adoption:
     commit: int
     known: dict[int, bytes]  # checksums by op
     source: int
+    adopted: Callable[[Core], None]  # called when the log is durable here
     keep: int = 0  # our own log is the same up to here
     missing: set[int] = field(default_factory=set)
     staged: dict[int, LogEntry] = field(default_factory=dict)
@@ -109,18 +110,25 @@ class Adoption:
 
 
 @dataclass(slots=True)
+class RepairState:
+    """Owned by `repair`."""
+
+    asked_at: float = float("-inf")
+    tries: int = 0
+
+
+@dataclass(slots=True)
 class CheckpointState:
     """Owned by `checkpoint`."""
 
     op: int = 0  # the last one that is durable, here and in the component
-    running: int = 0  # the one that is not, or 0
-    snapshot: Snapshot | None = None  # of `op`, for who needs it
-    encoded: bytes = b""
+    encoded: bytes = b""  # its snapshot, for who needs it
+    running: Snapshot | None = None  # of the one that is not
 
 
 @dataclass(slots=True)
-class SyncState:
-    """Owned by `sync`."""
+class FetchState:
+    """Owned by `fetch`."""
 
     source: int = -1  # the replica whose snapshot is fetched, or -1
     op: int = 0
@@ -128,10 +136,16 @@ class SyncState:
     size: int = 0
     data: bytearray = field(default_factory=bytearray)
     asked_at: float = float("-inf")
-    installing: int = 0  # the snapshot op that is not installed in the component
+
+
+@dataclass(slots=True)
+class SyncState:
+    """Owned by `sync`."""
+
+    snapshot: Snapshot | None = None  # the one that the component has no checkpoint of
+    installing: int = 0  # its op, until it is installed in the component
     waiting: set[int] = field(default_factory=set)  # slots whose replies are not durable
     awaited: set[int] = field(default_factory=set)  # of these, those that the component was asked about
-    checkpointed: bool = True
 
 
 @dataclass(slots=True)
@@ -169,7 +183,7 @@ class Core:
         self.log_view = state.log_view
         self.voting = state.voting
         self.sync_op = state.sync_op
-        self.commit = state.commit
+        self.commit = min(state.commit, log.op)
         self.executed = 0
         self.durable = state  # as of the last write that completed
         self.replies_ready = True
@@ -177,11 +191,11 @@ class Core:
         self.clients = ClientsState()
         self.view_change = ViewChangeState()
         self.adoption: Adoption | None = None
+        self.repair = RepairState()
         self.checkpoint = CheckpointState()
+        self.fetch = FetchState()
         self.sync = SyncState()
         self.recovery = RecoveryState()
-        self.repair_asked_at = float("-inf")
-        self.repair_tries = 0
         self.counters: dict[str, int] = {}
         self._effects: list[Effect] = []
         self._writes: deque[tuple[int, DurableState, Callable[[], None]]] = deque()
@@ -201,6 +215,65 @@ class Core:
     def others(self) -> list[int]:
         """All replicas but this one."""
         return [replica for replica in range(self.config.replicas) if replica != self.replica]
+
+    def advance_time(self, now: float) -> None:
+        """It is `now`, or later."""
+        self.now = max(self.now, now)
+
+    def set_replies_ready(self, ready: bool) -> None:
+        """The component takes replies, or does not."""
+        self.replies_ready = ready
+
+    # The numbers.
+
+    def recover(self) -> None:
+        """This replica lost its disk."""
+        invariant(not self.voting, "who lost its disk has no vote")
+        self.status = Status.RECOVERING
+
+    def leave_for(self, view: int) -> None:
+        """Go to a view, whose log is not here yet."""
+        invariant(view >= self.view, "a replica goes back to no view")
+        self.status, self.view = Status.VIEW_CHANGE, view
+
+    def log_is_of(self, view: int) -> None:
+        """The log is the right one as of this view."""
+        invariant(self.log_view <= view <= self.view, "a log goes back to no view, and not ahead of its replica")
+        self.log_view = view
+
+    def take_part(self) -> None:
+        """Take part in the view, whose log is here."""
+        invariant(self.log_view == self.view, "who takes part in a view has its log")
+        self.status = Status.NORMAL
+
+    def commit_up_to(self, op: int) -> None:
+        """What is committed is committed here as far as the log is here."""
+        self.commit = max(self.commit, min(op, self.log.op))
+
+    def execute_next(self) -> None:
+        """The next op is executed."""
+        invariant(self.executed < min(self.commit, self.log.durable), "what is executed is committed and durable here")
+        self.executed += 1
+
+    def start_from(self, snapshot: Snapshot) -> None:
+        """The state is that of a snapshot, and the log goes on from there."""
+        invariant(self.executed <= snapshot.op, "no execution is taken back")
+        invariant(self.log.covers(snapshot.op), "the log goes on from the snapshot")
+        self.execution.restore(snapshot)
+        self.executed = snapshot.op
+        self.commit_up_to(snapshot.op)
+        invariant(self.commit <= self.log.op, "what is committed is in the log")
+
+    def regain_vote(self) -> None:
+        """This replica's promises are whole again."""
+        invariant(not self.voting and not self.sync_op, "a vote is regained once, when no state sync is unfinished")
+        self.voting = True
+
+    def set_sync_op(self, op: int) -> None:
+        """The replies of a snapshot are awaited; with 0, none are."""
+        self.sync_op = op
+
+    # The way out.
 
     def emit(self, effect: Effect) -> None:
         """Want something done."""
@@ -227,7 +300,7 @@ class Core:
             log_view=self.log_view,
             voting=self.voting,
             sync_op=self.sync_op,
-            commit=min(self.commit, self.log.op),
+            commit=self.commit,
         )
 
     def persist(self, write: LogWrite, done: Callable[[], None]) -> None:

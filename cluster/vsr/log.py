@@ -64,6 +64,11 @@ class Log:
         self._checksums[entry.op] = entry.checksum
         self.op = entry.op
 
+    def written(self, op: int) -> None:
+        """Everything up to `op` is in the store."""
+        invariant(op <= self.op, "what is in the store is in the log")
+        self.durable = max(self.durable, op)
+
     def restore(self, entry: LogEntry) -> None:
         """Put an entry in the place of the one that rotted."""
         invariant(self.has_checksum(entry.op, entry.checksum), "a repaired entry is the one that was there")

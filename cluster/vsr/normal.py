@@ -3,25 +3,26 @@
 Guarantees: a replica acknowledges an entry only when that entry and all before it are durable here; the primary commits
 what a quorum has acknowledged in this view, itself included; nothing is executed that is not committed and durable
 here. In one view there is one log: a backup's is a prefix of the primary's, which the chain of checksums proves.
+Owns: `NormalState`.
 """
 
 from __future__ import annotations
 
 from client_replies.messages.faults import invariant
 
-from . import checkpoint, clients, recovery, sync, view_change
+from . import fetch
 from .core import Backup, Core, NormalState, Status
 from .durable import LogWrite
-from .effects import ForgetReply, KeepReply, RepliesCommitted
-from .execution import Skipped
+from .effects import ForgetReply, KeepReply
+from .execution import Applied, Skipped
 from .messages import Commit, LogEntry, Prepare, PrepareOk
 
 
 def enter(core: Core) -> None:
     """The replica has the view's log, durably: take part in the view."""
     invariant(not core.normal.unwritten, "what was added in another view was written when that was left")
-    core.status = Status.NORMAL
-    core.normal = NormalState(heard_at=core.now)
+    core.take_part()
+    core.normal = NormalState()
     if core.is_primary:
         # Nobody has acknowledged anything in this view. What is in the log and not committed is acknowledged again.
         core.normal.backups = {replica: Backup(sent=core.log.op, progress_at=core.now) for replica in core.others}
@@ -73,7 +74,7 @@ def _prepared(core: Core, last: LogEntry, normal: NormalState) -> None:
     normal.writing = False
     if not core.log.has_checksum(last.op, last.checksum):
         return
-    core.log.durable = max(core.log.durable, last.op)
+    core.log.written(last.op)
     if core.status is Status.NORMAL and core.normal is normal:
         if core.is_primary:
             advance_commit(core)
@@ -121,7 +122,7 @@ def advance_commit(core: Core) -> None:
     """Commit what a quorum holds, which is never more than this replica itself holds."""
     held = [core.log.durable, *(backup.voted for backup in core.normal.backups.values())]
     quorum_holds = sorted(held, reverse=True)[core.config.quorum - 1]
-    core.commit = max(core.commit, min(quorum_holds, core.log.durable))
+    core.commit_up_to(min(quorum_holds, core.log.durable))
 
 
 def tick_primary(core: Core) -> None:
@@ -146,14 +147,12 @@ def heartbeat(core: Core) -> Commit:
 
 def on_prepare(core: Core, message: Prepare) -> None:
     """Add what continues the log; keep what comes early."""
-    if not _follows(core, message.view):
-        return
     for entry in message.entries:
         if entry.op > core.log.op + core.config.log_max:
             break
         core.normal.early[entry.op] = entry
     _take_early(core)
-    learn_commit(core, message.commit)
+    core.commit_up_to(message.commit)
 
 
 def _take_early(core: Core) -> None:
@@ -172,33 +171,21 @@ def _take_early(core: Core) -> None:
 
 def on_commit(core: Core, message: Commit) -> None:
     """The primary lives, and says how far it is."""
-    if not _follows(core, message.view):
-        return
-    learn_commit(core, message.commit)
-    if sync.is_needed(core, message.base):
-        sync.begin(core, core.primary)
+    core.commit_up_to(message.commit)
+    if fetch.is_needed(core, message.base):
+        fetch.begin(core, core.primary)
     # Behind, or the primary waits for an acknowledgement that was lost.
     behind = message.op > core.log.op or message.op > message.commit
-    if behind and core.now - core.normal.nudged_at >= core.config.resend:
-        core.normal.nudged_at = core.now
+    if behind and may_nudge(core, core.config.resend):
         acknowledge(core)
 
 
-def _follows(core: Core, view: int) -> bool:
-    """True if the message is of the view that this replica takes part in as a backup."""
-    if view > core.view or (view == core.view and core.status is not Status.NORMAL):
-        view_change.hear_of(core, view)
+def may_nudge(core: Core, pause: float) -> bool:
+    """True if the primary, of this view or a later one, was asked for nothing in this pause; then it is asked now."""
+    if core.now - core.normal.nudged_at < pause:
         return False
-    if view < core.view or core.is_primary:
-        return False
-    core.normal.heard_at = core.now
-    core.view_change.failed = 0
+    core.normal.nudged_at = core.now
     return True
-
-
-def learn_commit(core: Core, commit: int) -> None:
-    """What the primary has committed is committed here as far as the view's log is here."""
-    core.commit = max(core.commit, min(commit, core.log.op))
 
 
 def acknowledge(core: Core) -> None:
@@ -212,22 +199,14 @@ def acknowledge(core: Core) -> None:
 # Both.
 
 
-def execute(core: Core) -> None:
-    """Execute what is committed and durable here, in order, while the component takes replies."""
-    began = core.executed
-    while core.replies_ready and not core.sync.installing and core.executed < min(core.commit, core.log.durable):
-        entry = core.log.entry(core.executed + 1)
-        if entry is None:
-            break  # rotten: repair brings it back
-        core.executed = entry.op
-        _apply(core, entry)
-        checkpoint.maybe_begin(core)
-    if core.executed > began:
-        core.emit(RepliesCommitted(core.executed))
-        recovery.maybe_vote(core)
-
-
-def _apply(core: Core, entry: LogEntry) -> None:
+def execute(core: Core) -> tuple[LogEntry, Applied | Skipped] | None:
+    """Execute the next entry that is committed and durable here, if there is one and the component takes replies."""
+    if not core.replies_ready or core.sync.installing or core.executed >= min(core.commit, core.log.durable):
+        return None
+    entry = core.log.entry(core.executed + 1)
+    if entry is None:
+        return None  # rotten: repair brings it back
+    core.execute_next()
     applied = core.execution.apply(entry)
     core.observe(entry, applied)
     if isinstance(applied, Skipped):
@@ -236,4 +215,4 @@ def _apply(core: Core, entry: LogEntry) -> None:
         core.emit(KeepReply(applied.slot, entry.op, applied.reply))
     else:
         core.emit(ForgetReply(applied.slot, entry.op))
-    clients.executed(core, entry, applied)
+    return entry, applied

@@ -15,12 +15,13 @@ acknowledgements do not count.
 Limits: at most a minority may be without their disks at a time, else no quorum answers. And messages
 of an earlier life that arrive after the disks of two replicas were lost and brought up since: drop those of a life that
 a later one of the same replica is known to have followed.
+Owns: `RecoveryState`.
 """
 
 from __future__ import annotations
 
 from . import normal, view_change
-from .core import Core, Status, ViewChangeState
+from .core import Core, Status
 from .durable import LogWrite
 from .messages import GetStartView, Recovery, RecoveryResponse
 
@@ -28,7 +29,7 @@ from .messages import GetStartView, Recovery, RecoveryResponse
 def begin(core: Core) -> None:
     """Ask what there is to catch up with."""
     core.count("recoveries")
-    core.status = Status.RECOVERING
+    core.recover()
     core.recovery.nonce = core.random.getrandbits(63)
     _ask(core)
 
@@ -69,10 +70,7 @@ def on_recovery_response(core: Core, message: RecoveryResponse) -> None:
     if primary is None or not primary.primary or primary.view != view or view < core.view:
         return
     state.view, state.op = view, primary.op
-    core.status = Status.VIEW_CHANGE
-    core.view = view
-    core.view_change = ViewChangeState(began_at=core.now, pause=view_change.pause(core, 0))
-    core.persist(LogWrite(state=core.state()), lambda: None)
+    view_change.follow(core, view)
     core.send(primary.replica, GetStartView(view=view, replica=core.replica))
 
 
@@ -84,7 +82,7 @@ def maybe_vote(core: Core) -> None:
     caught_up = core.view > state.view or core.log.durable >= state.op
     if state.view >= 0 and caught_up and core.executed >= min(core.commit, state.op):
         core.count("votes_regained")
-        core.voting = True
+        core.regain_vote()
         core.persist(LogWrite(state=core.state()), lambda: _voting(core))
 
 

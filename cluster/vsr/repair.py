@@ -2,11 +2,11 @@
 
 Guarantees: what is put in the place of a rotten entry is that entry. Until it is back, nothing after it is executed
 here, and this replica does not claim to hold it. Any replica answers, in any status: the asker verifies.
+Owns: `RepairState`.
 """
 
 from __future__ import annotations
 
-from . import adoption
 from .core import Core
 from .durable import LogWrite
 from .messages import Entries, GetEntries
@@ -25,8 +25,7 @@ def on_get_entries(core: Core, message: GetEntries) -> None:
 
 
 def on_entries(core: Core, message: Entries) -> None:
-    """Entries came: for a log that is taken over, or for the places where ours rotted."""
-    adoption.on_entries(core, message)
+    """Entries came: some may be for the places where ours rotted."""
     if core.adoption is not None and core.adoption.writing:
         return
     repaired = []
@@ -44,9 +43,9 @@ def tick(core: Core) -> None:
     """Ask the others, one after the other, for what rotted."""
     others = core.others
     rotten = core.log.rotten()
-    if not rotten or not others or core.now - core.repair_asked_at < core.config.resend:
+    if not rotten or not others or core.now - core.repair.asked_at < core.config.resend:
         return
-    core.repair_asked_at = core.now
-    core.repair_tries += 1
-    replica = others[core.repair_tries % len(others)]
+    core.repair.asked_at = core.now
+    core.repair.tries += 1
+    replica = others[core.repair.tries % len(others)]
     core.send(replica, GetEntries(replica=core.replica, ops=tuple(rotten[: core.config.prepare_max])))

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Sequence
 from client_replies.cluster.protocol import Request
 from client_replies.messages.message import Message, MessageInvalid
 
-from . import adoption, checkpoint, clients, normal, recovery, repair, sync, view_change
+from . import adoption, checkpoint, clients, fetch, normal, recovery, repair, sync, view_change
 from .config import VsrConfig
 from .core import Core, Observer, Random, Status
 from .durable import Snapshot, StoredLog
-from .effects import Effect
+from .effects import Effect, RepliesCommitted
 from .execution import Execution, StateMachine
 from .log import Log
 from .messages import (
@@ -48,19 +48,26 @@ class RestartImpossible(RuntimeError):
     """The log store and the component's data file are not of the same replica's life."""
 
 
+def _on_entries(core: Core, message: Entries) -> None:
+    """Entries came: for a log that is taken over, or for the places where ours rotted."""
+    if not adoption.on_entries(core, message):
+        view_change.begin(core, core.view + 1)
+    repair.on_entries(core, message)
+
+
 HANDLERS: dict[type[Message], Callable[..., None]] = {
-    Prepare: normal.on_prepare,
-    Commit: normal.on_commit,
+    Prepare: view_change.on_primary,
+    Commit: view_change.on_primary,
     PrepareOk: normal.on_prepare_ok,
     StartViewChange: view_change.on_start_view_change,
     DoViewChange: view_change.on_do_view_change,
     StartView: view_change.on_start_view,
     GetStartView: view_change.on_get_start_view,
     GetEntries: repair.on_get_entries,
-    Entries: repair.on_entries,
+    Entries: _on_entries,
     Recovery: recovery.on_recovery,
     RecoveryResponse: recovery.on_recovery_response,
-    GetSnapshot: sync.on_get_snapshot,
+    GetSnapshot: fetch.on_get_snapshot,
     SnapshotChunk: sync.on_chunk,
 }
 
@@ -83,7 +90,7 @@ class Replica:
         """Start from what the store held and what the component's opening said: its checkpoint's op, its bad slots."""
         execution = Execution(config.cluster, config.clients_max, machine)
         self.core = Core(config, execution, Log(stored), stored.state, random, observe)
-        self.core.now = now
+        self.core.advance_time(now)
         self._restore(stored, replies_op, tuple(faulty))
         self._enter(stored.formatted)
         self._advance()
@@ -103,26 +110,22 @@ class Replica:
             sync.resume(core, snapshots[latest])
         elif replies_op in snapshots:
             self._start_from(snapshots[replies_op])
-            core.checkpoint.op = replies_op
-            core.checkpoint.snapshot = snapshots[replies_op]
-            core.checkpoint.encoded = snapshots[replies_op].encode()
+            checkpoint.restore(core, snapshots[replies_op])
             if core.sync_op:
                 sync.await_replies(core, faulty)
         elif replies_op or stored.base:
             raise RestartImpossible(f"replies as of op {replies_op}, snapshots of {sorted(snapshots)}")
-        core.commit = min(max(stored.state.commit, core.executed), core.log.op)
 
     def _start_from(self, snapshot: Snapshot) -> None:
         if not self.core.log.covers(snapshot.op):
             raise RestartImpossible(
                 f"a snapshot of op {snapshot.op}, a log from {self.core.log.base} to {self.core.log.op}"
             )
-        self.core.execution.restore(snapshot)
-        self.core.executed = snapshot.op
+        self.core.start_from(snapshot)
 
     def _enter(self, formatted: bool) -> None:
         core = self.core
-        core.view_change.pause = view_change.pause(core, 0)
+        view_change.wait(core)
         if not core.voting:
             recovery.begin(core)
         elif core.log_view < core.view:
@@ -163,7 +166,16 @@ class Replica:
         Apart from the inputs that commit it, so that what those want of the disk and of the other replicas is on its
         way before: they work while this replica executes.
         """
-        return self._input(now, normal.execute)
+        return self._input(now, self._execute)
+
+    def _execute(self, core: Core) -> None:
+        began = core.executed
+        while (done := normal.execute(core)) is not None:
+            clients.executed(core, *done)
+            checkpoint.maybe_begin(core)
+        if core.executed > began:
+            core.emit(RepliesCommitted(core.executed))
+            recovery.maybe_vote(core)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
@@ -175,7 +187,7 @@ class Replica:
         view_change.tick(core)
         adoption.tick(core)
         repair.tick(core)
-        sync.tick(core)
+        fetch.tick(core)
         recovery.tick(core)
 
     def log_written(self, number: int, now: float) -> list[Effect]:
@@ -184,12 +196,11 @@ class Replica:
 
     def replies_are_ready(self, ready: bool, now: float) -> list[Effect]:
         """The component takes replies (`port.ready`), or does not: backpressure, under which nothing is executed."""
-        self.core.replies_ready = ready
-        return self._input(now, lambda core: None)
+        return self._input(now, Core.set_replies_ready, ready)
 
     def checkpoint_done(self, op: int, now: float) -> list[Effect]:
         """The component's checkpoint of `op` is durable."""
-        return self._input(now, checkpoint.done, op)
+        return self._input(now, sync.checkpoint_done, op)
 
     def replies_installed(self, op: int, faulty: tuple[int, ...], now: float) -> list[Effect]:
         """The component has the session table of a state sync, and is without the replies of the `faulty` slots."""
@@ -212,7 +223,7 @@ class Replica:
         return self._input(now, clients.reply_not_read, header, lost)
 
     def _input(self, now: float, handler: Callable[..., None], *args: object) -> list[Effect]:
-        self.core.now = max(self.core.now, now)
+        self.core.advance_time(now)
         handler(self.core, *args)
         self._advance()
         return self.core.take_effects()

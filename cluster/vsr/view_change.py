@@ -8,6 +8,7 @@ began with it. A long log of an earlier view may be nothing but what a cut-off p
 
 Limits: a view whose primary cannot complete its log in time gives way to the next, each with more time. A
 replica that hears nobody stays in the first view that it asked for, so that its return costs at most one view change.
+Owns: `ViewChangeState`.
 """
 
 from __future__ import annotations
@@ -15,30 +16,44 @@ from __future__ import annotations
 from . import adoption, clients, normal
 from .core import Core, Status, ViewChangeState
 from .durable import LogWrite
-from .messages import DoViewChange, GetStartView, StartView, StartViewChange
+from .messages import Commit, DoViewChange, GetStartView, Prepare, StartView, StartViewChange
+
+
+def wait(core: Core) -> None:
+    """Wait for the view's primary from now on, in a view change or as a backup."""
+    core.view_change = ViewChangeState(since=core.now, pause=_pause(core, 0))
 
 
 def begin(core: Core, view: int) -> None:
     """Leave for a later view."""
     failed = core.view_change.failed + (core.status is Status.VIEW_CHANGE)
     core.count("view_changes")
-    normal.write(core)
-    core.status = Status.VIEW_CHANGE
-    core.view = view
-    core.adoption = None
-    core.clients.reads.clear()
-    core.view_change = ViewChangeState(began_at=core.now, failed=failed)
-    core.view_change.pause = pause(core, failed)
+    _leave_for(core, view)
+    core.view_change = ViewChangeState(since=core.now, pause=_pause(core, failed), failed=failed)
     core.persist(LogWrite(state=core.state()), lambda: _left(core, view))
+
+
+def follow(core: Core, view: int) -> None:
+    """Go to a view that has begun already: there is nothing to vote for any more."""
+    _leave_for(core, view)
+    wait(core)
+    core.persist(LogWrite(state=core.state()), lambda: adoption.maybe_finish(core))
 
 
 def resume(core: Core) -> None:
     """After a restart in the middle of a view change: the view is durable already."""
-    core.view_change = ViewChangeState(began_at=core.now, pause=pause(core, 0))
+    wait(core)
     _left(core, core.view)
 
 
-def pause(core: Core, failed: int) -> float:
+def _leave_for(core: Core, view: int) -> None:
+    normal.write(core)
+    core.leave_for(view)
+    adoption.stop(core)
+    clients.forget_reads(core)
+
+
+def _pause(core: Core, failed: int) -> float:
     """How long to wait for a view before the next one."""
     config = core.config
     wait = min(config.view_change_max, config.view_change * config.view_change_factor ** min(failed, 16))
@@ -85,25 +100,25 @@ def tick(core: Core) -> None:
     """Begin a view change when the primary is silent; say again what may have been lost; give up on a view."""
     state = core.view_change
     if core.status is Status.NORMAL:
-        if not core.is_primary and core.now - core.normal.heard_at >= (state.pause or pause(core, state.failed)):
+        if not core.is_primary and core.now - state.since >= state.pause:
             _give_up(core)
         return
     if core.status is not Status.VIEW_CHANGE:
         return
     if core.now - state.sent_at >= core.config.resend:
         _send(core)
-    waited = core.now - state.began_at >= state.pause
+    waited = core.now - state.since >= state.pause
     if waited and (len(state.started) >= core.config.quorum or not core.voting):
         _give_up(core)
 
 
 def _give_up(core: Core) -> None:
     """The view's primary is silent. Who may not vote waits for the others to find a new one."""
-    core.view_change.began_at = core.normal.heard_at = core.now
+    core.view_change.since = core.now
     if core.voting:
         begin(core, core.view + 1)
     else:
-        core.adoption = None
+        adoption.stop(core)
         core.broadcast(GetStartView(view=core.view, replica=core.replica))
 
 
@@ -119,6 +134,7 @@ def on_start_view_change(core: Core, message: StartViewChange) -> None:
         had_quorum = len(core.view_change.started) >= core.config.quorum
         core.view_change.started.add(message.replica)
         if not had_quorum and len(core.view_change.started) >= core.config.quorum:
+            core.view_change.since = core.now  # the view can begin from now on
             _send(core)
 
 
@@ -146,7 +162,7 @@ def _choose(core: Core) -> None:
     commit = max(log.commit for log in logs.values())
     op = _cut(core, best, commit)
     known = checksums_by_op(best)
-    adoption.begin(core, view=core.view, op=op, commit=commit, known=known, source=best.replica)
+    adoption.begin(core, view=core.view, op=op, commit=commit, known=known, source=best.replica, adopted=_adopted)
 
 
 def checksums_by_op(log: DoViewChange | StartView) -> dict[int, bytes]:
@@ -181,16 +197,27 @@ def _cut(core: Core, best: DoViewChange, commit: int) -> int:
     return best.op
 
 
-def hear_of(core: Core, view: int) -> None:
+def on_primary(core: Core, message: Prepare | Commit) -> None:
+    """A primary speaks: this replica's, or that of a view that it is not in."""
+    if message.view > core.view or (message.view == core.view and core.status is not Status.NORMAL):
+        _hear_of(core, message.view)
+    elif message.view == core.view and not core.is_primary:
+        core.view_change.since = core.now
+        if isinstance(message, Prepare):
+            normal.on_prepare(core, message)
+        else:
+            normal.on_commit(core, message)
+
+
+def _hear_of(core: Core, view: int) -> None:
     """There is a view that this replica is not in: ask its primary for its log."""
     if core.status is Status.RECOVERING or view % core.config.replicas == core.replica:
         return
     if view == core.view:
-        core.view_change.began_at = core.now  # its primary lives
+        core.view_change.since = core.now
     if core.adoption is not None and core.adoption.view >= view:
         return  # on the way
-    if core.now - core.normal.nudged_at >= core.config.heartbeat:
-        core.normal.nudged_at = core.now
+    if normal.may_nudge(core, core.config.heartbeat):
         core.send(view % core.config.replicas, GetStartView(view=view, replica=core.replica))
 
 
@@ -218,34 +245,24 @@ def on_start_view(core: Core, message: StartView) -> None:
     if message.view % core.config.replicas == core.replica:
         return  # from an earlier life of this replica
     if message.view == core.view:
-        core.view_change.began_at = core.now
         if core.status is Status.NORMAL:
             normal.acknowledge(core)
             return
+        core.view_change.since = core.now
         if core.adoption is not None or message.op < core.commit:
             return  # on the way; or late, and a snapshot of the view has overtaken it: the primary is asked again
     else:
-        _follow(core, message.view)
-    source = message.view % core.config.replicas
-    known = checksums_by_op(message)
-    adoption.begin(core, view=message.view, op=message.op, commit=message.commit, known=known, source=source)
+        follow(core, message.view)
+    source, known = core.primary, checksums_by_op(message)
+    adoption.begin(
+        core, view=core.view, op=message.op, commit=message.commit, known=known, source=source, adopted=_adopted
+    )
 
 
-def _follow(core: Core, view: int) -> None:
-    """Go to a view that has begun already: there is nothing to vote for any more."""
-    normal.write(core)
-    core.status = Status.VIEW_CHANGE
-    core.view = view
-    core.clients.reads.clear()
-    core.adoption = None
-    core.view_change = ViewChangeState(began_at=core.now, pause=pause(core, 0))
-    core.persist(LogWrite(state=core.state()), lambda: adoption.maybe_finish(core))
-
-
-def adopted(core: Core) -> None:
+def _adopted(core: Core) -> None:
     """The view's log is durable here."""
     normal.enter(core)
     if core.is_primary:
         clients.enter_view(core)
         core.broadcast(start_view(core))
-    core.view_change = ViewChangeState(pause=pause(core, 0))
+    wait(core)

@@ -38,7 +38,7 @@ from tests.cluster.vsr_world import Node, World
 
 def cluster(seed: int = 1, *, warm: int = 0, **options: int) -> World:
     """A running cluster; `warm` answers have been given."""
-    world = World(seed, close_chance=0.0, **options)  # type: ignore[arg-type]
+    world = World(seed, **options)
     world.start()
     assert world.run_until(lambda: world.answers >= warm, 10.0)
     return world
@@ -74,6 +74,11 @@ def answered(world: World, more: int) -> None:
     assert world.run_until(lambda: world.answers >= answers + more, 10.0)
 
 
+def await_primary(world: World) -> None:
+    """Wait until a view has its primary."""
+    assert world.run_until(lambda: any(node.replica and node.replica.core.is_primary for node in world.nodes), 10.0)
+
+
 def crash_for(world: World, node: Node, seconds: float) -> None:
     """Kill a replica; it starts again later."""
     node.crash()
@@ -101,7 +106,7 @@ def test_without_faults_there_is_one_view_and_no_repair(replicas: int) -> None:
 def test_requests_that_wait_together_share_a_prepare() -> None:
     """Batches: far fewer prepares than entries, when many clients ask at once."""
     world = cluster(clients=8, requests=40, clients_max=16)
-    world.weather.disk = (0.02, 0.03)
+    world.disk = (0.02, 0.03)
     sizes: list[int] = []
 
     def look(_source: int, _target: int, message: VsrMessage) -> bool:
@@ -195,9 +200,10 @@ def test_two_primaries_with_a_partition_make_one_history() -> None:
     assert old.replica.core.view >= view(world)
 
 
-def test_a_cut_off_replica_costs_at_most_one_view_change_when_it_returns() -> None:
-    """It waits in the first view that it asked for, and another is that view's primary."""
-    world = cluster(warm=10, requests=100)
+@pytest.mark.parametrize("seed", [1, 3, 5, 7])
+def test_a_cut_off_replica_costs_at_most_one_view_change_when_it_returns(seed: int) -> None:
+    """It waits in the first view that it asked for, and does not give up on it as soon as another asks for it too."""
+    world = cluster(seed=seed, warm=10, requests=100)
     lonely = backups(world)[1]
     world.partition({lonely.index}, {node.index for node in world.nodes if node is not lonely})
     world.run_for(5.0)
@@ -274,7 +280,7 @@ def test_a_crash_in_the_middle_of_a_state_sync_begins_it_again(moment: int) -> N
 def test_a_start_view_that_is_late_does_not_take_back_what_a_snapshot_brought() -> None:
     """Seed 32204 of the whole cluster: the snapshot of an op of the view came before the view's first message."""
     world = cluster(seed=2, warm=5, requests=200)
-    first, heir, slow = world.nodes
+    first, _heir, slow = world.nodes
     assert slow.replica is not None
     core = slow.replica.core
     late: list[StartView] = []
@@ -287,9 +293,10 @@ def test_a_start_view_that_is_late_does_not_take_back_what_a_snapshot_brought() 
         return target != slow.index or not isinstance(message, gone)
 
     world.message_filter = hold
-    assert world.run_until(lambda: core.sync.source == first.index, 10.0)
+    assert world.run_until(lambda: core.fetch.source == first.index, 10.0)
     crash_for(world, first, 0.2)
-    assert world.run_until(lambda: heir.replica is not None and heir.replica.core.is_primary, 5.0)
+    assert world.run_until(lambda: bool(late) and core.view == late[0].view, 5.0)
+    core.view_change.pause = 60.0  # it stays in this view, although little of what its primary says arrives
     answered(world, 40)
     gone = (Prepare, Entries)
     assert world.run_until(lambda: core.executed > late[0].op and not core.sync.installing, 5.0)
@@ -330,7 +337,7 @@ def test_a_log_and_a_commit_number_of_different_views_are_not_put_together() -> 
         target.run(target.replica.receive(late[sender.index, target.index, kind], world.now))
 
     world.message_filter = hold
-    assert world.run_until(lambda: lagging.sync.source == source.index, 10.0)
+    assert world.run_until(lambda: lagging.fetch.source == source.index, 10.0)
     heard = ()
     assert world.run_until(lambda: hopes.is_primary, 10.0)
     answered(world, 20)
@@ -422,7 +429,7 @@ def test_a_view_change_during_a_view_change_ends_in_a_view() -> None:
     first.crash()
     assert world.run_until(lambda: bool(gathered), 5.0)
     world.message_filter = None
-    assert world.run_until(lambda: any(n.replica and n.replica.core.is_primary for n in world.nodes), 10.0)
+    await_primary(world)
     assert view(world) >= 2
     world.finish()
 
@@ -469,7 +476,7 @@ def test_a_log_view_without_its_log_outweighs_nothing() -> None:
     world.run_for(0.1)
     heir.crash()
     first.start()
-    assert world.run_until(lambda: any(n.replica is not None and n.replica.core.is_primary for n in world.nodes), 9.0)
+    await_primary(world)
     primary = world.primary().replica
     assert primary is not None
     assert primary.core.log.op >= committed
@@ -784,14 +791,14 @@ def test_backpressure_of_the_component_stops_execution_and_not_the_protocol() ->
 
 
 def test_a_failover_is_a_matter_of_the_timeouts() -> None:
-    """From the primary's death to the next answer: the silence, its jitter, and a few round trips."""
+    """From the primary's death to the next primary: the silence, its jitter, and a few round trips."""
     for seed in range(1, 6):
         world = cluster(seed=seed, warm=20, requests=100)
         world.primary().crash()
         died = world.now
-        answered(world, 2)
+        await_primary(world)
         config = world.config(0)
-        assert world.now - died < config.view_change * (1 + config.jitter) + 0.8
+        assert world.now - died < config.view_change * (1 + config.jitter) + 0.1
 
 
 def test_what_is_said_to_a_replica_out_of_turn_changes_nothing() -> None:

@@ -1,8 +1,10 @@
-"""A cluster of replicas, their disks, their components and their clients in one process, under one seed.
+"""A cluster of replicas, their disks, their components and their clients in one process, for scenarios.
 
 What is real: the replicas (`client_replies.cluster.vsr`) and the store in memory. What stands in: the network, the
 disks' delays, the clock, the component (`Replies`: durable, repaired from its peers, with checkpoints as the real
-one does), and clients that retry. Everything that happens is an event in one queue.
+one does), and clients that retry. Everything that happens is an event in one queue, and a scenario may come between:
+drop a message or keep it for later, kill a replica between two effects. An address is a replica, whichever of its lives
+it is in, as on networks where a new process gets the old one's port. `tests.simulation.cluster` has random faults.
 
 Checked all the time: one history of committed entries for all replicas; each request in it once; every reply, kept or
 sent, is the one that a reference execution of that history gives; snapshots of an op are the same; a refusal is true; a
@@ -51,6 +53,7 @@ from examples.ledger.ledger import OPERATION_TRANSFER
 
 CLUSTER = 0xC1
 TICK = 0.01
+DISK = (0.001, 0.004)  # seconds that a write takes
 
 
 class Violation(AssertionError):
@@ -84,18 +87,6 @@ class ChainMachine:
         """Take on a state."""
         self.count = struct.unpack_from("<Q", data)[0] if data else 0
         self.digest = data[8:] if data else bytes(16)
-
-
-@dataclass(slots=True)
-class Weather:
-    """What the network and the disks do while there are faults."""
-
-    drop: float = 0.0
-    duplicate: float = 0.0
-    delay: tuple[float, float] = (0.0005, 0.003)
-    slow: float = 0.0  # of messages
-    slow_delay: float = 0.2
-    disk: tuple[float, float] = (0.001, 0.004)
 
 
 class Replies:
@@ -398,7 +389,7 @@ class Asked:
 
 
 class Client:
-    """A session after another: register, ask some things, sometimes close, sometimes repeat what is long over."""
+    """A session after another: register, ask some things, sometimes close."""
 
     def __init__(self, world: World, client: int, requests: int) -> None:
         self.world = world
@@ -449,11 +440,6 @@ class Client:
         self.world.send_request(self.target, asked.request)
         pause = min(0.6, 0.05 * 1.5**self.tries) * self.world.random.uniform(0.7, 1.3)
         self.world.after(pause, lambda: self._send(asked))
-
-    def repeat_old(self) -> None:
-        """Send something again that was answered long ago; a late message does the same."""
-        if self.history:
-            self.world.send_request(self.target, self.world.random.choice(self.history[-6:]).request)
 
     def receive(self, effect: AnswerClient | RefuseClient | RedirectClient) -> None:
         """Take what a replica said."""
@@ -510,7 +496,7 @@ class Client:
         self.history.append(asked)
         self.asked = None
         self.world.answers += 1
-        self.world.after(self.world.random.uniform(0.0, self.world.think), self.act)
+        self.world.after(self.world.random.uniform(0.0, 0.03), self.act)
 
     def _end_session(self) -> None:
         self.session = 0
@@ -529,19 +515,14 @@ class World:
         replicas: int = 3,
         clients: int = 4,
         requests: int = 20,
-        weather: Weather | None = None,
-        pending_max: int = 64,
-        close_chance: float = 0.02,
-        think: float = 0.03,
+        close_chance: float = 0.0,
         **config: int | float,
     ) -> None:
-        self.seed = seed
         self.random = random.Random(seed)
         self.now = 0.0
-        self.weather = weather or Weather()
-        self.pending_max = pending_max
+        self.disk = DISK
+        self.pending_max = 64
         self.close_chance = close_chance
-        self.think = think
         self.replies_may_be_lost = False
         self.options: dict[str, int | float] = {
             "clients_max": 8,
@@ -611,29 +592,21 @@ class World:
 
     def disk_delay(self) -> float:
         """How long a write takes."""
-        return self.random.uniform(*self.weather.disk)
+        return self.random.uniform(*self.disk)
 
     def linked(self, source: int, target: int) -> bool:
         """True if messages between the two arrive."""
         return (source, target) not in self.cut and (target, source) not in self.cut
 
-    def _delays(self) -> list[float]:
-        weather = self.weather
-        delays = []
-        copies = 0 if self.random.random() < weather.drop else 1 + (self.random.random() < weather.duplicate)
-        for _ in range(copies):
-            delay = self.random.uniform(*weather.delay)
-            if self.random.random() < weather.slow:
-                delay += self.random.uniform(0, weather.slow_delay)
-            delays.append(delay)
-        return delays
+    def _later(self, action: Callable[[], None]) -> None:
+        """A message arrives, perhaps after one that was sent after it."""
+        self.after(self.random.uniform(0.0005, 0.003), action)
 
     def send(self, source: int, target: int, message: VsrMessage) -> None:
         """From replica to replica."""
         if (source, target) in self.cut or (self.message_filter and not self.message_filter(source, target, message)):
             return
-        for delay in self._delays():
-            self.after(delay, lambda: self._deliver(target, message))
+        self._later(lambda: self._deliver(target, message))
 
     def _deliver(self, target: int, message: VsrMessage) -> None:
         node = self.nodes[target]
@@ -642,8 +615,7 @@ class World:
 
     def send_request(self, target: int, request: Request) -> None:
         """From a client to a replica."""
-        for delay in self._delays():
-            self.after(delay, lambda: self._deliver_request(target, request))
+        self._later(lambda: self._deliver_request(target, request))
 
     def _deliver_request(self, target: int, request: Request) -> None:
         node = self.nodes[target]
@@ -659,8 +631,7 @@ class World:
             return
         if self.client_filter is not None and not self.client_filter(effect):
             return
-        for delay in self._delays():
-            self.after(delay, lambda: self.clients[effect.client].receive(effect))
+        self._later(lambda: self.clients[effect.client].receive(effect))
 
     def partition(self, *groups: set[int]) -> None:
         """Cut the replicas into groups."""
@@ -741,7 +712,7 @@ class World:
 
     def heal(self) -> None:
         """No more faults: everybody lives and is reached."""
-        self.weather = Weather()
+        self.disk = DISK
         self.cut.clear()
         self.client_cut.clear()
         self.message_filter = None

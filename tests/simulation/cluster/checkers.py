@@ -379,7 +379,7 @@ class ClusterCheckers(Checkers):
             seen.process, seen.sync_op, seen.view = process.number, core.sync_op, core.view
         if core.view != seen.view:
             seen.view = core.view
-            if core.sync_op or core.sync.source >= 0:
+            if core.sync_op or core.fetch.source >= 0:
                 self.world.marks.hit("view_change_during_state_sync")
         if core.is_primary and seen.primary_of != core.view:
             seen.primary_of = core.view

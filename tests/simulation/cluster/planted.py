@@ -98,7 +98,8 @@ PROTOCOL = (
     _bug(
         "normal",
         "an entry is executed before it is committed",
-        (normal, "execute", "core.executed < min(core.commit, core.log.durable)", "core.executed < core.log.durable"),
+        (normal, "execute", "core.executed >= min(core.commit, core.log.durable)", "core.executed >= core.log.durable"),
+        (Core, "execute_next", "min(self.commit, self.log.durable)", "self.log.durable"),
     ),
     _bug(
         "normal",
@@ -134,6 +135,17 @@ PROTOCOL = (
         (view_change, "_left", " and core.durable.view == view:", ":"),
     ),
     _bug(
+        "view change",
+        "the view of the log changes before the log",
+        (
+            view_change,
+            "on_start_view",
+            "source, known = core.primary,",
+            "core.log_is_of(core.view); source, known = core.primary,",
+        ),
+        scenario="test_a_log_view_without_its_log_outweighs_nothing",
+    ),
+    _bug(
         "restart",
         "the view of the log is forgotten",
         (Core, "state", "log_view=self.log_view,", "log_view=0,"),
@@ -163,7 +175,7 @@ SEAM = (
     _bug(
         "reply",
         "the stored reply has the replica's own view in it",
-        (normal, "_apply", "applied = core.execution", "core.execution.own = core.view; applied = core.execution"),
+        (normal, "execute", "applied = core.execution", "core.execution.own = core.view; applied = core.execution"),
         (Execution, "_reply", "view=entry.view", "view=getattr(self, 'own', entry.view)"),
     ),
     _bug(
@@ -187,8 +199,9 @@ SEAM = (
         (
             checkpoint,
             "_begin",
-            "core.checkpoint.snapshot = snapshot\n",
-            "core.checkpoint.snapshot = snapshot; core.checkpoint.op = snapshot.op; settle(core, snapshot)\n",
+            "core.emit(CheckpointReplies(snapshot.op, snapshot.sessions))\n",
+            "core.emit(CheckpointReplies(snapshot.op, snapshot.sessions)); core.checkpoint.op = snapshot.op; "
+            "settle(core, snapshot); core.checkpoint.running = snapshot\n",
         ),
     ),
     _bug(
@@ -199,7 +212,7 @@ SEAM = (
     _bug(
         "state sync",
         "it counts as finished before its replies are durable",
-        (sync, "_maybe_finish", " and state.checkpointed and not state.waiting", " and state.checkpointed"),
+        (sync, "_maybe_finish", " and state.snapshot is None and not state.waiting", " and state.snapshot is None"),
     ),
     _bug(
         "state sync",
