@@ -63,14 +63,6 @@ class ReplicaStopped(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemberFailed(Message):
-    """The member cannot go on, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Join(Message):
     """Who else is there: members by name, and the ClientRepliesActors by replica.
 
@@ -100,14 +92,13 @@ class GetProgress(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """How far a member is: replicas count ops, clients rows."""
+    """How far a replica is: how many ops it has executed, of those that it knows to be committed."""
 
     request: int
     name: str
     done: int
     total: int
     counters: Mapping[str, int] = field(repr=False)
-    finished: bool = False
     status: Mapping[str, int | str] = field(default_factory=dict, repr=False)
 
 

@@ -26,7 +26,6 @@ from client_replies.actors.thespian.system import OwnedSystem, SystemFailure, pr
 from client_replies.cluster.control import (
     Join,
     Joined,
-    MemberFailed,
     ReplicaStarted,
     ReplicaStopped,
     StartReplica,
@@ -214,8 +213,6 @@ class Members:
         answer = self._system.listen(wait)
         self._supervise()
         self.on_turn(answer if isinstance(answer, Message) else None)
-        if isinstance(answer, MemberFailed):
-            raise MembersFailed(f"{answer.name} failed: {answer.reason}")
         if isinstance(answer, ReplicaStopped):
             self._stopped(self.replicas[answer.name], answer.pid, answer.reason)
             return None

@@ -1,7 +1,7 @@
 """What the members write down while they work, as JSON lines; the verdict is computed from this and nothing else.
 
 Guarantees: a line is written by who saw it, when it happened: a replica's journal when an operation changes its ledger,
-a client's record when an answer comes in, a replica's events when it takes over, or a slot is damaged or repaired.
+a session's record when an answer comes in, a replica's events when it takes over, or a slot is damaged or repaired.
 A replica's counts are in its events too, as increments, so that their sum is over all lives of the replica.
 
 Limits: durability. Lines are buffered and flushed with every batch; a run that was interrupted has no verdict. Counts
@@ -101,7 +101,11 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSeen:
-    """One answer that a client got: `kind` is the name of an `AnswerKind`."""
+    """What a client got for a request.
+
+    `kind`: "FIRST" is the awaited answer, "REPEATED" one that was asked for once more; "LOST" is none: the request was
+    executed, and no replica has its reply. `tries`: how often it was asked for; `latency`: seconds from the first time.
+    """
 
     client: int
     request: int
@@ -122,6 +126,11 @@ class AnswerSeen:
             "latency": self.latency,
             "data": base64.b64encode(self.data).decode(),
         }
+
+
+def client_line(client: int) -> dict[str, object]:
+    """The line for the client that a session is, before its answers: the library chose the number."""
+    return {"session_of": client}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +206,10 @@ def read_journal(path: Path) -> Journal:
     return Journal(tuple(lines), left, tuple(sorted(unlike)), tuple(gaps))
 
 
-def read_answers(path: Path) -> tuple[AnswerSeen, ...]:
-    """A client's record."""
-    return tuple(AnswerSeen(**{**line, "data": base64.b64decode(line["data"])}) for line in _lines(path))
+def read_record(path: Path) -> tuple[int, tuple[AnswerSeen, ...]]:
+    """A session's record: which client it was, and what it got."""
+    first, *lines = _lines(path)
+    return first["session_of"], tuple(AnswerSeen(**{**line, "data": base64.b64decode(line["data"])}) for line in lines)
 
 
 def read_events(path: Path) -> tuple[Seen, ...]:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client_replies.actors.owner.replies_port import RepliesPort
-from client_replies.cluster.replica.observer import Verdict
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.effects import AnswerClient
 from client_replies.cluster.vsr.execution import Applied, Skipped
@@ -130,7 +129,7 @@ class Events(Hurts):
 
     # Answers.
 
-    def answer(self, effect: AnswerClient, *, routed: bool) -> Verdict:
+    def answer(self, effect: AnswerClient, *, routed: bool) -> bytes | None:
         reply = effect.reply
         if effect.repeated and self._plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
@@ -145,10 +144,10 @@ class Events(Hurts):
             if packed_size(reply) > HEADER_SIZE:
                 op = packed_op(reply)
                 lose |= self._damages.is_overdue(op) and not self._is_kill_due(op)
-        return Verdict(reply, lose or super().answer(effect, routed=routed).lose)
+        return None if lose or super().answer(effect, routed=routed) is None else reply
 
-    def answered(self, effect: AnswerClient, sent: bool) -> None:
-        """See `Observer`. A lost one may be chosen for damage."""
+    def answered(self, effect: AnswerClient, *, sent: bool) -> None:
+        """See `Hurts`. A lost one may be chosen for damage."""
         reply = effect.reply
         damages = self._damages
         if sent or effect.repeated or packed_size(reply) == HEADER_SIZE or not self._port.is_open:

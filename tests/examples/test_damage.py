@@ -157,7 +157,7 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
     def is_lost(op: int) -> bool:
         """True if the plan takes the first answer at this op for a damage."""
         effect = answer_of(events, op, view=0)
-        lose = events.answer(effect, routed=True).lose
+        lose = events.answer(effect, routed=True) is None
         if kills.is_due(op):
             events.answered(effect, sent=False)
         return lose
