@@ -101,8 +101,8 @@ class DrillClients:
             session = self._client.session(timeout=REGISTRATION_TIMEOUT)
             record.write(client_line(session.client_id))
             for transfer in rows:
-                self._transfer(session, transfer, record)
-                if chance.random() < self._repeats:
+                is_answered = self._transfer(session, transfer, record)
+                if is_answered and chance.random() < self._repeats:
                     self._ask(session, session.repeat, record, "REPEATED", 0)
                     self._count("repeats")
         except (ClusterError, OSError) as error:
@@ -112,22 +112,23 @@ class DrillClients:
         finally:
             record.close()
 
-    def _transfer(self, session: Session, transfer: Transfer, record: EvidenceWriter) -> None:
+    def _transfer(self, session: Session, transfer: Transfer, record: EvidenceWriter) -> bool:
+        """Send a transfer. False if its reply is lost. Raises a `ClusterError`."""
         if self._rate:
             self._over.wait(max(0.0, self._began + transfer.row / self._rate - time.monotonic()))
-        body = transfer.encode()
+        body, answer = transfer.encode(), None
         try:
             answer = self._ask(
                 session, lambda: session.request(OPERATION_TRANSFER, body), record, "FIRST", transfer.row
             )
+            self._count(f"results_{Outcome(Result.decode(answer.body).outcome).name.lower()}")
         except ReplyLost:
             self._count("replies_lost_everywhere")
             lost = AnswerSeen(session.client_id, session.request_number, transfer.row, "LOST", 0, 0.0, b"")
             record.write(lost.line())
-        else:
-            self._count(f"results_{Outcome(Result.decode(answer.body).outcome).name.lower()}")
         with self._lock:
             self.done += 1
+        return answer is not None
 
     def _ask(self, session: Session, ask: Callable[[], Answer], record: EvidenceWriter, kind: str, row: int) -> Answer:
         """Ask until there is an answer, and record it. Raises a `ClusterError`."""
