@@ -1,8 +1,7 @@
 """A network of the drill's: what it loses, doubles and delays of the messages between the replicas.
 
 Guarantees: what happens to the n-th message of a kind on a link depends on the seed, the two ends, the kind and n
-alone. What passes travels as in `Network`. Delays share one wheel of timers. A peer that is cut off is neither heard
-nor reached.
+alone. What passes travels as in `Network`. A peer that is cut off is neither heard nor reached.
 
 Owns: the links.
 """
@@ -53,30 +52,6 @@ class FaultyLink:
         return tuple(delays)
 
 
-class TimerWheel:
-    """Items that come due later; one for each actor instead of a wakeup for each item."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, str, VsrMessage]] = []
-        self._count = 0
-
-    def add(self, due: float, peer: str, item: VsrMessage) -> None:
-        """Keep the item until then."""
-        self._count += 1
-        heapq.heappush(self._heap, (due, self._count, peer, item))
-
-    def pop_due(self, now: float) -> list[tuple[str, VsrMessage]]:
-        """What has come due, in order."""
-        due = []
-        while self._heap and self._heap[0][0] <= now:
-            _due, _count, peer, item = heapq.heappop(self._heap)
-            due.append((peer, item))
-        return due
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-
 class FaultyNetwork(Network):
     """See the module."""
 
@@ -87,7 +62,8 @@ class FaultyNetwork(Network):
         self._seed = seed
         self._faults = faults
         self._links: dict[tuple[str, str], FaultyLink] = {}
-        self._wheel = TimerWheel()
+        self._late: list[tuple[float, int, str, VsrMessage]] = []  # a heap, by when each is to leave
+        self._delayed = 0
         self.cut: frozenset[str] = frozenset()  # peers that this member neither hears nor reaches
 
     def post(self, peer: str, item: VsrMessage, now: float) -> None:
@@ -105,7 +81,8 @@ class FaultyNetwork(Network):
         for delay in delays:
             if delay > 0.0:
                 self.counters[f"{kind}_delayed"] += 1
-                self._wheel.add(now + delay, peer, item)
+                self._delayed += 1
+                heapq.heappush(self._late, (now + delay, self._delayed, peer, item))
             else:
                 super().post(peer, item, now)
 
@@ -118,14 +95,15 @@ class FaultyNetwork(Network):
 
     def flush(self, now: float) -> None:
         """Send what may be sent, and what was delayed until now."""
-        for peer, item in self._wheel.pop_due(now):
+        while self._late and self._late[0][0] <= now:
+            _due, _number, peer, item = heapq.heappop(self._late)
             super().post(peer, item, now)
         super().flush(now)
 
     @property
     def is_idle(self) -> bool:
         """True if nothing waits to be sent."""
-        return not len(self._wheel) and super().is_idle
+        return not self._late and super().is_idle
 
 
 def cluster_faults(drop_replies: float, duplicate_requests: float) -> dict[str, Faults]:

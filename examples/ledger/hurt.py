@@ -103,9 +103,6 @@ class Hurts(Observer):
     def answered(self, effect: AnswerClient, *, sent: bool) -> None:
         """It left, or was lost: nothing comes of that here."""
 
-    def slot_damaged(self, number: int) -> None:
-        """A damage that was ordered is done: none is ordered here."""
-
     def tick(self, now: float) -> None:
         if self._drop_answers != self._drop_answers_told:
             self._tell(0)

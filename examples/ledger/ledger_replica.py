@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from thespian.actors import ActorAddress
 
@@ -21,7 +21,7 @@ from client_replies.cluster.control import Sender, StartReplica
 from client_replies.cluster.replica.replica import Parts, ReplicaActor
 from client_replies.messages.faults import InvariantBroken
 
-from .damage import NO_MOMENTS, SABOTEUR, MomentsPlan, SlotDamaged
+from .damage import NO_MOMENTS, MomentsPlan
 from .faulty_network import Faults, FaultyNetwork
 from .faulty_port import FaultyGatewayPort
 from .hurt import NOT_HURT, Hurt, HurtDone, Hurts, ReplicaFaults
@@ -56,7 +56,6 @@ class LedgerReplica(ReplicaActor):
         **ReplicaActor.senders,
         StartLedgerReplica: Sender.SCRIPT,
         Hurt: Sender.SCRIPT,
-        SlotDamaged: Sender.MEMBER,
     }
 
     _hurts: Hurts | None = None  # once it has started
@@ -66,14 +65,7 @@ class LedgerReplica(ReplicaActor):
             **super().handlers(),
             StartLedgerReplica: self.start,
             Hurt: self.hurt,
-            SlotDamaged: self.slot_damaged,
         }
-
-    def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
-        """See `ReplicaActor`. It is the saboteur who says that a slot is damaged."""
-        if isinstance(message, SlotDamaged):
-            return self.is_member(SABOTEUR, sender)
-        return super().is_from(party, message, sender)
 
     def make_parts(self, message: StartReplica, port: RepliesPort) -> Parts:
         if not isinstance(message, StartLedgerReplica):
@@ -91,7 +83,6 @@ class LedgerReplica(ReplicaActor):
                 path=Path(message.evidence) / EVENTS_FILE,
                 journal=journal,
                 port=port,
-                order=lambda order: self.tell_member(SABOTEUR, order),
                 counts=self.counts,
                 save=lambda text: self.machine.write_file(message.evidence, FINAL_FILE, text),
                 network=network,
@@ -103,11 +94,6 @@ class LedgerReplica(ReplicaActor):
             self._hurts = Hurts(network, message.faults, self._tell_faults)
         gateways = FaultyGatewayPort(message, message.network_faults, self.send, self._hurts)
         return Parts(state_machine=machine, network=network, gateways=gateways, observer=self._hurts)
-
-    def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
-        """The slot is damaged: let its client ask."""
-        if self._hurts is not None:
-            self._hurts.slot_damaged(message.number)
 
     def hurt(self, message: Hurt, sender: ActorAddress) -> None:
         """Behave badly, as told."""

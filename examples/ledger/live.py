@@ -48,7 +48,7 @@ from .cluster_directory import (
 )
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control_socket import ControlSocket, Question
-from .damage import damage_of, damage_slot, lose_directory
+from .damage import damage_slot, lose_directory
 from .descriptors import prepare_descriptors
 from .fault_keeper import FaultKeeper
 from .ledger_replica import LedgerReplica, StartLedgerReplica
@@ -236,10 +236,10 @@ class Live:
         for name in names:
             path = self._directory / name / DATA_FILE
             slot = question.slot if question.slot is not None else self._slot_of(path, question.client)
-            order = damage_of(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.getrandbits(32))
-            if order is None:
+            kind = damage_slot(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.Random())
+            if kind is None:
                 raise ClusterUnusable(f"slot {slot} of {name} holds no reply: give client:CLIENT, of one that is open")
-            done.append(f"slot {slot} of {name}: {damage_slot(order)}")
+            done.append(f"slot {slot} of {name}: {kind}")
         return "; ".join(done)
 
     def _slot_of(self, path: Path, wanted: int) -> int:

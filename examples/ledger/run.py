@@ -34,7 +34,7 @@ from client_replies.storage.layout import Layout, sectors_size
 
 from .clients import DrillClients
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
-from .damage import SABOTEUR, MomentsPlan
+from .damage import MomentsPlan
 from .descriptors import prepare_descriptors
 from .evidence import Totals, read_events, read_final, read_journal, read_record
 from .exit_status import ExitStatus
@@ -44,7 +44,6 @@ from .options import Options
 from .plant import Plant
 from .report import Figures, broken_count, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
-from .saboteur import SaboteurActor
 from .terminal import OutputLost, ProgressLine, plain, show
 from .verdict import Check, Evidence, judge, read_rows
 
@@ -115,8 +114,6 @@ class Run:
         for replica in range(options.replicas):
             self._evidence(replica).mkdir(parents=True)
             members.create_replica(self._start_replica(replica, epoch))
-        members.create(SABOTEUR, SaboteurActor)
-        members.tell_of_replicas(SABOTEUR)
         members.start_replicas()
         if members.down:
             raise MembersFailed("; ".join(f"{name} cannot start: {reason}" for name, reason in members.down.items()))

@@ -23,7 +23,6 @@ from examples.ledger.faulty_network import (
     Faults,
     FaultyLink,
     FaultyNetwork,
-    TimerWheel,
     cluster_faults,
 )
 
@@ -74,16 +73,6 @@ def test_the_weather_is_about_what_was_asked_for() -> None:
     assert sum(len(delays) == 2 for delays in arrived) / len(arrived) == pytest.approx(0.2, abs=0.02)
     assert sum(delays[0] > 0 for delays in arrived) / len(arrived) == pytest.approx(0.3, abs=0.02)
     assert max(delay for delays in arrived for delay in delays) <= 0.5
-
-
-def test_timers_come_due_in_order() -> None:
-    """Each once, by time and then by the order in which they were set."""
-    wheel = TimerWheel()
-    for due, op in ((0.3, 1), (0.1, 2), (0.2, 3), (0.1, 4)):
-        wheel.add(due, "b", item(op))
-    assert [entry.op for _peer, entry in wheel.pop_due(0.2) if isinstance(entry, PrepareOk)] == [2, 4, 3]
-    assert len(wheel) == 1
-    assert wheel.pop_due(0.2) == []
 
 
 def test_what_is_posted_together_travels_together() -> None:
@@ -221,6 +210,21 @@ def test_delayed_and_doubled_messages_arrive_later_and_twice() -> None:
     net.flush(11.0)
     assert sum(len(envelope.items) for _peer, envelope in sent) == 2
     assert (net.counters["PrepareOk_duplicated"], net.counters["PrepareOk_delayed"]) == (1, 2)
+
+
+def test_delayed_messages_leave_when_each_is_due() -> None:
+    """Not in the order in which they were posted."""
+    sent: list[tuple[str, Envelope]] = []
+    net = network(sent, Faults(delay=1.0, delay_max=1.0))
+    for op in range(10):
+        net.post("b", item(op), 0.0)
+    net.flush(0.5)
+    early = [one.op for _peer, envelope in sent for one in envelope.items if isinstance(one, PrepareOk)]
+    assert 0 < len(early) < 10
+    net.flush(1.0)
+    ops = [one.op for _peer, envelope in sent for one in envelope.items if isinstance(one, PrepareOk)]
+    assert (sorted(ops), ops == sorted(ops)) == (list(range(10)), False)
+    assert net.is_idle
 
 
 def test_a_queue_is_bounded_and_so_is_an_envelope() -> None:

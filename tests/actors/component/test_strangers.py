@@ -76,7 +76,6 @@ from client_replies.messages.replies import (
 )
 from client_replies.messages.storage_io import OpenStorage, StorageOpened
 
-from examples.ledger.saboteur import SaboteurActor
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted, WatchedReplies
 from tests.actors.driver import KIB, Book, Driver, config_for, damage, found, missing
 from tests.processes import few_descriptors, is_living, listening
@@ -89,7 +88,6 @@ ACTORS = (
     MessagePoolActor,
     ReplicaActor,
     GatewayActor,
-    SaboteurActor,
 )
 
 
