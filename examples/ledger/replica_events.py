@@ -87,7 +87,8 @@ class Events(Hurts):
         self._damaged: set[bytes] = set()  # headers of damaged replies that nobody has asked for yet
         self._slots: dict[bytes, int] = {}  # by header, of the replies kept since the last flush
         self._broken: set[bytes] = set()  # headers of damaged replies that are not repaired
-        self._fresh: list[bytes] = []  # headers of first answers that have not left
+        # Headers of first answers that have not left; not of registrations, whose replies the library keeps to itself.
+        self._fresh: list[bytes] = []
         self._closed = False  # then there is nothing more to write down
         self._view = 0
         self._syncing = False
@@ -135,11 +136,11 @@ class Events(Hurts):
         # Read before the slot was damaged: were it to arrive, the damage would be useless.
         lose |= reply[:HEADER_SIZE] in self._damaged
         if not effect.repeated:
-            self._fresh.append(reply[:HEADER_SIZE])
             if self._answering != effect.view:
                 self._answering = effect.view
                 self._write("answering")
             if packed_size(reply) > HEADER_SIZE:
+                self._fresh.append(reply[:HEADER_SIZE])
                 op = packed_op(reply)
                 lose |= self._damages.is_overdue(op) and not self._is_kill_due(op)
         return None if lose or super().answer(effect, routed=routed) is None else reply

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from thespian.actors import ActorAddress
@@ -193,6 +197,26 @@ def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: 
             events.answer(effect, routed=True)
             events.answered(effect, sent=False)
             assert len(list(tmp_path.glob("damage-*"))) == prepared_in
+
+
+def test_a_primary_ends_with_a_transfer_committed_and_unsent_not_with_a_registration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No client records the reply to its registration: whether that arrived, the verdict could not see."""
+    events, _port = events_of(tmp_path, damages=0, kills=1)
+    ended: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _pid, signum: ended.append(signum))
+    core: Any = SimpleNamespace(sync_op=0, view=0, is_primary=True, executed=15)
+    registration = Reply.build(cluster=1, client=9, session=9, request=0, op=9, operation=1, timestamp=9, body=b"")
+    events.answer(AnswerClient(9, 0, registration.pack()), routed=True)
+    events.flush(core)
+    assert ended == []
+    effect = answer_of(events, 15, view=0)
+    events.answer(effect, routed=True)
+    events.flush(core)
+    assert ended == [signal.SIGKILL]
+    unsent = [seen.header for seen in read_events(tmp_path / "events") if seen.event == "unsent"]
+    assert unsent == [effect.reply[:16].hex()]
 
 
 def test_a_withheld_reply_is_damaged_on_disk_once_it_is_durable(tmp_path: Path) -> None:
