@@ -2,9 +2,9 @@
 
     python -m benchmarks.journey [--seconds 5] [--directory DIR]
 
-It runs the row `cluster` with one session and writes down when each handler of an actor, and each write of a log,
-began and ended; the processes of a host have one clock. Of the requests the fastest tenth is shown, as medians: what
-else the machine did meanwhile is mostly not in them.
+It runs the row `cluster` with one session and writes down when each handler of an actor, each write of a log, and each
+call of the client library began and ended; the processes of a host have one clock. Of the requests the fastest tenth
+is shown, as medians: what else the machine did meanwhile is mostly not in them.
 
 Limits: a record costs some microseconds per handler, which are in the figures. What a handler does after it has sent
 its message is in its time too, and holds nobody up but its own process.
@@ -27,14 +27,17 @@ from typing import Any
 from thespian.actors import WatchMessage
 
 from client_replies.actors.thespian.component_actor import ComponentActor
+from client_replies.cluster.client.call import Call
+from client_replies.cluster.door.gateway import GatewayActor
+from client_replies.cluster.door.gateway_port import GatewayPort
 from client_replies.cluster.log.log_store import SqliteLogStore
 from client_replies.cluster.log.log_writer import LogWriter
 from client_replies.cluster.replica.network import Envelope
 
 from .cluster import measure_ours
-from examples.ledger.client import ClientActor
 from examples.ledger.ledger_replica import LedgerReplica
 
+CLIENT = "client"
 RECORDS_AT_ONCE = 64
 SHARE_SHOWN = 0.1  # of the requests: the fastest
 SHARE_OF_STEP = 0.5  # of those that are shown, so that a step counts as part of the journey
@@ -42,7 +45,7 @@ SHARE_OF_STEP = 0.5  # of those that are shown, so that a step counts as part of
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A handler, or a write of a log: in which process, of which actor, about what, from when to when."""
+    """A handler, a write of a log or a call of the client: in which process, about what, from when to when."""
 
     pid: int
     actor: str
@@ -81,7 +84,7 @@ def _what(message: object) -> str:
 def install(directory: str) -> None:
     """Write down what this process and those that it forks from now on do."""
     recorder = Recorder(directory)
-    receive, write = ComponentActor.receiveMessage, SqliteLogStore.write
+    receive, write, call = ComponentActor.receiveMessage, SqliteLogStore.write, Call.run
 
     def received(self: ComponentActor, message: object, sender: Any) -> Any:
         begun = time.monotonic()
@@ -92,12 +95,18 @@ def install(directory: str) -> None:
             came = [] if recorder.notes and isinstance(message, WatchMessage) else [_what(message)]
             recorder.record(type(self).__name__, ", ".join(dict.fromkeys([*came, *recorder.notes])), begun)
 
-    def noted(what: str, function: Callable[..., None]) -> Callable[..., None]:
-        def called(*arguments: Any) -> None:
+    def noted(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
             recorder.notes.append(what)
-            function(*arguments)
+            return function(*arguments, **named)
 
         return called
+
+    def asked(self: Call, *arguments: Any) -> Any:
+        begun = time.monotonic()
+        answer = call(self, *arguments)
+        recorder.record(CLIENT, "", begun)
+        return answer
 
     def written(self: SqliteLogStore, *writes: Any) -> None:
         begun = time.monotonic()
@@ -106,7 +115,9 @@ def install(directory: str) -> None:
 
     ComponentActor.receiveMessage = received  # type: ignore[method-assign]
     LedgerReplica.tick = noted("tick", LedgerReplica.tick)  # type: ignore[method-assign]
-    LedgerReplica._answer = noted("commit and answer", LedgerReplica._answer)  # type: ignore[method-assign]
+    GatewayActor._take = noted("a client's request", GatewayActor._take)  # type: ignore[method-assign]
+    GatewayPort.reply = noted("commit and answer", GatewayPort.reply)  # type: ignore[method-assign]
+    Call.run = asked  # type: ignore[assignment, method-assign]
     LogWriter._done = noted("its log is written", LogWriter._done)  # type: ignore[method-assign]
     SqliteLogStore.write = written  # type: ignore[method-assign]
 
@@ -123,18 +134,20 @@ def steps(directory: Path) -> list[Step]:
 
 
 def journeys(found: Sequence[Step]) -> Iterator[list[Step]]:
-    """The steps of each request: from the end of the handler that sent it to that of the handler that got its reply."""
+    """The steps of each request: the client's call, and what began before it ended."""
     journey: list[Step] = []
     for step in found:
-        journey.append(step)
-        if step.actor == ClientActor.__name__ and "Answer" in step.what:
-            yield journey
+        if step.actor == CLIENT:
+            if journey:
+                yield journey
             journey = [step]
+        elif journey and step.begun < journey[0].ended:
+            journey.append(step)
 
 
 def table(found: Sequence[Step]) -> list[str]:
     """The fastest requests' steps, as medians."""
-    fastest = sorted(journeys(found), key=lambda journey: journey[-1].begun - journey[0].ended)
+    fastest = sorted(journeys(found), key=lambda journey: _seconds(journey[0]))
     shown = fastest[: max(1, int(len(fastest) * SHARE_SHOWN))]
     places = _places(found)
     spans: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
@@ -143,15 +156,19 @@ def table(found: Sequence[Step]) -> list[str]:
         for step in journey[1:]:
             key = places.get((step.pid, step.actor), step.actor), step.what
             seen[key] += 1
-            spans[(*key, seen[key])].append((step.begun - journey[0].ended, step.ended - step.begun))
+            spans[(*key, seen[key])].append((step.begun - journey[0].begun, _seconds(step)))
     lines = ["| after | takes | process | what it handles |", "| ---: | ---: | --- | --- |"]
     kept = {key: times for key, times in spans.items() if len(times) >= SHARE_OF_STEP * len(shown)}
     for (place, what, _), times in sorted(kept.items(), key=lambda one: median(at for at, _ in one[1])):
         after, takes = (median(values) * 1e3 for values in zip(*times, strict=True))
         lines.append(f"| {after:.2f} ms | {takes:.2f} ms | {place} | {what} |")
-    whole, every = (median(journey[-1].begun - journey[0].ended for journey in some) * 1e3 for some in (shown, fastest))
+    whole, every = (median(_seconds(journey[0]) for journey in some) * 1e3 for some in (shown, fastest))
     counts = f"the fastest {len(shown)} of {len(fastest)}"
     return [*lines, "", f"{whole:.2f} ms, the median of {counts}; of all {every:.2f} ms"]
+
+
+def _seconds(step: Step) -> float:
+    return step.ended - step.begun
 
 
 def _places(found: Sequence[Step]) -> dict[tuple[int, str], str]:

@@ -1,6 +1,6 @@
 """A replicated service around the component: bring a state machine, and it is executed once on every replica.
 
-Read in this order: `protocol` (what clients and replicas say), `durable_files` (how small files are replaced),
+Read in this order: `protocol` (what a client asks), `durable_files` (how small files are replaced),
 `control` (what the keeper of the processes tells them), `vsr` (how requests are ordered and executed once), `log`
 (where that is durable), `door` (where clients connect), `replica` (the actor that puts all this and the component
 together), `host` (what keeps the processes up), `client` (the library that clients use).
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .host.failure import MembersFailed
     from .host.gateway_keeper import GatewayKeeper
     from .host.members import Members
-    from .replica.observer import Observer, Verdict
+    from .replica.observer import Observer
     from .replica.replica import ReplicaActor
     from .vsr.execution import StateMachine
 
@@ -38,7 +38,6 @@ __all__ = [
     "Session",
     "StartReplica",
     "StateMachine",
-    "Verdict",
 ]
 
 _HOMES = {
@@ -49,7 +48,6 @@ _HOMES = {
     "ReplicaActor": "replica.replica",
     "StartReplica": "control",
     "StateMachine": "vsr.execution",
-    "Verdict": "replica.observer",
 }
 
 

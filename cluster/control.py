@@ -80,13 +80,6 @@ class ReplicaStopped(Failed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemberFailed(Failed):
-    """The member cannot go on, and why."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Join(Message):
     """Who else is there: members by name, and the ClientRepliesActors by replica.
 
@@ -116,14 +109,13 @@ class GetProgress(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """How far a member is: replicas count ops, clients rows."""
+    """How far a replica is: how many ops it has executed, of those that it knows to be committed."""
 
     request: U64
     name: str
     done: U64
     total: U64
     counters: Mapping[str, U64] = field(repr=False)
-    finished: bool = False
     status: Mapping[str, int | str] = field(default_factory=dict, repr=False)
 
 

@@ -26,7 +26,6 @@ from client_replies.actors.thespian.system import OwnedSystem, SystemFailure
 from client_replies.cluster.control import (
     Join,
     Joined,
-    MemberFailed,
     ReplicaStarted,
     ReplicaStopped,
     StartReplica,
@@ -100,8 +99,6 @@ class Members:
         self._replica = replica
         self._request = 0
         self._told: Join | None = None
-        self._others: dict[str, int] = {}  # who else is to be told of a replica's new address, and was told last
-        self._others_told_at = 0.0
 
     def create(self, name: str, actor: type) -> int:
         """Create a member. Its process, or 0 if that has ended already. Raises `MembersFailed`."""
@@ -128,10 +125,6 @@ class Members:
         """Create a replica, and keep it up from now on."""
         process = self.create(start.name, self._replica)
         self.replicas[start.name] = _Replica(start, process, created_at=time.monotonic())
-
-    def tell_of_replicas(self, name: str) -> None:
-        """This member, which has an address of its own, is told when a replica gets another."""
-        self._others[name] = 0
 
     def start_replicas(self) -> None:
         """Wait until each knows the others, or there is a reason why it is not up."""
@@ -218,8 +211,6 @@ class Members:
         answer = self._system.listen(wait)
         self._supervise()
         self.on_turn(answer if isinstance(answer, Message) else None)
-        if isinstance(answer, MemberFailed):
-            raise MembersFailed(f"{answer.name} failed: {answer.reason}")
         if isinstance(answer, ReplicaStopped):
             self._stopped(self.replicas[answer.name], answer.pid, answer.reason)
             return None
@@ -262,9 +253,7 @@ class Members:
             self._tell_everybody()
 
     def _joined(self, joined: Joined) -> None:
-        if joined.name in self._others:
-            self._others[joined.name] = joined.number
-        elif self._told is not None and joined.number == self._told.number:
+        if self._told is not None and joined.number == self._told.number:
             # Not of an earlier one: the last may be lost, and would never be said again.
             replica = self.replicas[joined.name]
             if replica.pid:
@@ -286,13 +275,6 @@ class Members:
             replica.joined = False
             if replica.pid:
                 self.tell(name, self._told)
-        self._tell_others(time.monotonic())
-
-    def _tell_others(self, now: float) -> None:
-        self._others_told_at = now
-        for name, number in self._others.items():
-            if self._told is not None and number < self._told.number:
-                self.tell(name, self._told)
 
     def _supervise(self) -> None:
         now = time.monotonic()
@@ -304,8 +286,6 @@ class Members:
             if now - replica.asked_at >= RESEND_INTERVAL and not replica.restart_at:
                 replica.asked_at = now
                 self._ask_again(name, replica, now)
-        if now - self._others_told_at >= RESEND_INTERVAL:
-            self._tell_others(now)
 
     def _restart(self, name: str, replica: _Replica, now: float) -> None:
         replica.restart_at = 0.0

@@ -1,4 +1,4 @@
-"""Messages between the members: batched, bounded, and lost where a member does not answer.
+"""Messages between the replicas: batched, bounded, and lost where a replica does not answer.
 
 Guarantees: what is posted to a peer goes into an envelope; at most `WINDOW` envelopes to a peer are unanswered, and
 what comes meanwhile is in the next one, so that a slow peer costs its sender neither messages nor memory. Of heartbeats
@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
 from client_replies.cluster.vsr.messages import Commit, VsrMessage
 from client_replies.messages.limits import Length, Unchecked
 from client_replies.messages.message import U64, Message
@@ -33,8 +32,7 @@ ITEMS_IN_ENVELOPE_MAX = 128
 ENVELOPE_TIMEOUT = 1.0
 ENVELOPE_TIMEOUT_MAX = 4.0
 
-Item = Annotated[VsrMessage, Unchecked()] | Request | Answer | Refused | Redirected
-BETWEEN_REPLICAS: tuple[type[Message], ...] = VsrMessage.__args__
+ITEM_TYPES: tuple[type[Message], ...] = VsrMessage.__args__
 ITEMS_MAX = 1024
 
 
@@ -43,20 +41,20 @@ class Envelope(Message):
     """What `sender` had to say since its last envelope; `taken` is the highest number it has had from the receiver.
 
     An envelope with number 0 is not answered: it brings heartbeats alone, or without items only says what was taken.
-    Nothing else travels between two members. The replication protocol checks its own messages.
+    Nothing else travels between two replicas. The replication protocol checks its own messages.
     """
 
     sender: str
     number: U64
     taken: U64
-    items: Annotated[tuple[Item, ...], Length(0, ITEMS_MAX)] = field(repr=False)
+    items: Annotated[tuple[Annotated[VsrMessage, Unchecked()], ...], Length(0, ITEMS_MAX)] = field(repr=False)
 
 
 @dataclass(slots=True)
 class _Peer:
     """Both directions of the traffic with one peer."""
 
-    queue: deque[Item] = field(default_factory=deque)
+    queue: deque[VsrMessage] = field(default_factory=deque)
     sent: int = 0  # the number of the last envelope sent
     answered: int = 0  # the highest that the peer has had
     sent_at: float = 0.0
@@ -68,7 +66,7 @@ class _Peer:
 
 
 class Network:
-    """One member's access to the network. `send` hands an envelope to the actor of the named peer."""
+    """One replica's access to the network. `send` hands an envelope to the actor of the named peer."""
 
     def __init__(self, name: str, send: Callable[[str, Envelope], None]) -> None:
         self.name = name
@@ -76,22 +74,12 @@ class Network:
         self._send = send
         self._peers: dict[str, _Peer] = {}
 
-    def post(self, peer: str, item: Item, now: float, *, lose: bool = False) -> bool:
-        """Send the item with the next envelope to the peer. False if it is lost; `lose` makes sure of that."""
-        kind = type(item).__name__
-        self.counters[f"{kind}_sent"] += 1
-        is_carried = self._carry(peer, item, now, lose)
-        if not is_carried:
-            self.counters[f"{kind}_dropped"] += 1
-        return is_carried
+    def post(self, peer: str, item: VsrMessage, now: float) -> None:
+        """Send the item with the next envelope to the peer."""
+        self.counters[f"{type(item).__name__}_sent"] += 1
+        self._queue(peer, item)
 
-    def _carry(self, peer: str, item: Item, now: float, lose: bool) -> bool:
-        """Let the item go out. False if it is lost."""
-        if not lose:
-            self._queue(peer, item)
-        return not lose
-
-    def receive(self, envelope: Envelope) -> tuple[Item, ...]:
+    def receive(self, envelope: Envelope) -> tuple[VsrMessage, ...]:
         """The items of an envelope that has arrived."""
         peer = self._peer(envelope.sender)
         peer.timeout = ENVELOPE_TIMEOUT
@@ -128,7 +116,7 @@ class Network:
             elif peer.unanswered and peer.answer_at == math.inf:
                 peer.answer_at = now + ANSWER_LAG
 
-    def _number(self, peer: _Peer, items: tuple[Item, ...], now: float) -> int:
+    def _number(self, peer: _Peer, items: tuple[VsrMessage, ...], now: float) -> int:
         """The number of the next envelope; 0 if it is not to be answered."""
         answers = peer.sent == peer.answered and peer.timeout == ENVELOPE_TIMEOUT
         if answers and peer.heartbeats < HEARTBEATS_UNANSWERED_MAX and all(type(item) is Commit for item in items):
@@ -144,12 +132,12 @@ class Network:
         """True if nothing waits to be sent."""
         return not any(peer.queue for peer in self._peers.values())
 
-    def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[Item, ...]) -> None:
+    def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[VsrMessage, ...]) -> None:
         peer.unanswered, peer.answer_at = 0, math.inf
         self.counters["envelopes_sent"] += 1
         self._send(name, Envelope(sender=self.name, number=number, taken=peer.taken, items=items))
 
-    def _queue(self, name: str, item: Item) -> None:
+    def _queue(self, name: str, item: VsrMessage) -> None:
         peer = self._peer(name)
         if len(peer.queue) >= QUEUE_MAX:
             peer.queue.popleft()

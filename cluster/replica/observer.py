@@ -1,25 +1,14 @@
 """Who hears what a replica does while it works: by default nobody.
 
-A service that records what happens, or a drill, gives the replica an observer of its own (`make_observer`). The
+A service that records what happens, or a drill, gives the replica an observer of its own (`make_parts`). The
 replica's handlers call it, and what it raises ends the replica: an `OSError` is the reason why it stops.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from client_replies.cluster.vsr.core import Core
-from client_replies.cluster.vsr.effects import AnswerClient
 from client_replies.cluster.vsr.execution import Applied, Skipped
 from client_replies.cluster.vsr.messages import LogEntry
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of an answer: it leaves with these bytes, or is lost on its way."""
-
-    reply: bytes
-    lose: bool = False
 
 
 class Observer:
@@ -30,17 +19,6 @@ class Observer:
 
     def installed(self, op: int) -> None:
         """The state was replaced by that of another replica."""
-
-    def answer(self, effect: AnswerClient, *, routed: bool) -> Verdict:
-        """An answer is about to leave, if it is `routed`: known where its client is."""
-        return Verdict(effect.reply)
-
-    def may_refuse(self, client: int) -> bool:
-        """Whether a refusal of this client's request may leave."""
-        return True
-
-    def answered(self, effect: AnswerClient, sent: bool) -> None:
-        """It left, or was lost."""
 
     def reply_kept(self, slot: int, reply: bytes) -> None:
         """The component was given the reply."""

@@ -1,6 +1,6 @@
 """One replica as an actor: it puts the protocol, the log, the service and the component together, and decides nothing.
 
-    clients -> gateway or network -> vsr (order) -> state machine (execute) -> RepliesPort (keep the reply) -> answer
+    clients -> gateway -> vsr (order) -> state machine (execute) -> RepliesPort (keep the reply) -> answer
 
 Guarantees: what the protocol wants done is done in its order, and what it waits for is told when it is durable and not
 before. An entry is executed only while the port takes writes, so a slow disk slows the replica down instead of filling
@@ -17,7 +17,8 @@ Owns: the protocol's state, the service's state machine, the log store, the port
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NoReturn
 
@@ -51,7 +52,6 @@ from client_replies.cluster.log.log_store import (
     StoreMissing,
 )
 from client_replies.cluster.log.log_writer import LogWriter
-from client_replies.cluster.protocol import Answer, Redirected, Refusal, Refused, Request
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.core import Status
 from client_replies.cluster.vsr.durable import StoredLog
@@ -64,7 +64,7 @@ from client_replies.cluster.vsr.effects import (
     WriteLog,
 )
 from client_replies.cluster.vsr.execution import Applied, Skipped, StateMachine
-from client_replies.cluster.vsr.messages import LogEntry, VsrMessage
+from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.cluster.vsr.replica import Replica, RestartImpossible
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import Fault, FaultClass
@@ -95,6 +95,16 @@ def replica_name(replica: int) -> str:
     return f"replica-{replica}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a replica works with: what it executes, its ways to the others and to the gateways, and who hears of it."""
+
+    state_machine: StateMachine
+    network: Network
+    gateways: GatewayPort
+    observer: Observer = field(default_factory=Observer)
+
+
 class ReplicaActor(ComponentActor):
     """See the module. A service says in a subclass what it executes."""
 
@@ -123,7 +133,6 @@ class ReplicaActor(ComponentActor):
         self._joined: Join | None = None
         self._peers_known: tuple[tuple[int, ActorAddress], ...] = ()
         self._restart_op = 0  # where the log ended when this life began
-        self._routes: dict[int, str] = {}  # by client: the member that it is at, or "" for a gateway
         self._opening: tuple[RepliesOpened, StoredLog] | None = None
         self._vsr: Replica | None = None
         self._ready = True
@@ -140,13 +149,13 @@ class ReplicaActor(ComponentActor):
         """What this replica executes, in the state before the first operation."""
         raise NotImplementedError
 
-    def make_network(self, message: StartReplica) -> Network:
-        """How this replica talks to the other members."""
-        return Network(message.name, self.tell_member)
-
-    def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
-        """Who hears what this replica does."""
-        return Observer()
+    def make_parts(self, message: StartReplica, port: RepliesPort) -> Parts:
+        """What this replica works with."""
+        return Parts(
+            state_machine=self.make_state_machine(message),
+            network=Network(message.name, self.tell_member),
+            gateways=GatewayPort(message.config.replica, message.config.cluster, self.send),
+        )
 
     def handlers(self) -> dict[type, Handler]:
         return {
@@ -196,8 +205,6 @@ class ReplicaActor(ComponentActor):
         self._replies_actor = self.create_child(ClientRepliesActor)
         with self._on_refusal("its directory"):
             self.machine.make_directory(message.directory)
-        self._network = self.make_network(message)
-        self._gateways = GatewayPort(message.config.replica, message.config.cluster, self.send)
         self._port = RepliesPort(
             owner=self.environment.unique(),
             send=self._send_to_replies,
@@ -205,8 +212,9 @@ class ReplicaActor(ComponentActor):
             now=self.environment.monotonic,
             open_memory=self.environment.open_memory,
         )
-        self._state_machine = self.make_state_machine(message)
-        self._observer = self.make_observer(message, self._port)
+        parts = self.make_parts(message, self._port)
+        self._state_machine, self._observer = parts.state_machine, parts.observer
+        self._network, self._gateways = parts.network, parts.gateways
         self._replies = Replies(self._port, self._input, self._observer)
         self._port.open(message.config, OpenMode.OPEN_OR_FORMAT)
         self._idle_period = 1.05 * message.view_change / HEARTBEATS  # a heartbeat is due at each of these ticks
@@ -373,13 +381,8 @@ class ReplicaActor(ComponentActor):
         """Take what another member said."""
         if self._vsr is None:
             return
-        requests = []
         for item in self._network.receive(message):
-            if isinstance(item, Request):
-                requests.append(item)
-            elif isinstance(item, VsrMessage):
-                self._carry_out(self._vsr.receive(item, self._now()))
-        self._requests(requests, message.sender)
+            self._carry_out(self._vsr.receive(item, self._now()))
         self._advance()
 
     def forwarded(self, message: ForwardRequests, sender: ActorAddress) -> None:
@@ -392,13 +395,9 @@ class ReplicaActor(ComponentActor):
                 requests.append(request_of(frame))
             except MessageInvalid:
                 self.counters["requests_invalid"] += 1
-        self._requests(requests, "")
-        self._advance()
-
-    def _requests(self, requests: Sequence[Request], route: str) -> None:
-        self._routes.update((request.client, route) for request in requests)
         if requests:
             self._input("request", requests)
+        self._advance()
 
     def port_message(self, message: object, sender: ActorAddress) -> None:
         """Take what the component or the pool said."""
@@ -454,7 +453,7 @@ class ReplicaActor(ComponentActor):
             elif isinstance(effect, WriteLog):
                 self._log.add(effect)
             elif isinstance(effect, AnswerClient):
-                self._answer(effect)
+                self._gateways.reply(effect.reply, view=effect.view, repeated=effect.repeated)
             elif isinstance(effect, RefuseClient):
                 self._refuse(effect)
             elif isinstance(effect, RedirectClient):
@@ -462,51 +461,18 @@ class ReplicaActor(ComponentActor):
             else:
                 self._replies.carry_out(effect)
 
-    def _answer(self, effect: AnswerClient) -> None:
-        route = self._routes.get(effect.client)
-        verdict = self._observer.answer(effect, routed=route is not None)
-        if route is None:
-            return
-        if verdict.lose:
-            self.counters["answers_dropped"] += 1
-        if route == "":
-            if not verdict.lose:
-                self._gateways.reply(verdict.reply, view=effect.view, repeated=effect.repeated)
-            return
-        answer = Answer(client=effect.client, reply=verdict.reply, view=effect.view)
-        sent = self._network.post(route, answer, self.environment.monotonic(), lose=verdict.lose)
-        self._observer.answered(effect, sent)
-
     def _refuse(self, effect: RefuseClient) -> None:
-        route = self._routes.get(effect.client)
-        if not self._observer.may_refuse(effect.client):
-            return
-        if route == "":
-            self._gateways.refuse(
-                frames.Reason[effect.reason.name],
-                client=effect.client,
-                session=effect.session,
-                request=effect.number,
-                view=effect.view,
-            )
-        elif route is not None:
-            refused = Refused(
-                client=effect.client,
-                session=effect.session,
-                number=effect.number or 0,
-                refusal=Refusal[effect.reason.name],
-                view=effect.view,
-            )
-            self._network.post(route, refused, self.environment.monotonic())
+        self._gateways.refuse(
+            frames.Reason[effect.reason.name],
+            client=effect.client,
+            session=effect.session,
+            request=effect.number,
+            view=effect.view,
+        )
 
     def _redirect(self, effect: RedirectClient) -> None:
-        route = self._routes.get(effect.client)
-        if route == "":
-            primary = PRIMARY_UNKNOWN if effect.replica is None else effect.replica
-            self._gateways.redirect(client=effect.client, view=effect.view, primary=primary)
-        elif route is not None and effect.replica is not None:
-            redirected = Redirected(client=effect.client, view=effect.view, replica=effect.replica)
-            self._network.post(route, redirected, self.environment.monotonic())
+        primary = PRIMARY_UNKNOWN if effect.replica is None else effect.replica
+        self._gateways.redirect(client=effect.client, view=effect.view, primary=primary)
 
     # What has become possible.
 
@@ -578,7 +544,8 @@ class ReplicaActor(ComponentActor):
     def counts(self) -> dict[str, int]:
         """What was counted in this life."""
         protocol = self._vsr.core.counters if self._vsr is not None else {}
-        return {**protocol, **self._network.counters, **self._replies.counters, **(+self.counters)}
+        ways = {**self._network.counters, **self._gateways.counters}
+        return {**protocol, **ways, **self._replies.counters, **(+self.counters)}
 
     def finish(self, message: Finish, sender: ActorAddress) -> None:
         """Go on towards the end, and say how far it is."""

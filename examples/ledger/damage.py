@@ -5,7 +5,7 @@ plan picks replies that the network dropped; from then on everything to that ses
 durable and then damaged; the next retry finds the damage, and only the peers still have the reply.
 
 Guarantees: the plan's moments are spread over the run and depend on the order of ops alone; if the network drops
-nothing around a moment, the plan drops a reply itself. The saboteur is a process of its own that knows the file's name.
+nothing around a moment, the plan drops a reply itself. What is damaged is the file, behind the component's back.
 
 Limits: no damage to what nobody asks for again; the scrubber's tests do that.
 """
@@ -18,13 +18,10 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from client_replies.messages.limits import Range
-from client_replies.messages.message import U64, U64_MAX, Message, Number
+from client_replies.messages.message import U64
 from client_replies.messages.reply_header import HEADER_SIZE, packed_size
 
-SABOTEUR = "saboteur"
 LOSE_TIMEOUT = 5.0  # seconds until a directory that stays is an error
 
 
@@ -74,55 +71,28 @@ class Moments:
         return number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DamageSlot(Message):
-    """To the saboteur: overwrite a part of the reply of `size` bytes at `offset` of the file. Once for each number."""
+def damage_slot(path: Path, offset: int, size_max: int, chance: random.Random) -> str | None:
+    """Write garbage into the reply that is in the file at `offset`, in one of the ways in which disks go wrong.
 
-    number: Number
-    path: str
-    offset: U64
-    size: Annotated[int, Range(HEADER_SIZE + 1, U64_MAX)]
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotDamaged(Message):
-    """From the saboteur: done. `damage` says how."""
-
-    number: Number
-    damage: str
-
-
-def damage_of(path: Path, offset: int, size_max: int, seed: int) -> DamageSlot | None:
-    """The order to damage the reply that is in the file at `offset`; None if there is none."""
-    with path.open("rb") as data:
-        data.seek(offset)
-        header = data.read(HEADER_SIZE)
-    if len(header) < HEADER_SIZE:
-        return None
-    size = packed_size(header)
-    if not HEADER_SIZE < size <= size_max:
-        return None
-    return DamageSlot(number=1, path=str(path), offset=offset, size=size, seed=seed)
-
-
-def damage_slot(message: DamageSlot) -> str:
-    """Write garbage into the file, in one of the ways in which disks go wrong; says which."""
-    chance = random.Random(f"{message.seed}/{message.number}")
-    kind = chance.choice(("a flipped bit in the header", "garbage in the body", "a sector of zeros"))
-    descriptor = os.open(message.path, os.O_RDWR | os.O_CLOEXEC)
+    Says which; None if there is no reply of at most `size_max` bytes. Raises `OSError`.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
+        header = os.pread(descriptor, HEADER_SIZE, offset)
+        size = packed_size(header) if len(header) == HEADER_SIZE else 0
+        if not HEADER_SIZE < size <= size_max:
+            return None
+        kind = chance.choice(("a flipped bit in the header", "garbage in the body", "a sector of zeros"))
         if kind == "a flipped bit in the header":
-            at = message.offset + chance.randrange(HEADER_SIZE)
-            byte = os.pread(descriptor, 1, at)[0]
-            os.pwrite(descriptor, bytes([byte ^ 1 << chance.randrange(8)]), at)
+            at = chance.randrange(HEADER_SIZE)
+            os.pwrite(descriptor, bytes([header[at] ^ 1 << chance.randrange(8)]), offset + at)
         elif kind == "garbage in the body":
-            length = min(64, message.size - HEADER_SIZE)
-            at = message.offset + HEADER_SIZE + chance.randrange(message.size - HEADER_SIZE - length + 1)
+            length = min(64, size - HEADER_SIZE)
+            at = offset + HEADER_SIZE + chance.randrange(size - HEADER_SIZE - length + 1)
             before = os.pread(descriptor, length, at)
             os.pwrite(descriptor, bytes(byte ^ chance.randrange(1, 256) for byte in before), at)
         else:
-            os.pwrite(descriptor, bytes(4096), message.offset)
+            os.pwrite(descriptor, bytes(4096), offset)
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,7 +1,7 @@
 """What the members write down while they work, as JSON lines; the verdict is computed from this and nothing else.
 
 Guarantees: a line is written by who saw it, when it happened: a replica's journal when an operation changes its ledger,
-a client's record when an answer comes in, a replica's events when it takes over, or a slot is damaged or repaired.
+a session's record when an answer comes in, a replica's events when it takes over, or a slot is damaged or repaired.
 A replica's counts are in its events too, as increments, so that their sum is over all lives of the replica. A whole
 line is read as what was written, or is `EvidenceInvalid`. What a killed process left of its last line is no line.
 
@@ -70,8 +70,18 @@ class Seen(msgspec.Struct, frozen=True, tag=True):
     header: str = ""
 
 
-class AnswerSeen(msgspec.Struct, frozen=True):
-    """One line of a client's record: an answer that it got. `kind` is the name of an `AnswerKind`."""
+class SessionOf(msgspec.Struct, frozen=True, tag=True):
+    """The first line of a session's record: the client that it is. The library chose the number."""
+
+    client: int
+
+
+class AnswerSeen(msgspec.Struct, frozen=True, tag=True):
+    """One line of a session's record: what it got for a request.
+
+    `kind`: "FIRST" is the awaited answer, "REPEATED" one that was asked for once more; "LOST" is none: the request was
+    executed, and no replica has its reply. `tries`: how often it was asked for; `latency`: seconds from the first time.
+    """
 
     client: int
     request: int
@@ -103,7 +113,7 @@ class EvidenceWriter:
         self._file = path.open("ab")
         self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
-    def write(self, line: Execution | Restored | Counted | Seen | AnswerSeen) -> None:
+    def write(self, line: Execution | Restored | Counted | Seen | SessionOf | AnswerSeen) -> None:
         """Append one line."""
         self._file.write(msgspec.json.encode(line) + b"\n")
 
@@ -159,9 +169,12 @@ def read_journal(path: Path) -> Journal:
     return Journal(tuple(lines), left, tuple(sorted(unlike)), tuple(gaps))
 
 
-def read_answers(path: Path) -> tuple[AnswerSeen, ...]:
-    """A client's record. Raises `EvidenceInvalid`."""
-    return tuple(_read(path, _RECORD))
+def read_record(path: Path) -> tuple[int, tuple[AnswerSeen, ...]]:
+    """A session's record: which client it was, and what it got. Raises `EvidenceInvalid`."""
+    first, *answers = _read(path, _RECORD)
+    if not isinstance(first, SessionOf):
+        raise EvidenceInvalid(f"{first} in {path}", "the session's client first")
+    return first.client, tuple(line for line in answers if isinstance(line, AnswerSeen))
 
 
 def read_events(path: Path) -> tuple[Seen, ...]:
@@ -203,7 +216,7 @@ def read_final(path: Path) -> Final:
 
 _JOURNAL = msgspec.json.Decoder(Execution | Restored)
 _EVENTS = msgspec.json.Decoder(Counted | Seen)
-_RECORD = msgspec.json.Decoder(AnswerSeen)
+_RECORD = msgspec.json.Decoder(SessionOf | AnswerSeen)
 _FINAL = msgspec.json.Decoder(Final)
 
 

@@ -1,8 +1,7 @@
-"""A network of the drill's: what it loses, doubles and delays of the messages between the members.
+"""A network of the drill's: what it loses, doubles and delays of the messages between the replicas.
 
 Guarantees: what happens to the n-th message of a kind on a link depends on the seed, the two ends, the kind and n
-alone. What passes travels as in `Network`. Delays share one wheel of timers. A peer that is cut off is neither heard
-nor reached.
+alone. What passes travels as in `Network`. A peer that is cut off is neither heard nor reached.
 
 Owns: the links.
 """
@@ -15,10 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from client_replies.cluster.protocol import Answer, Request
-from client_replies.cluster.replica.network import BETWEEN_REPLICAS, Envelope, Item, Network
+from client_replies.cluster.replica.network import ITEM_TYPES, Envelope, Network
+from client_replies.cluster.vsr.messages import VsrMessage
 from client_replies.messages.config import Pause
 from client_replies.messages.limits import Range
+
+REQUEST, REPLY = "request", "reply"  # the kinds between a replica and the gateways
 
 Probability = Annotated[float, Range(0.0, 1.0)]
 
@@ -56,30 +57,6 @@ class FaultyLink:
         return tuple(delays)
 
 
-class TimerWheel:
-    """Items that come due later; one for each actor instead of a wakeup for each item."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, str, Item]] = []
-        self._count = 0
-
-    def add(self, due: float, peer: str, item: Item) -> None:
-        """Keep the item until then."""
-        self._count += 1
-        heapq.heappush(self._heap, (due, self._count, peer, item))
-
-    def pop_due(self, now: float) -> list[tuple[str, Item]]:
-        """What has come due, in order."""
-        due = []
-        while self._heap and self._heap[0][0] <= now:
-            _due, _count, peer, item = heapq.heappop(self._heap)
-            due.append((peer, item))
-        return due
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-
 class FaultyNetwork(Network):
     """See the module."""
 
@@ -90,28 +67,31 @@ class FaultyNetwork(Network):
         self._seed = seed
         self._faults = faults
         self._links: dict[tuple[str, str], FaultyLink] = {}
-        self._wheel = TimerWheel()
+        self._late: list[tuple[float, int, str, VsrMessage]] = []  # a heap, by when each is to leave
+        self._delayed = 0
         self.cut: frozenset[str] = frozenset()  # peers that this member neither hears nor reaches
 
-    def _carry(self, peer: str, item: Item, now: float, lose: bool) -> bool:
+    def post(self, peer: str, item: VsrMessage, now: float) -> None:
+        """Send the item with the next envelope to the peer, later, twice or not at all."""
         kind = type(item).__name__
         link = self._links.get((peer, kind))
         if link is None:
             faults = self._faults.get(kind, NO_FAULTS)
             link = self._links[peer, kind] = FaultyLink(self._seed, self.name, peer, kind, faults)
         delays = link.decide()
-        if lose or not delays or peer in self.cut:
-            return False
+        if not delays or peer in self.cut:
+            self.counters[f"{kind}_dropped"] += 1
+            return
         self.counters[f"{kind}_duplicated"] += len(delays) - 1
         for delay in delays:
             if delay > 0.0:
                 self.counters[f"{kind}_delayed"] += 1
-                self._wheel.add(now + delay, peer, item)
+                self._delayed += 1
+                heapq.heappush(self._late, (now + delay, self._delayed, peer, item))
             else:
-                self._queue(peer, item)
-        return True
+                super().post(peer, item, now)
 
-    def receive(self, envelope: Envelope) -> tuple[Item, ...]:
+    def receive(self, envelope: Envelope) -> tuple[VsrMessage, ...]:
         """The items of an envelope that has arrived; none from a peer that is cut off."""
         if envelope.sender in self.cut:
             self.counters["envelopes_cut"] += 1
@@ -120,21 +100,22 @@ class FaultyNetwork(Network):
 
     def flush(self, now: float) -> None:
         """Send what may be sent, and what was delayed until now."""
-        for peer, item in self._wheel.pop_due(now):
-            self._queue(peer, item)
+        while self._late and self._late[0][0] <= now:
+            _due, _number, peer, item = heapq.heappop(self._late)
+            super().post(peer, item, now)
         super().flush(now)
 
     @property
     def is_idle(self) -> bool:
         """True if nothing waits to be sent."""
-        return not len(self._wheel) and super().is_idle
+        return not self._late and super().is_idle
 
 
 def cluster_faults(drop_replies: float, duplicate_requests: float) -> dict[str, Faults]:
     """The weather in which the example runs: what the user chose for clients, and a little of everything else."""
     between_replicas = Faults(drop=0.02, duplicate=0.02, delay=0.05, delay_max=0.02)
     return {
-        Answer.__name__: Faults(drop=drop_replies, delay=0.02, delay_max=0.03),
-        Request.__name__: Faults(drop=0.01, duplicate=duplicate_requests, delay=0.05, delay_max=0.05),
-        **{kind.__name__: between_replicas for kind in BETWEEN_REPLICAS},
+        REPLY: Faults(drop=drop_replies),
+        REQUEST: Faults(drop=0.01, duplicate=duplicate_requests),
+        **{kind.__name__: between_replicas for kind in ITEM_TYPES},
     }

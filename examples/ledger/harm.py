@@ -32,7 +32,7 @@ from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, pac
 from client_replies.storage.layout import Layout
 
 from .config import CLIENTS_MAX, MESSAGE_SIZE_MAX
-from .damage import damage_of, damage_slot, lose_directory
+from .damage import damage_slot, lose_directory
 from .fault_keeper import FaultKeeper
 
 PAUSE = (0.7, 3.0)  # seconds between one harm and the next
@@ -204,11 +204,10 @@ class Harm:
         for slot in slots:
             offset = LAYOUT.slot_offset(slot)
             try:
-                order = damage_of(self._file(name), offset, MESSAGE_SIZE_MAX, self._chance.getrandbits(32))
+                kind = damage_slot(self._file(name), offset, MESSAGE_SIZE_MAX, self._chance)
             except OSError:
                 break  # it has just lost its disk
-            if order is not None:
-                damage_slot(order)
+            if kind is not None:
                 self._damaged.add((self._file(name), offset))
                 damaged += 1
         self.slots_damaged += damaged

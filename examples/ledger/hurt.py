@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from client_replies.cluster.control import ProcessId
 from client_replies.cluster.protocol import Client
-from client_replies.cluster.replica.observer import Observer, Verdict
+from client_replies.cluster.replica.observer import Observer
 from client_replies.cluster.vsr.effects import AnswerClient
 from client_replies.messages.message import U64, Message
 from client_replies.messages.reply_header import HEADER_SIZE
@@ -87,15 +87,23 @@ class Hurts(Observer):
         self._drop_answers_told = self._drop_answers
         return self._drop_answers
 
-    def answer(self, effect: AnswerClient, *, routed: bool) -> Verdict:
-        lose = effect.client in self._faults.block
-        if routed and self._drop_answers and not lose and len(effect.reply) > HEADER_SIZE:
+    # What the port asks before it answers a client: see `faulty_port`.
+
+    def answer(self, effect: AnswerClient, *, routed: bool) -> bytes | None:
+        """The bytes that leave, or None if they are lost. `routed`: the port knows where the client is."""
+        if effect.client in self._faults.block:
+            return None
+        if routed and self._drop_answers and len(effect.reply) > HEADER_SIZE:
             self._drop_answers -= 1
-            lose = True
-        return Verdict(effect.reply, lose)
+            return None
+        return effect.reply
 
     def may_refuse(self, client: int) -> bool:
+        """Whether a refusal of this client's request may leave."""
         return client not in self._faults.block
+
+    def answered(self, effect: AnswerClient, *, sent: bool) -> None:
+        """It left, or was lost: nothing comes of that here."""
 
     def tick(self, now: float) -> None:
         if self._drop_answers != self._drop_answers_told:

@@ -1,7 +1,8 @@
 """The replica that executes the ledger, and can be hurt; in a run, with everything written down.
 
-Guarantees: the faults that it is started with or told of are those of `hurt`, `damage` and `faulty_network`. With
-`evidence` it leaves a journal, events and, when it has closed, its final state, from which the verdict is computed.
+Guarantees: the faults that it is started with or told of are those of `hurt`, `damage`, `faulty_network` and
+`faulty_port`. With `evidence` it leaves a journal, events and, when it has closed, its final state, from which the
+verdict is computed.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from thespian.actors import ActorAddress
 
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.component_actor import Handler
 from client_replies.cluster.control import Sender, StartReplica
-from client_replies.cluster.replica.observer import Observer
-from client_replies.cluster.replica.replica import ReplicaActor
+from client_replies.cluster.replica.replica import Parts, ReplicaActor
+from client_replies.messages.faults import InvariantBroken
 
-from .damage import NO_MOMENTS, SABOTEUR, MomentsPlan, SlotDamaged
+from .damage import NO_MOMENTS, MomentsPlan
 from .faulty_network import Faults, FaultyNetwork
+from .faulty_port import FaultyGatewayPort
 from .hurt import NOT_HURT, Hurt, HurtDone, Hurts, ReplicaFaults
 from .journal import Journal
 from .ledger_machine import LedgerMachine
@@ -54,7 +56,6 @@ class LedgerReplica(ReplicaActor):
         **ReplicaActor.senders,
         StartLedgerReplica: Sender.SCRIPT,
         Hurt: Sender.SCRIPT,
-        SlotDamaged: Sender.MEMBER,
     }
 
     _hurts: Hurts | None = None  # once it has started
@@ -64,52 +65,35 @@ class LedgerReplica(ReplicaActor):
             **super().handlers(),
             StartLedgerReplica: self.start,
             Hurt: self.hurt,
-            SlotDamaged: self.slot_damaged,
         }
 
-    def is_from(self, party: Enum, message: Any, sender: ActorAddress) -> bool:
-        """See `ReplicaActor`. It is the saboteur who says that a slot is damaged."""
-        if isinstance(message, SlotDamaged):
-            return self.is_member(SABOTEUR, sender)
-        return super().is_from(party, message, sender)
-
-    def make_network(self, message: StartReplica) -> FaultyNetwork:
-        faults = message.network_faults if isinstance(message, StartLedgerReplica) else {}
-        self._faulty_network = FaultyNetwork(message.name, message.seed, faults, self.tell_member)
-        return self._faulty_network
-
-    def make_state_machine(self, message: StartReplica) -> LedgerMachine:
-        if not isinstance(message, StartLedgerReplica) or not message.evidence:
-            return LedgerMachine()
-        self._journal = Journal(Path(message.evidence) / JOURNAL_FILE, message.plant)
-        return self._journal.machine
-
-    def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
-        faults = message.faults if isinstance(message, StartLedgerReplica) else NOT_HURT
-        if not isinstance(message, StartLedgerReplica) or not message.evidence:
-            self._hurts = Hurts(self._faulty_network, faults, self._tell_faults)
-            return self._hurts
-        self._hurts = Events(
-            config=message.config,
-            seed=message.seed,
-            moments=message.moments,
-            plant=message.plant,
-            path=Path(message.evidence) / EVENTS_FILE,
-            journal=self._journal,
-            port=port,
-            order=lambda order: self.tell_member(SABOTEUR, order),
-            counts=self.counts,
-            save=lambda text: self.machine.write_file(message.evidence, FINAL_FILE, text),
-            network=self._faulty_network,
-            faults=faults,
-            tell=self._tell_faults,
-        )
-        return self._hurts
-
-    def slot_damaged(self, message: SlotDamaged, sender: ActorAddress) -> None:
-        """The slot is damaged: let its client ask."""
-        if isinstance(self._hurts, Events):
-            self._hurts.slot_damaged(message.number)
+    def make_parts(self, message: StartReplica, port: RepliesPort) -> Parts:
+        if not isinstance(message, StartLedgerReplica):
+            raise InvariantBroken(f"found {type(message).__name__}, expected a StartLedgerReplica")
+        network = FaultyNetwork(message.name, message.seed, message.network_faults, self.tell_member)
+        machine: LedgerMachine
+        if message.evidence:
+            journal = Journal(Path(message.evidence) / JOURNAL_FILE, message.plant)
+            machine = journal.machine
+            self._hurts = Events(
+                config=message.config,
+                seed=message.seed,
+                moments=message.moments,
+                plant=message.plant,
+                path=Path(message.evidence) / EVENTS_FILE,
+                journal=journal,
+                port=port,
+                counts=self.counts,
+                save=lambda text: self.machine.write_file(message.evidence, FINAL_FILE, text),
+                network=network,
+                faults=message.faults,
+                tell=self._tell_faults,
+            )
+        else:
+            machine = LedgerMachine()
+            self._hurts = Hurts(network, message.faults, self._tell_faults)
+        gateways = FaultyGatewayPort(message, message.network_faults, self.send, self._hurts)
+        return Parts(state_machine=machine, network=network, gateways=gateways, observer=self._hurts)
 
     def hurt(self, message: Hurt, sender: ActorAddress) -> None:
         """Behave badly, as told."""

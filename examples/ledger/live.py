@@ -60,7 +60,7 @@ from .control_socket import (
     Question,
     Status,
 )
-from .damage import damage_of, damage_slot, lose_directory
+from .damage import damage_slot, lose_directory
 from .descriptors import prepare_descriptors
 from .fault_keeper import FaultKeeper
 from .ledger_replica import LedgerReplica, StartLedgerReplica
@@ -247,10 +247,10 @@ class Live:
         for name in names:
             path = self._directory / name / DATA_FILE
             slot = question.slot if question.slot is not None else self._slot_of(path, int(question.client or "", 16))
-            order = damage_of(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.getrandbits(32))
-            if order is None:
+            kind = damage_slot(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.Random())
+            if kind is None:
                 raise ClusterUnusable(f"slot {slot} of {name} holds no reply: give client:CLIENT, of one that is open")
-            done.append(f"slot {slot} of {name}: {damage_slot(order)}")
+            done.append(f"slot {slot} of {name}: {kind}")
         return "; ".join(done)
 
     def _slot_of(self, path: Path, wanted: int) -> int:

@@ -38,6 +38,7 @@ class Options:
     json: bool
     keep: bool
     rate: float = 0.0  # transfers per second; 0: as fast as answers come
+    repeats: float = 0.0  # probability that a client asks for an answer once more
     asked: frozenset[str] = frozenset()  # of --damage and --kill, those that the user gave
 
 

@@ -12,6 +12,7 @@ Owns: the events' file; which sessions wait for a damage.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client_replies.actors.owner.replies_port import RepliesPort
-from client_replies.cluster.replica.observer import Verdict
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.effects import AnswerClient
 from client_replies.cluster.vsr.execution import Applied, Skipped
@@ -28,7 +28,7 @@ from client_replies.messages.config import RepliesConfig
 from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, packed_op, packed_size
 from client_replies.storage.layout import Layout
 
-from .damage import DamageSlot, Moments, MomentsPlan
+from .damage import Moments, MomentsPlan, damage_slot
 from .evidence import Counted, EvidenceWriter, Final, Seen
 from .faulty_network import FaultyNetwork
 from .hurt import Hurts, ReplicaFaults
@@ -37,7 +37,6 @@ from .ledger import Ledger
 from .plant import Plant
 
 COUNTS_INTERVAL = 0.25  # seconds between two lines of what was counted
-DAMAGE_TIMEOUT = 1.0  # seconds until the saboteur is asked again
 
 
 @dataclass(slots=True)
@@ -46,9 +45,8 @@ class _Withheld:
 
     slot: int
     header: bytes
-    wait: int
-    order: DamageSlot
-    ordered_at: float = 0.0
+    wait: int  # until the slot is durable
+    number: int  # of the damage
 
 
 class Events(Hurts):
@@ -64,7 +62,6 @@ class Events(Hurts):
         path: Path,
         journal: Journal,
         port: RepliesPort,
-        order: Callable[[DamageSlot], None],
         counts: Callable[[], Mapping[str, int]],
         save: Callable[[str], None],
         network: FaultyNetwork,
@@ -72,12 +69,12 @@ class Events(Hurts):
         tell: Callable[[int], None],
     ) -> None:
         super().__init__(network, faults, tell)
-        self._path = config.path
+        self._file = Path(config.path)
+        self._slot_size = config.message_size_max
         self._seed = seed
         self._plant = plant
         self._journal = journal
         self._port = port
-        self._order = order
         self._counts = counts
         self._save = save
         self._counted: dict[str, int] = {}  # what is written down
@@ -90,7 +87,8 @@ class Events(Hurts):
         self._damaged: set[bytes] = set()  # headers of damaged replies that nobody has asked for yet
         self._slots: dict[bytes, int] = {}  # by header, of the replies kept since the last flush
         self._broken: set[bytes] = set()  # headers of damaged replies that are not repaired
-        self._fresh: list[bytes] = []  # headers of first answers that have not left
+        # Headers of first answers that have not left; not of registrations, whose replies the library keeps to itself.
+        self._fresh: list[bytes] = []
         self._closed = False  # then there is nothing more to write down
         self._view = 0
         self._syncing = False
@@ -130,7 +128,7 @@ class Events(Hurts):
 
     # Answers.
 
-    def answer(self, effect: AnswerClient, *, routed: bool) -> Verdict:
+    def answer(self, effect: AnswerClient, *, routed: bool) -> bytes | None:
         reply = effect.reply
         if effect.repeated and self._plant is Plant.WRONG_REPLY:
             reply = wrong_reply(reply)
@@ -138,17 +136,17 @@ class Events(Hurts):
         # Read before the slot was damaged: were it to arrive, the damage would be useless.
         lose |= reply[:HEADER_SIZE] in self._damaged
         if not effect.repeated:
-            self._fresh.append(reply[:HEADER_SIZE])
             if self._answering != effect.view:
                 self._answering = effect.view
                 self._write("answering")
             if packed_size(reply) > HEADER_SIZE:
+                self._fresh.append(reply[:HEADER_SIZE])
                 op = packed_op(reply)
                 lose |= self._damages.is_overdue(op) and not self._is_kill_due(op)
-        return Verdict(reply, lose or super().answer(effect, routed=routed).lose)
+        return None if lose or super().answer(effect, routed=routed) is None else reply
 
-    def answered(self, effect: AnswerClient, sent: bool) -> None:
-        """See `Observer`. A lost one may be chosen for damage."""
+    def answered(self, effect: AnswerClient, *, sent: bool) -> None:
+        """See `Hurts`. A lost one may be chosen for damage."""
         reply = effect.reply
         damages = self._damages
         if sent or effect.repeated or packed_size(reply) == HEADER_SIZE or not self._port.is_open:
@@ -159,15 +157,8 @@ class Events(Hurts):
         slot = self._slots.get(header)
         op = packed_op(reply)
         if slot is not None and damages.is_due(op) and not self._is_kill_due(op) and (number := damages.claim()):
-            order = DamageSlot(
-                number=number,
-                path=self._path,
-                offset=self._layout.slot_offset(slot),
-                size=packed_size(header),
-                seed=self._seed,
-            )
             wait = self._port.await_durable((slot,))
-            self._withheld[effect.client] = _Withheld(slot, header, wait, order)
+            self._withheld[effect.client] = _Withheld(slot, header, wait, number)
 
     def reply_kept(self, slot: int, reply: bytes) -> None:
         self._slots[reply[:HEADER_SIZE]] = slot
@@ -175,23 +166,19 @@ class Events(Hurts):
     # Damage.
 
     def slots_durable(self, wait: int) -> None:
-        """See `Observer`. Now the slot can be damaged."""
-        for withheld in self._withheld.values():
-            if withheld.wait == wait and not withheld.ordered_at:
-                self._order_damage(withheld, time.monotonic())
-
-    def _order_damage(self, withheld: _Withheld, now: float) -> None:
-        withheld.ordered_at = now
-        self._order(withheld.order)
-
-    def slot_damaged(self, number: int) -> None:
-        """The saboteur has done it: let the client ask."""
+        """See `Observer`. Now the slot is damaged, and its client may ask."""
         for client, withheld in list(self._withheld.items()):
-            if withheld.order.number == number:
+            if withheld.wait == wait:
                 del self._withheld[client]
-                self._damaged.add(withheld.header)
-                self._broken.add(withheld.header)
-                self._write("damaged", withheld.slot, withheld.header)
+                self._damage(withheld)
+
+    def _damage(self, withheld: _Withheld) -> None:
+        chance = random.Random(f"{self._seed}/{withheld.number}")
+        offset = self._layout.slot_offset(withheld.slot)
+        if damage_slot(self._file, offset, self._slot_size, chance) is not None:
+            self._damaged.add(withheld.header)
+            self._broken.add(withheld.header)
+            self._write("damaged", withheld.slot, withheld.header)
 
     def reply_needed(self, slot: int, header: bytes) -> None:
         if header in self._damaged:
@@ -199,14 +186,11 @@ class Events(Hurts):
             self._write("needed", slot, header)
 
     def tick(self, now: float) -> None:
-        """See `Observer`. Write down what was counted, and ask the saboteur again."""
+        """See `Observer`. Write down what was counted."""
         super().tick(now)
         if now - self._counted_at >= COUNTS_INTERVAL:
             self._counted_at = now
             self._write_counts()
-        for withheld in self._withheld.values():
-            if withheld.ordered_at and now - withheld.ordered_at > DAMAGE_TIMEOUT:
-                self._order_damage(withheld, now)
 
     # The end of a handler.
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from client_replies.cluster.replica.network import BETWEEN_REPLICAS
+from client_replies.cluster.replica.network import ITEM_TYPES
 
 from .evidence import AnswerSeen, Seen
 from .terminal import BAD, FAIR, GOOD, Line
@@ -65,12 +65,14 @@ def figures(
             name.removeprefix(prefix): count for name, count in sorted(counters.items()) if name.startswith(prefix)
         },
         network={
-            "replies_lost": counters.get("Answer_dropped", 0),
-            "requests_lost": counters.get("Request_dropped", 0),
-            "requests_doubled": counters.get("Request_duplicated", 0),
+            "replies_lost": counters.get("replies_lost", 0),
+            "requests_lost": counters.get("requests_lost", 0),
+            "requests_doubled": counters.get("requests_doubled", 0),
             "messages_delayed": sum(count for name, count in counters.items() if name.endswith("_delayed")),
-            "replica_messages_lost": sum(counters.get(f"{kind.__name__}_dropped", 0) for kind in BETWEEN_REPLICAS),
+            "replica_messages_lost": sum(counters.get(f"{kind.__name__}_dropped", 0) for kind in ITEM_TYPES),
             "client_retries": counters.get("retries", 0),
+            "replies_repeated": counters.get("repeats", 0),
+            "timeouts_resumed": counters.get("timeouts", 0),
             "requests_repeated": counters.get("requests_repeated", 0),
             "replies_read_back": counters.get("replies_read", 0),
             "prepares_resent": counters.get("prepares_resent", 0),

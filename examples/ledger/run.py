@@ -9,7 +9,7 @@ show the same totals, over all lives of the replicas.
 Limits: how many faults are planned by default depends on the number of transfers; of those, some may not find their
 moment.
 
-Owns: the actor system, the run's directory.
+Owns: the actor system, the gateway, the clients, the run's directory.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from client_replies.actors.thespian.system import configure_logging, running_system
 from client_replies.cluster.control import Finish, FinishState, GetProgress, Progress
 from client_replies.cluster.host.failure import MembersFailed
+from client_replies.cluster.host.gateway_keeper import GatewayKeeper
 from client_replies.cluster.host.members import Members, on_machine
 from client_replies.cluster.replica.replica import DATA_FILE, replica_name
 from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import Layout, sectors_size
 
-from .client import ClientActor, StartClient, client_id
+from .clients import DrillClients
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
-from .damage import SABOTEUR, MomentsPlan
+from .damage import MomentsPlan
 from .descriptors import prepare_descriptors
-from .evidence import Totals, read_answers, read_events, read_final, read_journal
+from .evidence import Totals, read_events, read_final, read_journal, read_record
 from .exit_status import ExitStatus
 from .faulty_network import cluster_faults
 from .ledger_replica import EVENTS_FILE, FINAL_FILE, JOURNAL_FILE, LedgerReplica, StartLedgerReplica
@@ -42,14 +44,11 @@ from .options import Options
 from .plant import Plant
 from .report import Figures, broken_count, figures, report_json, report_lines, verdict_lines
 from .run_directory import run_directory
-from .saboteur import SaboteurActor
 from .terminal import OutputLost, ProgressLine, plain, show
 from .verdict import Check, Evidence, judge, read_rows
 
 CLUSTER_PREFIX = 0xC1057E2
-# Few actors with many sessions: an actor has twenty transmits outstanding over all its peers, and the primary talks to
-# these, to its backups and to its component.
-CLIENT_ACTORS_MAX = 2
+HOST = "127.0.0.1"
 
 EVIDENCE_DIRECTORY = "evidence"
 MOMENTS_DIRECTORY = "moments"
@@ -83,9 +82,6 @@ class Run:
         self._progress = progress
         self._cluster = CLUSTER_PREFIX << 64 | options.seed
         self._replicas = [replica_name(replica) for replica in range(options.replicas)]
-        sessions = range(options.clients)
-        actors = min(CLIENT_ACTORS_MAX, options.clients)
-        self._sessions = {f"client-{index}": tuple(sessions[index::actors]) for index in range(actors)}
         self._transfers = directory / "transfers.csv"
         self._totals = Totals([self._evidence(replica) / EVENTS_FILE for replica in range(options.replicas)])
 
@@ -118,32 +114,11 @@ class Run:
         for replica in range(options.replicas):
             self._evidence(replica).mkdir(parents=True)
             members.create_replica(self._start_replica(replica, epoch))
-        members.create(SABOTEUR, SaboteurActor)
-        members.tell_of_replicas(SABOTEUR)
-        for name in self._sessions:
-            members.create(name, ClientActor)
-            members.tell_of_replicas(name)
         members.start_replicas()
         if members.down:
             raise MembersFailed("; ".join(f"{name} cannot start: {reason}" for name, reason in members.down.items()))
-        members.exchange(
-            list(self._sessions),
-            lambda name, request: StartClient(
-                name=name,
-                replicas=options.replicas,
-                cluster=self._cluster,
-                transfers=str(self._transfers),
-                record=str(self._record(name)),
-                sessions=self._sessions[name],
-                sessions_all=options.clients,
-                seed=options.seed,
-                rate=options.rate,
-                drop_replies=options.drop_replies,
-                duplicate_requests=options.duplicate_requests,
-                members=tuple(members.addresses.items()),
-            ),
-            START_TIMEOUT,
-        )
+        self.gateway = GatewayKeeper(members, self._cluster, (HOST, 0))
+        self.gateway.start()
 
     def _start_replica(self, replica: int, epoch: float) -> StartLedgerReplica:
         options = self._options
@@ -175,49 +150,55 @@ class Run:
         """Where a replica's journal is: not with its log and replies, which may get lost."""
         return self._directory / EVIDENCE_DIRECTORY / replica_name(replica)
 
-    def _record(self, client: str) -> Path:
-        return self._directory / f"{client}.jsonl"
+    def _record(self, session: int) -> Path:
+        return self._directory / f"client-{session}.jsonl"
 
     # Working.
 
     def _work(self, members: Members) -> float:
-        """Watch until every session has all its answers; the seconds that took."""
+        """Watch until every session has all its answers; the seconds that took. Raises `MembersFailed`."""
+        options = self._options
         begun = moved_at = time.monotonic()
-        done = -1
-        while True:
-            counters, now_done, finished = self._ask_progress(members)
-            now = time.monotonic()
-            if now_done != done:
-                done, moved_at = now_done, now
-            self._progress.show(done, len(self._options.transfers), self._details(counters))
-            if finished:
-                return now - begun
-            if now - moved_at > STALL_TIMEOUT:
-                raise MembersFailed(f"nothing has moved for {STALL_TIMEOUT:.0f} s, at {done} transfers")
-            members.wait(after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
+        done, total = -1, len(options.transfers)
+        self._clients = DrillClients(
+            self.gateway.address,
+            cluster=self._cluster,
+            rows={session: options.transfers[session :: options.clients] for session in range(options.clients)},
+            rate=options.rate,
+            repeats=options.repeats,
+            seed=options.seed,
+        )
+        with closing(self._clients) as clients:
+            clients.start(self._record)
+            while True:
+                finished, now = clients.finished, time.monotonic()
+                if clients.done != done:
+                    done, moved_at = clients.done, now
+                self._progress.show(done, total, self._details(self._counts()))
+                if clients.failure:
+                    raise MembersFailed(clients.failure)
+                if finished:
+                    return now - begun
+                if now - moved_at > STALL_TIMEOUT:
+                    raise MembersFailed(f"nothing has moved for {STALL_TIMEOUT:.0f} s, at {done} transfers")
+                self._turn(now)
+                members.wait(after(POLL_INTERVAL), STALL_TIMEOUT, "a pause")
 
-    def _details(self, counters: Mapping[str, int]) -> str:
+    def _turn(self, now: float) -> None:
+        """What else is to be done while the clients work. Raises `MembersFailed`."""
+
+    def _details(self, counters: Counter[str]) -> str:
         """What a progress line says of the faults so far."""
         events = self._totals.events
         return (
-            f"lost {counters.get('Answer_dropped', 0)} replies, retried {counters.get('retries', 0)}"
+            f"lost {counters['replies_lost']} replies, retried {counters['retries']}"
             f", damaged {events['damaged']}, repaired {events['repaired']}"
         )
 
-    def _ask_progress(self, members: Members) -> tuple[Counter[str], int, bool]:
-        """The totals of everybody, the transfers that are done, and whether the sessions are finished."""
-        answers = members.exchange(
-            list(self._sessions), lambda name, request: GetProgress(request=request), START_TIMEOUT
-        )
+    def _counts(self) -> Counter[str]:
+        """What everybody has counted until now."""
         self._totals.update()
-        counters = Counter(self._totals.counters)
-        done, finished = 0, True
-        for answer in answers.values():
-            if isinstance(answer, Progress):
-                counters.update(answer.counters)
-                done += answer.done
-                finished &= answer.finished
-        return counters, done, finished
+        return self._totals.counters + Counter(self._clients.counts())
 
     # Finishing.
 
@@ -228,7 +209,7 @@ class Run:
         # All are asked to settle before any is asked to close: one that still repairs needs its peers.
         for close in (False, True):
             self._finish_step(members, op, close)
-        counters, _done, _finished = self._ask_progress(members)
+        counters = self._counts()
         counters["restarts"] = members.restarts
         return counters
 
@@ -248,14 +229,6 @@ class Run:
 
     # Judging.
 
-    def _records(self) -> Sequence[str]:
-        """Who has a record of answers."""
-        return list(self._sessions)
-
-    def _clients(self) -> tuple[int, ...]:
-        """The client that used each session."""
-        return tuple(map(client_id, range(self._options.clients)))
-
     def _corrupted(self) -> int:
         """How many slots were damaged without the replicas' knowledge."""
         return 0
@@ -264,10 +237,11 @@ class Run:
         directories = [self._directory / name for name in self._replicas]
         evidence = [self._evidence(replica) for replica in range(self._options.replicas)]
         finals = tuple(read_final(directory / FINAL_FILE) for directory in evidence)
-        answers = tuple(answer for name in self._records() for answer in read_answers(self._record(name)))
+        records = [read_record(self._record(session)) for session in range(self._options.clients)]
+        answers = tuple(answer for _client, seen in records for answer in seen)
         found = Evidence(
             rows=read_rows(self._transfers),
-            clients=self._clients(),
+            clients=tuple(client for client, _seen in records),
             journals=tuple(read_journal(directory / JOURNAL_FILE) for directory in evidence),
             finals=finals,
             slots=tuple(
@@ -279,6 +253,7 @@ class Run:
             damages_planned=self._options.damages,
             kills_planned=self._options.kills,
             corrupted=self._corrupted(),
+            malformed=counters.get("answers_malformed", 0),
         )
         numbers = figures(seconds, answers, found.events, counters)
         return Outcome(judge(found), numbers, not_done(self._options, numbers))

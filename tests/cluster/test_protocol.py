@@ -1,4 +1,4 @@
-"""The example's messages: valid or not made, whole after a journey."""
+"""Requests and envelopes: valid or not made, cheap to print, whole after a journey."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from client_replies.cluster.protocol import Answer, Redirected, Refusal, Refused, Request
+from client_replies.cluster.protocol import Request
 from client_replies.cluster.replica.network import ITEMS_MAX, Envelope
 from client_replies.cluster.vsr.messages import PrepareOk
 from client_replies.messages.message import Message, MessageInvalid
@@ -19,19 +19,8 @@ def request(number: int = 1) -> Request:
 
 
 REGISTRATION = Request.build(cluster=1, client=2, session=0, number=0, operation=1, body=b"")
-SAMPLES: tuple[Message, ...] = (
-    request(),
-    REGISTRATION,
-    Answer(client=2, reply=bytes(256)),
-    Refused(client=2, session=3, number=1, refusal=Refusal.NO_SESSION),
-    Redirected(client=2, view=4, replica=1),
-    Envelope(
-        sender="client-0",
-        number=1,
-        taken=0,
-        items=(request(), REGISTRATION, PrepareOk(view=0, replica=1, op=5, voting=True)),
-    ),
-)
+ENVELOPE = Envelope(sender="replica-1", number=1, taken=0, items=(PrepareOk(view=0, replica=1, op=5, voting=True),))
+SAMPLES: tuple[Message, ...] = (request(), REGISTRATION, ENVELOPE)
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
@@ -53,13 +42,10 @@ def test_a_message_survives_the_journey(message: Message) -> None:
         (request(), {"body": bytes(5000)}),
         (REGISTRATION, {"session": 1}),
         (REGISTRATION, {"operation": 2}),
-        (SAMPLES[2], {"reply": bytes(255)}),
-        (SAMPLES[3], {"refusal": "gone"}),
-        (SAMPLES[2], {"view": -1}),
-        (SAMPLES[4], {"replica": 256}),
-        (SAMPLES[5], {"items": ("text",)}),
-        (SAMPLES[5], {"items": (SAMPLES[0],) * (ITEMS_MAX + 1)}),
-        (SAMPLES[5], {"sender": 5}),
+        (ENVELOPE, {"items": ("text",)}),
+        (ENVELOPE, {"items": (request(),)}),
+        (ENVELOPE, {"items": ENVELOPE.items * (ITEMS_MAX + 1)}),
+        (ENVELOPE, {"sender": 5}),
     ],
 )
 def test_a_message_that_breaks_a_rule_is_not_made(message: Message, changes: dict[str, object]) -> None:

@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.owner.replies_port import RepliesPort
-from client_replies.actors.thespian.system import OwnedSystem
-from client_replies.cluster.control import Join, Joined
 from client_replies.cluster.host.members import kill
 from client_replies.cluster.vsr.effects import AnswerClient
 from client_replies.messages.config import OpenMode
 from client_replies.messages.replies import RepliesOpened
 from client_replies.messages.reply import Reply, verify_reply
-from client_replies.messages.reply_header import HeaderInvalid
+from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid
+from client_replies.storage.layout import Layout
 from client_replies.storage.shared_memory import PoolMemory
 
-from examples.ledger.config import replies_config
+from examples.ledger.config import CLIENTS_MAX, MESSAGE_SIZE_MAX, replies_config
 from examples.ledger.damage import (
-    DamageSlot,
     Moments,
     MomentsPlan,
-    SlotDamaged,
-    damage_of,
     damage_slot,
     lose_directory,
 )
+from examples.ledger.evidence import read_events
 from examples.ledger.faulty_network import FaultyNetwork
 from examples.ledger.harm import holds_reply
 from examples.ledger.hurt import ReplicaFaults
 from examples.ledger.journal import Journal
 from examples.ledger.replica_events import Events
-from examples.ledger.saboteur import SaboteurActor
-from tests.actors.doubles import Forward, Forwarded, Forwarder
-from tests.actors.driver import Driver
 
 OFFSET, SLOT_SIZE = 8192, 16384
-
-
-def order(file: Path, number: int, size: int) -> DamageSlot:
-    """Damage the reply in the file's only slot."""
-    return DamageSlot(number=number, path=str(file), offset=OFFSET, size=size, seed=1)
 
 
 def file_with(directory: Path, body: int) -> tuple[Path, bytes]:
@@ -59,12 +55,12 @@ def file_with(directory: Path, body: int) -> tuple[Path, bytes]:
 
 
 @pytest.mark.parametrize("body", [1, 30, 100, 9000])
-def test_whatever_the_saboteur_does_breaks_the_reply_and_nothing_else(tmp_path: Path, body: int) -> None:
+def test_whatever_the_damage_is_it_breaks_the_reply_and_nothing_else(tmp_path: Path, body: int) -> None:
     """Each kind of damage comes up, each is found by the checksums, and each stays within the slot."""
     kinds = set()
     for number in range(1, 40):
-        file, reply = file_with(tmp_path, body)
-        kinds.add(damage_slot(order(file, number, len(reply))))
+        file, _reply = file_with(tmp_path, body)
+        kinds.add(damage_slot(file, OFFSET, SLOT_SIZE, random.Random(number)))
         data = file.read_bytes()
         with pytest.raises(HeaderInvalid):
             verify_reply(data[OFFSET : OFFSET + SLOT_SIZE], cluster=1, size_max=SLOT_SIZE)
@@ -79,13 +75,12 @@ def test_damage_is_done_to_replies_and_seen_until_they_are_whole_again(tmp_path:
     whole = file.read_bytes()
     for seed in range(40):
         assert holds_reply(file, OFFSET)
-        found = damage_of(file, OFFSET, SLOT_SIZE, seed)
-        assert found is not None
-        damage_slot(found)
+        assert damage_slot(file, OFFSET, SLOT_SIZE, random.Random(seed)) is not None
         assert not holds_reply(file, OFFSET)
         file.write_bytes(whole)
     file.write_bytes(bytes(len(whole)))
-    assert damage_of(file, OFFSET, SLOT_SIZE, 1) is None
+    assert damage_slot(file, OFFSET, SLOT_SIZE, random.Random(1)) is None
+    assert damage_slot(file, len(whole), SLOT_SIZE, random.Random(1)) is None
     assert not holds_reply(file, OFFSET)
     assert not holds_reply(tmp_path / "lost", OFFSET)
 
@@ -122,7 +117,6 @@ def events_of(directory: Path, damages: int, kills: int) -> tuple[Events, Replie
         path=directory / "events",
         journal=Journal(directory / "journal"),
         port=port,
-        order=lambda order: None,
         counts=dict,
         save=lambda text: None,
         network=FaultyNetwork("r", 0, {}, lambda peer, envelope: None),
@@ -157,7 +151,7 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
     def is_lost(op: int) -> bool:
         """True if the plan takes the first answer at this op for a damage."""
         effect = answer_of(events, op, view=0)
-        lose = events.answer(effect, routed=True).lose
+        lose = events.answer(effect, routed=True) is None
         if kills.is_due(op):
             events.answered(effect, sent=False)
         return lose
@@ -169,13 +163,14 @@ def test_a_kill_that_is_due_comes_before_the_next_damage(tmp_path: Path) -> None
     assert is_lost(13)
 
 
-def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: Path) -> None:
-    """After a failover the new primary answers it again: if its client has it, nobody would ask for the damaged one."""
-    events, port = events_of(tmp_path, damages=1, kills=0)
+@contextlib.contextmanager
+def opened_events(directory: Path, damages: int, kills: int) -> Iterator[Events]:
+    """As `events_of`, with an open port."""
+    events, port = events_of(directory, damages, kills)
     memory = PoolMemory.create(1, SLOT_SIZE, b"t" * 16)
     memory.set_generation(0, 1)
     try:
-        port.open(replies_config(tmp_path / "data", 1, 0), OpenMode.OPEN_OR_FORMAT)
+        port.open(replies_config(directory / "data", 1, 0), OpenMode.OPEN_OR_FORMAT)
         port.receive(
             RepliesOpened(
                 owner=1,
@@ -189,13 +184,61 @@ def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: 
                 memory=memory.name,
             )
         )
+        yield events
+    finally:
+        memory.close()
+
+
+def test_a_reply_that_an_earlier_primary_may_have_sent_is_not_damaged(tmp_path: Path) -> None:
+    """After a failover the new primary answers it again: if its client has it, nobody would ask for the damaged one."""
+    with opened_events(tmp_path, damages=1, kills=0) as events:
         for op, prepared_in in ((10, 0), (11, 1)):
             effect = answer_of(events, op, view=1, prepared_in=prepared_in)
             events.answer(effect, routed=True)
             events.answered(effect, sent=False)
             assert len(list(tmp_path.glob("damage-*"))) == prepared_in
-    finally:
-        memory.close()
+
+
+def test_a_primary_ends_with_a_transfer_committed_and_unsent_not_with_a_registration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No client records the reply to its registration: whether that arrived, the verdict could not see."""
+    events, _port = events_of(tmp_path, damages=0, kills=1)
+    ended: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _pid, signum: ended.append(signum))
+    core: Any = SimpleNamespace(sync_op=0, view=0, is_primary=True, executed=15)
+    registration = Reply.build(cluster=1, client=9, session=9, request=0, op=9, operation=1, timestamp=9, body=b"")
+    events.answer(AnswerClient(9, 0, registration.pack()), routed=True)
+    events.flush(core)
+    assert ended == []
+    effect = answer_of(events, 15, view=0)
+    events.answer(effect, routed=True)
+    events.flush(core)
+    assert ended == [signal.SIGKILL]
+    unsent = [seen.header for seen in read_events(tmp_path / "events") if seen.event == "unsent"]
+    assert unsent == [effect.reply[:16].hex()]
+
+
+def test_a_withheld_reply_is_damaged_on_disk_once_it_is_durable(tmp_path: Path) -> None:
+    """Until then its client gets nothing, and what was read before the damage neither; the next read finds it."""
+    with opened_events(tmp_path, damages=1, kills=0) as events:
+        effect = answer_of(events, 10, view=0)
+        events.answer(effect, routed=True)
+        events.answered(effect, sent=False)
+        offset = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX).slot_offset(10)
+        file = tmp_path / "data"
+        file.write_bytes(bytes(offset) + effect.reply.ljust(MESSAGE_SIZE_MAX, b"\0"))
+        assert events.answer(effect, routed=True) is None
+        (withheld,) = events._withheld.values()
+        events.slots_durable(withheld.wait + 1)
+        assert holds_reply(file, offset)
+        events.slots_durable(withheld.wait)
+        assert not holds_reply(file, offset)
+        assert events.answer(effect, routed=True) is None
+        events.reply_needed(10, effect.reply[:HEADER_SIZE])
+        assert events.answer(effect, routed=True) == effect.reply
+        events._writer.flush()
+        assert [seen.event for seen in read_events(tmp_path / "events")] == ["answering", "damaged", "needed"]
 
 
 def test_a_lost_disk_is_lost_or_an_error(tmp_path: Path) -> None:
@@ -221,26 +264,3 @@ def test_no_process_is_killed_for_one_that_is_not_up() -> None:
     assert kill(child.pid)
     child.communicate()
     assert not kill(child.pid)
-
-
-def test_the_saboteur_damages_once_and_says_so_each_time(tmp_path: Path, asys: OwnedSystem) -> None:
-    """An order that is repeated because its answer was lost must not flip the same bit back."""
-    file, reply = file_with(tmp_path, 100)
-    whole = file.read_bytes()
-    saboteur, driver = asys.createActor(SaboteurActor), Driver(asys, Forwarder)
-    ordered = Forward(target=saboteur, message=order(file, 1, len(reply)))
-    driver.send(Join(number=1, members=(("replica-0", driver.replies),), replies=()), saboteur)
-    assert driver.expect(Joined) == Joined(name="saboteur", number=1)
-    # Who is no member of the cluster has nothing damaged; the order of one comes after.
-    driver.send(order(file, 2, len(reply)), saboteur)
-    driver.send(Join(number=1, members=(), replies=()), saboteur)
-    driver.expect(Joined)
-    assert file.read_bytes() == whole
-    driver.send(ordered)
-    first = driver.expect(Forwarded).message
-    assert isinstance(first, SlotDamaged)
-    damaged = file.read_bytes()
-    assert damaged != whole
-    driver.send(ordered)
-    assert driver.expect(Forwarded).message == first
-    assert file.read_bytes() == damaged

@@ -22,7 +22,6 @@ from client_replies.cluster.control import (
     Joined,
     Progress,
     ReplicaStarted,
-    StartReplica,
 )
 from client_replies.cluster.door.forwarding_messages import ForwardedReplies, ForwardRequests
 from client_replies.cluster.door.gateway import SetReplica
@@ -31,7 +30,7 @@ from client_replies.cluster.replica.network import Envelope
 
 from examples.ledger.cluster_directory import short_path
 from examples.ledger.hurt import Hurt, HurtDone, ReplicaFaults
-from examples.ledger.ledger_replica import LedgerReplica
+from examples.ledger.ledger_replica import LedgerReplica, StartLedgerReplica
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted
 from tests.actors.driver import Driver, config_for
 from tests.cluster.stand_in import CLUSTER, Front
@@ -127,7 +126,7 @@ def test_who_may_tell_a_replica_what_is_its_script_alone(tcp_system: OwnedSystem
     """A stranger's `Join`, `Hurt` and `Finish` are not followed, and its envelope in a member's name is not opened."""
     driver = Driver(tcp_system, LedgerReplica)
     config = config_for(tmp_path / "replies", clients_max=64)
-    start = StartReplica(name="replica-0", replicas=1, config=config, directory=str(tmp_path), fresh=True)
+    start = StartLedgerReplica(name="replica-0", replicas=1, config=config, directory=str(tmp_path), fresh=True)
     found: list[ReplicaStarted] = []
 
     def has_started() -> bool:

@@ -19,7 +19,6 @@ from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.messages.reply_header import ReplyHeader
 from client_replies.storage.layout import sectors_size
 
-from examples.ledger.client import client_id
 from examples.ledger.evidence import (
     AnswerSeen,
     Counted,
@@ -29,11 +28,12 @@ from examples.ledger.evidence import (
     Journal,
     Restored,
     Seen,
+    SessionOf,
     Totals,
-    read_answers,
     read_events,
     read_final,
     read_journal,
+    read_record,
 )
 from examples.ledger.evidence import Execution as Line
 from examples.ledger.journal import Journal as ReplicaJournal
@@ -46,7 +46,8 @@ from examples.ledger.terminal import plain
 from examples.ledger.verdict import CHECKS, Check, CheckResult, Evidence, judge, read_rows
 
 CLUSTER = 7
-SESSIONS = 2
+CLIENTS = (0xC11E, 0xC11F)  # of each session
+SESSIONS = len(CLIENTS)
 KILLED = Seen("killed", 6.0, 0)
 ROWS = (
     ("equity", "ada", 100),
@@ -80,7 +81,7 @@ def good_evidence() -> Evidence:
     takeover = (Seen("primary", 7.0, 1), Seen("answering", 7.5, 1))
     return Evidence(
         rows=ROWS,
-        clients=tuple(map(client_id, range(SESSIONS))),
+        clients=CLIENTS,
         damages_planned=1,
         kills_planned=1,
         journals=tuple(journals),
@@ -98,9 +99,9 @@ def executed(journal: ReplicaJournal) -> tuple[dict[int, bytes], list[AnswerSeen
     answers: list[AnswerSeen] = []
     sessions: dict[int, int] = {}
     numbers: Counter[int] = Counter()
-    requests: list[tuple[int, int, Transfer | None]] = [(client_id(index), 0, None) for index in range(SESSIONS)]
+    requests: list[tuple[int, int, Transfer | None]] = [(client, 0, None) for client in CLIENTS]
     for index, row in enumerate(ROWS):
-        requests.append((client_id(index % SESSIONS), index + 1, Transfer(index + 1, *row)))
+        requests.append((CLIENTS[index % SESSIONS], index + 1, Transfer(index + 1, *row)))
     for op, (client, number, transfer) in enumerate(requests, start=1):
         body = transfer.encode() if transfer is not None else b""
         if number:
@@ -250,7 +251,7 @@ FIRST_TRIES = tuple(structs.replace(answer, tries=1) for answer in GOOD.answers[
             with_answer(with_answer(GOOD, 9, data=FLIP_LAST), 3, data=FLIP_LAST),
             "not answered with the reply that was computed first",
         ),
-        ("answers_identical", with_answer(GOOD, 9, kind="INVALID"), "was not a whole reply"),
+        ("answers_identical", replace(GOOD, malformed=1), "1 answers were no whole replies to what was asked"),
         ("answers_identical", with_answer(GOOD, 9, request=77), "not answered with the reply"),
         ("damage_repaired", with_events(*DAMAGE[:1]), "1 damaged slots were neither"),
         ("damage_repaired", with_events(*DAMAGE[:2]), "1 of 1 needed slots were not repaired"),
@@ -264,8 +265,8 @@ FIRST_TRIES = tuple(structs.replace(answer, tries=1) for answer in GOOD.answers[
             with_events(*DAMAGE, Seen("lost", 6.0, 0, 0, LAST)),
             "1 replies were lost on every replica",
         ),
-        ("damage_repaired", with_answer(GOOD, 3, kind="STALE"), "never reached their clients"),
-        ("unsent_replies_arrived", with_answer(GOOD, 5, kind="STALE"), "1 of 1 replies that a killed primary"),
+        ("damage_repaired", with_answer(GOOD, 3, kind="REPEATED"), "never reached their clients"),
+        ("unsent_replies_arrived", with_answer(GOOD, 5, kind="REPEATED"), "1 of 1 replies that a killed primary"),
         ("ledger_sums_to_zero", with_final(GOOD, 1, balances={"equity": -5, "ada": 6}), "replica 1 sum to 1"),
         ("ledger_agrees_with_replay", with_journal(GOOD, 1, set_line(6, outcome=0)), "executed row 5, the replay"),
         ("ledger_agrees_with_replay", with_journal(GOOD, 1, set_line(4, outcome=2)), "refused row 3, the replay"),
@@ -399,10 +400,11 @@ def test_slots_that_were_damaged_from_outside_are_seen_by_their_repairs() -> Non
 def test_evidence_survives_being_written_down(tmp_path: Path) -> None:
     """What the members wrote is what the verdict reads."""
     record = EvidenceWriter(tmp_path / "record")
+    record.write(SessionOf(CLIENTS[0]))
     for answer in GOOD.answers:
         record.write(answer)
     record.close()
-    assert read_answers(tmp_path / "record") == GOOD.answers
+    assert read_record(tmp_path / "record") == (CLIENTS[0], GOOD.answers)
     log = EvidenceWriter(tmp_path / "events")
     for seen in GOOD.events[0]:
         log.write(seen)
@@ -474,7 +476,7 @@ def test_a_journal_goes_back_with_its_replica(tmp_path: Path) -> None:
 
 def test_the_report_says_the_same_in_text_and_in_json() -> None:
     """Each check by name; the figures from the evidence; how many checks passed, are broken, were not tried."""
-    numbers = figures(2.0, GOOD.answers, GOOD.events, {"results_done": 3, "Answer_dropped": 4})
+    numbers = figures(2.0, GOOD.answers, GOOD.events, {"results_done": 3, "replies_lost": 4})
     checks = (
         Check("one", CheckResult.PASSED, "fine"),
         Check("two", CheckResult.BROKEN, "not fine"),
@@ -549,21 +551,21 @@ def test_counts_add_up_over_all_lives_of_a_replica(tmp_path: Path) -> None:
     totals.update()
     assert not totals.counters
     life = EvidenceWriter(paths[0])
-    life.write(Counted({"Answer_dropped": 3}))
+    life.write(Counted({"replies_lost": 3}))
     life.write(DAMAGE[0])
     life.flush()
     totals.update()
-    life.write(Counted({"Answer_dropped": 2}))
+    life.write(Counted({"replies_lost": 2}))
     life.close()
     with paths[0].open("a") as file:
-        file.write('{"counted":{"Answer_dropped":1}')
+        file.write('{"counted":{"replies_lost":1}')
     totals.update()
-    assert (totals.counters, totals.events) == ({"Answer_dropped": 5}, {"damaged": 1})
+    assert (totals.counters, totals.events) == ({"replies_lost": 5}, {"damaged": 1})
     for path in paths:
         life = EvidenceWriter(path)
-        life.write(Counted({"Answer_dropped": 1, "other": 7}))
+        life.write(Counted({"replies_lost": 1, "other": 7}))
         life.close()
     totals.update()
     totals.update()
-    assert (totals.counters, totals.events) == ({"Answer_dropped": 7, "other": 14}, {"damaged": 1})
+    assert (totals.counters, totals.events) == ({"replies_lost": 7, "other": 14}, {"damaged": 1})
     assert read_events(paths[0]) == DAMAGE[:1]

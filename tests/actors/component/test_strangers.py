@@ -77,8 +77,6 @@ from client_replies.messages.replies import (
 )
 from client_replies.messages.storage_io import OpenStorage, StorageOpened
 
-from examples.ledger.client import ClientActor
-from examples.ledger.saboteur import SaboteurActor
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted, WatchedReplies
 from tests.actors.driver import KIB, Book, Driver, config_for, damage, found, missing
 from tests.processes import few_descriptors, is_living, listening
@@ -91,8 +89,6 @@ ACTORS: tuple[type[ComponentActor], ...] = (
     MessagePoolActor,
     ReplicaActor,
     GatewayActor,
-    ClientActor,
-    SaboteurActor,
 )
 
 

@@ -31,10 +31,11 @@ from client_replies.cluster.door.frames import (
     Reason,
     unpack_frame,
 )
-from client_replies.cluster.protocol import Answer, Refusal, Refused
 from client_replies.cluster.replica.network import Envelope
 from client_replies.cluster.replica.replica import NO_MAJORITY
 from client_replies.cluster.vsr.durable import Snapshot
+from client_replies.cluster.vsr.effects import AnswerClient, RefuseClient
+from client_replies.cluster.vsr.effects import Reason as Refusal
 from client_replies.cluster.vsr.execution import Applied, Execution, Skipped
 from client_replies.cluster.vsr.messages import (
     DoViewChange,
@@ -238,28 +239,16 @@ class ClusterCheckers(Checkers):
             self.fail("the log goes on from the checkpoint before", text)
 
     def _said(self, index: int, item: object) -> None:
-        if isinstance(item, Answer):
-            self._answered(index, item)
-        elif isinstance(item, Refused):
-            self._refused(item)
-        elif isinstance(item, PrepareOk):
+        if isinstance(item, PrepareOk):
             self._prepared(index, item)
         elif isinstance(item, StartViewChange | DoViewChange | RecoveryResponse):
             self._left(index, item)
 
     def _said_to_gateway(self, index: int, frame: Frame) -> None:
         if frame.command == Command.REPLY:
-            self._answered(index, Answer(client=frame.client, reply=frame.body, view=frame.view))
+            self._answered(index, AnswerClient(frame.client, frame.view, frame.body))
         elif frame.reason in REFUSALS:
-            self._refused(
-                Refused(
-                    client=frame.client,
-                    session=frame.session,
-                    number=frame.request,
-                    refusal=REFUSALS[frame.reason],
-                    view=frame.view,
-                )
-            )
+            self._refused(RefuseClient(frame.client, frame.view, frame.session, frame.request, REFUSALS[frame.reason]))
 
     # The gateways and the client library.
 
@@ -292,7 +281,7 @@ class ClusterCheckers(Checkers):
         left = [client.name for client in self.world.clients if not client.instance.done]
         self.fail("a majority that is connected serves its clients", f"without {minority}: {left} wait")
 
-    def _answered(self, index: int, answer: Answer) -> None:
+    def _answered(self, index: int, answer: AnswerClient) -> None:
         result = self.world.history.results.get(packed_op(answer.reply[:HEADER_SIZE]))
         if result is None or result.reply != answer.reply:
             self.fail("the original reply", f"r{index} answers client {answer.client} with another reply")
@@ -300,20 +289,20 @@ class ClusterCheckers(Checkers):
         if op in self.entries and self._executed_in[op] < answer.view:
             self.world.marks.hit("reply_answered_in_a_later_view")
 
-    def _refused(self, refused: Refused) -> None:
-        self.world.marks.hit(f"refused_{refused.refusal.name}")
-        if refused.refusal is Refusal.REPLY_LOST:
+    def _refused(self, refused: RefuseClient) -> None:
+        self.world.marks.hit(f"refused_{refused.reason.name}")
+        if refused.reason is Refusal.REPLY_LOST:
             self.reply_lost_told(refused)
         elif refused.view >= self._executed_in.get(refused.session, refused.view + 1):
             # Who says so in an earlier view may not have heard of the session; who says so now has executed it.
             self.session_ended(refused)
 
-    def session_ended(self, refused: Refused) -> None:
+    def session_ended(self, refused: RefuseClient) -> None:
         """A session is gone, says one who must know."""
-        if refused.refusal in (Refusal.NO_SESSION, Refusal.SESSION_TOO_LOW, Refusal.REPLACED):
+        if refused.reason in (Refusal.NO_SESSION, Refusal.SESSION_TOO_LOW, Refusal.REPLACED):
             self.evicted(refused.client, refused.session)
 
-    def reply_lost_told(self, refused: Refused) -> None:
+    def reply_lost_told(self, refused: RefuseClient) -> None:
         """A client is told that its reply is lost."""
         held = self.model.sessions.get(refused.client)
         if held is not None and (held.session, held.request) == (refused.session, refused.number):

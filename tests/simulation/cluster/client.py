@@ -1,35 +1,125 @@
-"""A client of the cluster: the shipped session and network of the example, and somebody who uses them badly.
+"""A client of the cluster: the shipped client library's calls, in virtual time, at the gateways.
 
-Guarantees: it follows the protocol: one request at a time in a session, repeated until there is an answer. Beside that
-it says again what it said long ago, asks something else under an old number, and goes quiet. Every answer that it gets
-is judged by the checkers. Owns: its session, one after the other.
+Guarantees: it does what the library's users do: one request at a time, resumed after a time-out, asked for once more
+now and then. Beside that it goes quiet, registers again as the client that it was, and asks something else under a
+number that was answered. Every answer that it takes is judged by the checkers. Owns: its session, one after the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thespian.actors import Actor, ActorAddress, WakeupMessage
 
-from client_replies.cluster.control import Join, Joined
-from client_replies.cluster.door.frames import OPERATION_CLOSE
-from client_replies.cluster.protocol import Answer, Redirected, Refused, Request
-from client_replies.cluster.replica.network import Envelope
-from client_replies.cluster.replica.replica import replica_name
+from client_replies.cluster.client import (
+    Answer,
+    ClusterClient,
+    ClusterError,
+    ClusterUnavailable,
+    ReplyLost,
+    RequestConflict,
+    RequestTimeout,
+    RetryPolicy,
+    SessionEvicted,
+)
+from client_replies.cluster.client.call import Call, Connect, Pause, Receive, Send, Step
+from client_replies.cluster.door.frame_decoder import FrameDecoder, Signal
+from client_replies.cluster.door.frame_errors import FrameInvalid
+from client_replies.cluster.door.frames import OPERATION_CLOSE, REPLY_SIZE_MAX, TO_CLIENT, Frame, request_frame
+from client_replies.cluster.vsr.effects import Reason, RefuseClient
+from client_replies.messages.reply_header import OPERATION_REGISTER
 
 from ..chance import MICROSECONDS, Chance
 from ..history import CLUSTER
-from examples.ledger.faulty_network import FaultyNetwork, cluster_faults
+from ..system import Process
+from .streams import End
 from examples.ledger.ledger import EQUITY, OPERATION_BALANCE, OPERATION_TRANSFER, Transfer
-from examples.ledger.session_client import AnswerKind, SessionClient, SessionEnded
 
 if TYPE_CHECKING:
     from .world import ClusterWorld
 
-TICK = 0.1
-SILENCE_MAX = 0.6  # seconds without an answer until another replica is asked
 AMOUNT_MAX = 100
-PAST_MAX = 6
+IDLE = 0.1  # seconds between two looks whether there is anything to do
+TIMEOUTS = (0.5, 1.5, 3.0)
+REPEAT = 0.2  # probability that an answer is asked for once more
+OTHER_CONTENT = b"something else"
+
+
+@dataclass(frozen=True, slots=True)
+class LineChanged:
+    """Something has come in on the client's connection, or it is made, refused or broken."""
+
+
+class ClientLine:
+    """The connection of a session: see `client_replies.cluster.client.call.Line`."""
+
+    def __init__(self, client: ClusterClientActor, address: int) -> None:
+        self.address = address
+        self.refused = False
+        self._client = client
+        self._end: End | None = None
+        self._decoder = FrameDecoder(TO_CLIENT, REPLY_SIZE_MAX)
+        self._attempt = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._end is not None
+
+    @property
+    def name(self) -> str:
+        return f"gateway {self.address}"
+
+    def hang_up(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end.changed = lambda: None
+            end.close()
+
+    def connect(self) -> None:
+        """Begin to connect."""
+        self._attempt += 1
+        self.refused = False
+        attempt, process = self._attempt, self._client.process
+        self._client.world.streams.connect(process, self.address, lambda end: self._connected(attempt, end))
+
+    def _connected(self, attempt: int, end: End | None) -> None:
+        if attempt != self._attempt or self._end is not None:
+            if end is not None:
+                end.close()
+            return
+        self._end, self.refused = end, end is None
+        self._decoder = FrameDecoder(TO_CLIENT, REPLY_SIZE_MAX)
+        if end is not None:
+            end.changed = self._client.line_changed
+        self._client.line_changed()
+
+    def give_up(self) -> None:
+        """Too late: a connection that is made from now on is none."""
+        self._attempt += 1
+
+    def send(self, data: bytes) -> int:
+        """Send as much as there is room for. Raises an `OSError`."""
+        if self._end is None:
+            raise ConnectionResetError("the connection was closed")
+        return self._end.send(data)
+
+    def frame(self) -> Frame | None:
+        """The next frame, if it is whole. Raises a `FrameInvalid` or an `OSError`."""
+        while True:
+            event = self._decoder.next_event()
+            if isinstance(event, Frame):
+                return event
+            if event is Signal.CLOSED or self._end is None:
+                raise ConnectionResetError("the gateway closed the connection")
+            data = self._end.read(min(65_536, self._decoder.room))
+            if data is None:
+                return None
+            if data:
+                self._decoder.receive_data(data)
+            else:
+                self._decoder.receive_end()
 
 
 class ClusterClientActor(Actor):
@@ -39,25 +129,31 @@ class ClusterClientActor(Actor):
         super().__init__()
         world, index, share = requirements
         self.world: ClusterWorld = world
-        self.index: int = index
         self.name = f"client-{index}"
         self.remaining: int = share
         self.chance = Chance(world.plan.seed, f"client {index}")
-        self.session: SessionClient | None = None
-        self.errors = 0
-        self._incarnation = 0
-        self._joined = 0
-        self._members: dict[str, ActorAddress] = {}
-        faults = cluster_faults(0.05, 0.05) if world.plan.weather else {}
-        self._network = FaultyNetwork(self.name, world.plan.seed, faults, self._send_envelope)
-        self._target = self.chance.below(world.replicas_count)
-        self._view = self._view_replied = 0
-        self._heard_at = 0.0
-        self._next_at = 0.0
-        self._quiet_until = 0.0
-        self._closing = False
-        self._past: list[Request] = []
+        policy = RetryPolicy(timeout_s=self.chance.pick(TIMEOUTS), connect_timeout_s=0.5, pause_max_s=1.0)
+        addresses = [("gateway", 4000 + gateway) for gateway in range(world.plan.gateways)]
+        self.library = ClusterClient(addresses, cluster=CLUSTER, policy=policy)
+        self.client_id = 0
+        self.session = 0
+        self.number = 0
+        self._line = ClientLine(self, 0)
+        self._asked: Frame | None = None  # without an answer
+        self._latest: Frame | None = None  # may be asked for once more
+        self._steps: Generator[Step, Any, Answer] | None = None
+        self._step: Step | None = None
+        self._left = b""  # of what the step is to send
+        self._turn = 0  # the number of the wakeup that ends the step
         self._row = 0
+
+    @property
+    def process(self) -> Process:
+        """This actor's process."""
+        process = self.world.system.process_at(self.myAddress)
+        if process is None:
+            raise RuntimeError("an actor has a process")
+        return process
 
     @property
     def now(self) -> float:
@@ -67,187 +163,193 @@ class ClusterClientActor(Actor):
     @property
     def done(self) -> bool:
         """True once its share is done."""
-        return self.remaining <= 0 and not self._waits
-
-    @property
-    def _waits(self) -> bool:
-        return self.session is not None and self.session.is_waiting
+        return self.remaining <= 0 and self._asked is None
 
     def receiveMessage(self, message: object, sender: ActorAddress) -> None:
         """Take a message."""
-        if isinstance(message, WakeupMessage):
-            self._turn(tick=message.payload == TICK)
-        elif isinstance(message, Join):
-            self._join(message, sender)
-        elif isinstance(message, Envelope):
-            for item in self._network.receive(message):
-                self._take(item)
-            self._network.flush(self.now)
+        if isinstance(message, WakeupMessage) and message.payload == self._turn:
+            if self._steps is None:
+                self._work()
+            else:
+                self._look(late=True)
+        elif isinstance(message, LineChanged) and self._steps is not None:
+            self._look(late=False)
 
-    def _join(self, message: Join, sender: ActorAddress) -> None:
-        if not self._members:
-            self._heard_at = self.now
-            self.wakeupAfter(self.chance.between(0.0, TICK), TICK)
-        if message.number > self._joined:
-            self._joined = message.number
-            for name, address in message.members:
-                if name in self._members and self._members[name] != address:
-                    self._network.restarted(name)
-            self._members = dict(message.members)
-        self.send(sender, Joined(name=self.name, number=self._joined))
+    def line_changed(self) -> None:
+        """The network says that something has happened to the connection."""
+        self.process.system.notify(self.process, LineChanged())
 
-    def _turn(self, *, tick: bool) -> None:
-        """Say what is to be said: every so often, and when the pause between two requests is over."""
-        now = self.now
-        if tick:
-            self.wakeupAfter(TICK, TICK)
-        if now >= self._quiet_until or self.world.calm:
-            if self._waits and self.session is not None:
-                self._look_elsewhere(now)
-                self.session.tick(now)
-            elif now >= self._next_at and self.remaining > 0:
-                self._ask(now)
-            if tick and not self.world.calm:
-                self._say_again()
-        self._network.flush(now)
+    def _wake(self, delay: float) -> None:
+        self._turn += 1
+        self.wakeupAfter(max(0.0, delay), self._turn)
 
-    def _look_elsewhere(self, now: float) -> None:
-        if now - self._heard_at > SILENCE_MAX:
-            self._heard_at = now
-            self._target = (self._target + 1) % self.world.replicas_count
+    # What it asks.
 
-    # Asking.
-
-    def _ask(self, now: float) -> None:
-        plan, session = self.world.plan, self.session
-        self._heard_at = now
-        if session is None:
-            self._register(now)
-            return
-        self.remaining -= 1
-        if self.chance.chance(plan.closes):
-            self._closing = True
-            self.world.marks.hit("session_closed")
-            session.request(OPERATION_CLOSE, b"", now)
-        elif self.chance.chance(0.05):
-            session.request(OPERATION_BALANCE, self._account().encode(), now)
+    def _work(self) -> None:
+        if self._asked is not None:
+            self._ask(self._asked)
+        elif self._latest is not None and self._latest.request and self.chance.chance(REPEAT):
+            self.world.marks.hit("gateway_client_asked_once_more")
+            self._ask(self._latest)
+        elif self._latest is not None and self._latest.request and self.chance.chance(self.world.plan.stale):
+            self.world.marks.hit("request_with_other_content")
+            self._ask(self._frame(self.number, OPERATION_TRANSFER, OTHER_CONTENT))
+        elif self.remaining > 0:
+            self._latest = self._next() if self.session else self._registration()
+            self._ask(self._latest)
         else:
-            session.request(OPERATION_TRANSFER, self._transfer(), now)
-        if self.chance.chance(plan.quiet) and not self.world.calm:
-            self.world.marks.hit("client_went_quiet")
-            self._quiet_until = now + self.chance.between(0.5, plan.quiet_max)
+            self._wake(IDLE)
 
-    def _register(self, now: float) -> None:
-        if not self._incarnation or not self.world.plan.same_client_again or self.errors % 3 == 2:
-            self._incarnation += 1
-            self._past.clear()
-        self.session = SessionClient(
-            cluster=CLUSTER,
-            client=1 + self.index + 1000 * self._incarnation,
-            send=self._send_request,
-            uniform=self.chance.between,
-        )
-        self._closing = False
-        self.session.register(now)
+    def _registration(self) -> Frame:
+        self._line.hang_up()
+        self._line = ClientLine(self, self.library._preferred())
+        if not self.client_id or not self.world.plan.same_client_again or self.chance.chance(0.3):
+            self.client_id = self.chance.bits(127) + 1
+        self.number = 0
+        return self._frame(0, OPERATION_REGISTER, b"")
+
+    def _next(self) -> Frame:
+        self.remaining -= 1
+        self.number += 1
+        if self.chance.chance(self.world.plan.closes):
+            self.world.marks.hit("session_closed")
+            return self._frame(self.number, OPERATION_CLOSE, b"")
+        if self.chance.chance(0.1):
+            return self._frame(self.number, OPERATION_BALANCE, self._account().encode())
+        self._row += 1
+        source = EQUITY if self.chance.chance(0.3) else self._account()
+        transfer = Transfer(self._row, source, self._account(), self.chance.integer(1, AMOUNT_MAX))
+        body = transfer.encode()
+        if self.chance.chance(self.world.plan.malformed):
+            body = body[:-1]
+        return self._frame(self.number, OPERATION_TRANSFER, body)
 
     def _account(self) -> str:
         return f"account {self.chance.below(self.world.plan.accounts)}"
 
-    def _transfer(self) -> bytes:
-        self._row += 1
-        source = EQUITY if self.chance.chance(0.3) else self._account()
-        data = Transfer(self._row, source, self._account(), self.chance.integer(1, AMOUNT_MAX)).encode()
-        return data[:-1] if self.chance.chance(self.world.plan.malformed) else data
+    def _frame(self, number: int, operation: int, body: bytes) -> Frame:
+        return request_frame(
+            cluster=CLUSTER,
+            client=self.client_id,
+            session=self.session,
+            request=number,
+            operation=operation,
+            body=body,
+        )
 
-    def _send_request(self, request: Request) -> None:
-        if len(self._past) < PAST_MAX:
-            self._past.append(request)
-        elif self.chance.chance(0.1):
-            self._past[self.chance.below(PAST_MAX)] = request
-        self._post(request)
+    def _ask(self, frame: Frame) -> None:
+        self._asked = frame
+        call = Call(
+            self.library,
+            self._line,
+            frame,
+            self.now + self.library.policy.timeout_s,
+            now=lambda: self.now,
+            uniform=self.chance.between,
+        )
+        self._steps = call.steps(lambda: False)
+        self._advance()
 
-    def _say_again(self) -> None:
-        """What was said long ago comes once more, or something else under an old number."""
-        if not self._past or not self.chance.chance(self.world.plan.stale):
+    # The steps of the call.
+
+    def _advance(self, result: object = None, error: Exception | None = None) -> None:
+        """Give the call the outcome of its step, and go on with the next one, until there is one to wait for."""
+        steps = self._steps
+        while steps is not None:
+            try:
+                self._step = steps.send(result) if error is None else steps.throw(error)
+            except StopIteration as end:
+                self._steps = None
+                self._answered(end.value)
+                return
+            except ClusterError as raised:
+                self._steps = None
+                self._failed(raised)
+                return
+            self._begin(self._step)
+            ready, result, error = self._outcome(late=False)
+            if not ready:
+                return
+
+    def _begin(self, step: Step) -> None:
+        if isinstance(step, Connect):
+            self._line.connect()
+            self._wake(step.timeout)
             return
-        old = self.chance.pick(self._past)
-        session = self.session
-        answered = session is not None and old.session == session.session and not self._waits
-        if answered and old.number and self.chance.chance(0.3):
-            self.world.marks.hit("request_with_other_content")
-            old = Request.build(
-                cluster=old.cluster,
-                client=old.client,
-                session=old.session,
-                number=old.number,
-                operation=OPERATION_TRANSFER,
-                body=b"something else",
-            )
-        self.world.marks.hit("request_of_long_ago")
-        self._post(old)
+        if isinstance(step, Send):
+            self._left = step.packed
+        self._wake(step.until - self.now)
 
-    def _post(self, request: Request) -> None:
-        self._network.post(replica_name(self._target), request, self.now)
+    def _look(self, *, late: bool) -> None:
+        ready, result, error = self._outcome(late=late)
+        if ready:
+            self._advance(result, error)
 
-    def _send_envelope(self, peer: str, envelope: Envelope) -> None:
-        address = self._members.get(peer)
-        if address is not None:
-            self.send(address, envelope)
+    def _outcome(self, *, late: bool) -> tuple[bool, object, Exception | None]:
+        """Whether the step is done, its result and its error. `late`: its time is over."""
+        step, line = self._step, self._line
+        try:
+            if isinstance(step, Connect):
+                if line.is_open or line.refused or late:
+                    line.give_up()
+                    return True, None if line.is_open else "refused" if line.refused else "timed out", None
+            elif isinstance(step, Send):
+                self._left = self._left[line.send(self._left) :]
+                if not self._left or late:
+                    return True, None, TimeoutError("timed out") if self._left else None
+            elif isinstance(step, Receive):
+                frame = line.frame()
+                if frame is not None:
+                    self.world.checkers.frame_for(self.client_id, frame)
+                return frame is not None or late, frame, None
+            elif isinstance(step, Pause):
+                return late or self.now >= step.until, None, None
+        except (OSError, FrameInvalid) as error:
+            return True, None, error
+        return False, None, None
 
-    # What comes back.
+    # How it ends.
 
-    def _take(self, item: object) -> None:
-        session = self.session
-        if session is None or getattr(item, "client", 0) != session.client:
-            return
-        if isinstance(item, Redirected):
-            self._follow(item.view, item.replica)
-        elif isinstance(item, Answer):
-            self._heard_at = self.now
-            self._view_replied = max(self._view_replied, item.view)
-            self._follow(item.view, item.view % self.world.replicas_count)
-            self._take_answer(session, item)
-        elif isinstance(item, Refused):
-            self._take_refusal(session, item)
-
-    def _follow(self, view: int, replica: int) -> None:
-        if view < self._view or replica == self._target:
-            return
-        self._view, self._target = view, replica
-        self._heard_at = self.now
-        if self.session is not None:
-            self.session.repeat(self.now)
-
-    def _take_answer(self, session: SessionClient, answer: Answer) -> None:
-        tries = session._tries
-        received = session.receive(answer, self.now)
-        if received.kind is not AnswerKind.FIRST:
-            self.world.marks.hit(f"answer_{received.kind.name.lower()}")
-            return
-        self.world.marks.hit("reply_accepted")
-        if tries > 1:
-            self.world.marks.hit("client_accepted_after_retry")
-        if self._closing and received.request:
-            self.session = None
+    def _answered(self, answer: Answer) -> None:
+        asked, self._asked = self._asked, None
+        if asked is None:
+            raise RuntimeError("an answer to nothing")
+        self.world.checkers.answer_taken(asked, answer)
+        self.world.marks.hit("gateway_reply_repeated" if answer.repeated else "gateway_reply_first")
+        if asked.operation == OPERATION_REGISTER:
+            self.session = answer.header.session
+        elif asked.operation == OPERATION_CLOSE:
+            self._over()
         self._rest()
 
-    def _take_refusal(self, session: SessionClient, refused: Refused) -> None:
-        if refused.view < self._view_replied:
-            self.world.marks.hit("refusal_of_an_earlier_view")
-            return
-        try:
-            if session.refuse(refused):
-                self.world.checkers.reply_lost_told(refused)
-                self._rest()
-        except SessionEnded:
-            self.world.checkers.session_ended(refused)
-            self.errors += 1
-            self.world.marks.hit(f"client_refused_{refused.refusal.name}")
-            self.session = None
-            self._rest()
-
     def _rest(self) -> None:
-        pause = self.chance.between(0.0, self.world.plan.think)
-        self._next_at = self.now + pause
-        if pause < TICK / 2:
-            self.wakeupAfter(pause)
+        plan = self.world.plan
+        if self.chance.chance(plan.quiet) and not self.world.calm:
+            self.world.marks.hit("client_went_quiet")
+            self._wake(self.chance.between(0.5, plan.quiet_max))
+        else:
+            self._wake(self.chance.between(0.0, plan.think))
+
+    def _failed(self, error: ClusterError) -> None:
+        asked = self._asked
+        self.world.marks.hit(f"gateway_client_{type(error).__name__}")
+        if asked is None:
+            raise RuntimeError("an error of nothing")
+        if isinstance(error, SessionEvicted):
+            self.world.checkers.session_ended(self._refused(asked, Reason[error.reason.name]))
+            self._asked = None
+            self._over()
+        elif isinstance(error, ReplyLost):
+            self.world.checkers.reply_lost_told(self._refused(asked, Reason.REPLY_LOST))
+            self._asked = None
+        elif isinstance(error, RequestConflict) and asked.body == OTHER_CONTENT:
+            self._asked = None
+        elif not isinstance(error, RequestTimeout | ClusterUnavailable):
+            self.world.checkers.fail("gateways keep to the protocol", f"{self.name}: {error!r}")
+        self._rest()
+
+    def _over(self) -> None:
+        self.session, self._latest = 0, None
+
+    def _refused(self, asked: Frame, reason: Reason) -> RefuseClient:
+        return RefuseClient(asked.client, 0, asked.session, asked.request, reason)

@@ -42,12 +42,12 @@ class ClusterFaults(Faults):
             (plan.usurper_rate, self._usurper),
             (plan.mute_rate, self._mute),
             (plan.isolate_rate, self._isolate),
-            (plan.gateway_kill_rate if plan.gateways else 0.0, self._kill_gateway),
-            (plan.gateway_stop_rate if plan.gateways else 0.0, self._stop_gateway),
+            (plan.gateway_kill_rate, self._kill_gateway),
+            (plan.gateway_stop_rate, self._stop_gateway),
         )
 
     def _hosts(self) -> Sequence[int]:
-        """See `Faults`. Clients without a gateway are no hosts to a replica, nor is the supervisor's."""
+        """See `Faults`. The supervisor's is none."""
         return (*super()._hosts(), *(host.index for host in self._cluster.gateway_hosts))
 
     def _kill_gateway(self, _index: int) -> None:

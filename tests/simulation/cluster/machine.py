@@ -21,6 +21,7 @@ from client_replies.cluster.control import StartReplica
 from client_replies.cluster.log.log_store import LogStore, StoreFailed, StoreIdentity, StoreMissing
 from client_replies.cluster.replica.machine import Machine
 from client_replies.cluster.replica.observer import Observer
+from client_replies.cluster.replica.replica import Parts
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.durable import DurableState, LogWrite
@@ -32,7 +33,6 @@ from ..chance import Chance
 from ..disk import PowerLost, SimDisk
 from ..environment import SimEnvironment
 from ..system import Killed, SimSystem
-from examples.ledger.ledger_machine import LedgerMachine
 from examples.ledger.ledger_replica import FINAL_FILE, LedgerReplica
 from examples.ledger.replica_events import final_state
 from tests.cluster.memory_log_store import MemoryLogStore
@@ -166,12 +166,8 @@ class ClusterReplicaActor(LedgerReplica):
             self._place.world.component_created(self._place.index, address)
         return address
 
-    def make_state_machine(self, message: StartReplica) -> LedgerMachine:
-        self.ledger_machine = super().make_state_machine(message)
-        return self.ledger_machine
-
-    def make_observer(self, message: StartReplica, port: RepliesPort) -> Observer:
-        return _Finals(self)
+    def make_parts(self, message: StartReplica, port: RepliesPort) -> Parts:
+        return replace(super().make_parts(message, port), observer=_Finals(self))
 
     def vsr_config(self, message: StartReplica) -> VsrConfig:
         plan = self._place.world.plan
@@ -224,5 +220,6 @@ class _Finals(Observer):
         self._replica = replica
 
     def close(self, core: Core) -> None:
-        final = final_state(core, self._replica.ledger_machine.ledger, self._replica.counts())
+        machine: Any = core.execution.machine
+        final = final_state(core, machine.ledger, self._replica.counts())
         self._replica.machine.write_file("", FINAL_FILE, final.text())

@@ -32,7 +32,7 @@ class ClusterPlan(Plan):
     pipeline_max: int = 8
     log_spare: int = 0  # entries that the log has room for beyond what its configuration needs
     chunk_size: int = 4096
-    weather: bool = False  # the members' own network loses, doubles and delays single messages too
+    weather: bool = False  # the drill's own network loses, doubles and delays single messages too
     closes: float = 0.0  # probability that a client ends its session instead of asking on
     malformed: float = 0.05
     log_lane: float = 1.0
@@ -49,8 +49,7 @@ class ClusterPlan(Plan):
     sync_moments: float = 0.0  # probability that the primary dies when another begins to install its snapshot
     bad_messages: float = 0.0  # probability that a replica dies in the moment of a rare message of the protocol
 
-    gateways: int = 0
-    direct: int = 100  # clients that talk to the replicas themselves; the others go through the gateways
+    gateways: int = 1
     gateway_kill_rate: float = 0.0
     gateway_stop_rate: float = 0.0
     resets: float = 0.0  # probability that a connection breaks when something arrives on it
@@ -183,10 +182,8 @@ def _draw_faults(chance: Chance) -> dict[str, Any]:
 
 
 def _draw_gateways(chance: Chance) -> dict[str, Any]:
-    gateways = chance.pick((0, 1, 1, 2))
     return {
-        "gateways": gateways,
-        "direct": chance.pick((0, 0, 1, 2)) if gateways else 100,
+        "gateways": chance.pick((1, 1, 2)),
         "gateway_kill_rate": _sometimes(chance, 0.4, 0.1, 1.0),
         "gateway_stop_rate": _sometimes(chance, 0.3, 0.1, 1.0),
         "resets": _sometimes(chance, 0.4, 0.001, 0.02),

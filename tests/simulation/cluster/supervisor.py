@@ -69,8 +69,6 @@ class SupervisorActor(Actor):
         self.finished: set[int] = set()
         self.finish_op: int | None = None
         self._told: Join | None = None
-        self._clients: dict[str, int] = {}  # the number of what each was told
-        self._clients_told_at = 0.0
         self._gateways = [_Gateway() for _ in self.world.gateways]
 
     @property
@@ -110,8 +108,6 @@ class SupervisorActor(Actor):
             if self.now - replica.asked_at >= RESEND:
                 replica.asked_at = self.now
                 self._ask(index, replica, process.address)
-        if self.now - self._clients_told_at >= RESEND:
-            self._tell_clients()
         if self._told is not None:
             for index, gateway in enumerate(self._gateways):
                 self._keep_gateway(index, gateway)
@@ -159,7 +155,7 @@ class SupervisorActor(Actor):
             checkpoint_interval=plan.checkpoint_interval,
             view_change=plan.view_change,
             seed=plan.seed,
-            network_faults=cluster_faults(0.0, 0.0) if plan.weather else {},
+            network_faults=cluster_faults(0.05, 0.05) if plan.weather else {},
         )
 
     def _voters(self) -> list[str]:
@@ -184,30 +180,20 @@ class SupervisorActor(Actor):
         replies = tuple((index, one.replies) for index, one in enumerate(self.replicas) if one.replies is not None)
         if len(replies) < len(self.replicas):
             return
-        members = [(replica_name(index), process.address) for index, process in self._processes()]
-        members += [(client.instance.name, client.address) for client in self.world.direct_clients]
+        members = tuple((replica_name(index), process.address) for index, process in self._processes())
         number = self._told.number + 1 if self._told is not None else 1
-        self._told = Join(number=number, members=tuple(members), replies=replies)
+        self._told = Join(number=number, members=members, replies=replies)
         for index, process in self._processes():
             self.replicas[index].joined = False
             self.send(process.address, self._told)
-        self._tell_clients()
         for gateway in self._gateways:
             gateway.told_at = -RESEND
-
-    def _tell_clients(self) -> None:
-        self._clients_told_at = self.now
-        for client in self.world.direct_clients:
-            if self._told is not None and self._clients.get(client.instance.name, 0) < self._told.number:
-                self.send(client.address, self._told)
 
     def _processes(self) -> list[tuple[int, Any]]:
         return [(index, process) for index, process in enumerate(self.world.replicas) if process is not None]
 
     def _joined(self, message: Joined) -> None:
-        if message.name.startswith("client"):
-            self._clients[message.name] = message.number
-        elif self._told is not None and message.number == self._told.number:
+        if self._told is not None and message.number == self._told.number:
             replica = self.replicas[_index(message.name)]
             replica.joined, replica.votes = True, message.votes
 

@@ -14,7 +14,6 @@ from typing import Any
 from thespian.actors import ActorAddress
 
 from client_replies.cluster.door.forwarding_messages import ForwardedReplies
-from client_replies.cluster.protocol import Answer
 from client_replies.cluster.replica.network import Envelope
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.messages import DoViewChange, Prepare, Recovery, SnapshotChunk, StartView
@@ -28,7 +27,6 @@ from ..world import CALM_TIME, LOOK_STEP, World
 from .checkers import ClusterCheckers
 from .client import ClusterClientActor
 from .gateway import ClusterGatewayActor, GatewayEnvironment
-from .gateway_client import GatewayClientActor
 from .machine import ClusterReplicaActor, ReplicaEnvironment, SimLogStore
 from .plan import ClusterPlan
 from .streams import Streams
@@ -59,7 +57,6 @@ class ClusterWorld(World):
         self.gateways: list[Process | None] = [None] * plan.gateways
         super().__init__(plan, trace=trace, copies=copies)
         self.streams = Streams(self)
-        self.direct_clients: list[Process] = []
         for disk in self.disks:
             disk.lanes["log"] = plan.log_lane
         host = Host("home", home)
@@ -193,9 +190,6 @@ class ClusterWorld(World):
             self._die_now(index)
 
     def _bad_moment_of_protocol(self, index: int, message: Envelope) -> None:
-        answers = [item for item in message.items if isinstance(item, Answer)]
-        if answers:
-            self._bad_moment_of_answers(index, answers[-1].view)
         rare = [type(item).__name__ for item in message.items if isinstance(item, RARE)]
         if rare and self.chance.chance(self.plan.bad_messages):
             self.marks.hit(f"died_at_{rare[0]}")
@@ -272,14 +266,9 @@ class ClusterWorld(World):
         for index in range(self.plan.clients):
             host = Host(f"c{index}", self.replicas_count + index)
             requirements = (self, index, share + (index < more))
-            direct = index < self.plan.direct
-            kind = ClusterClientActor if direct else GatewayClientActor
-            client = self.system.create(kind, requirements, name=f"c{index}.client", host=host)
+            client = self.system.create(ClusterClientActor, requirements, name=f"c{index}.client", host=host)
             self.clients.append(client)
-            if direct:
-                self.direct_clients.append(client)
-            else:
-                self.system.wake_later(client, self.chance.between(0.0, 0.1), 0)
+            self.system.wake_later(client, self.chance.between(0.0, 0.1), 0)
         self.system.wake_later(self.supervisor, 0.0, None)
 
     def _run_faults(self) -> None:
