@@ -25,7 +25,6 @@ LONG_MODULES = frozenset(
         "actors/thespian/base/transport.py",
         "actors/component/client_replies.py",
         "actors/component/reading.py",
-        "actors/owner/replies_port.py",
         "actors/component/slots.py",
         "cluster/door/front_door.py",
         "cluster/replica/replica.py",
@@ -37,7 +36,6 @@ LONG_CLASSES = frozenset(
         "actors/thespian/base/transport.py:Transport",
         "actors/component/client_replies.py:ClientRepliesActor",
         "actors/component/reading.py:Reading",
-        "actors/owner/replies_port.py:RepliesPort",
         "actors/component/slots.py:Slots",
         "cluster/replica/replica.py:ReplicaActor",
     }

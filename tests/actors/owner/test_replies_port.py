@@ -17,7 +17,8 @@ from client_replies.actors.owner.port_events import (
     SlotsAreDurable,
     WritesAreDurable,
 )
-from client_replies.actors.owner.replies_port import READS_MAX, RepliesPort
+from client_replies.actors.owner.queries import READS_MAX
+from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import (
@@ -331,7 +332,7 @@ def test_a_full_port_is_not_ready_and_refuses_more(bench: Bench) -> None:
         port.write(op % SLOTS, reply(op % SLOTS, op))
     assert port.pending == SLOTS
     small = Bench(bench.memory)
-    small.port._pending_max = 2
+    small.port._queue.pending_max = 2
     small.opened(credit=0)
     small.port.write(0, reply(0, 1))
     assert is_ready(small.port)
@@ -950,6 +951,8 @@ CALLS: dict[str, tuple[Callable[[RepliesPort], object], frozenset[str]]] = {
     "tick": (lambda port: port.tick(), ALL_STATES),
     "take_events": (lambda port: port.take_events(), ALL_STATES),
     "receive": (lambda port: port.receive(PeersSet(owner=OWNER, version=7)), ALL_STATES),
+    "pending": (lambda port: port.pending, ALL_STATES),
+    "accepted": (lambda port: port.accepted, ALL_STATES),
     "ready": (lambda port: port.ready, ALL_STATES),
     "idle": (lambda port: port.idle, ALL_STATES),
 }
