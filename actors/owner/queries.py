@@ -61,15 +61,15 @@ class Queries:
 
     def read(self, slot: int, header: bytes) -> int:
         """Number a read, and answer it from what waits in the port, or send it when it may go out."""
-        self._reads += 1
+        number = self._reads = self._reads + 1
         for payload in self._queue.replies_of(slot):
             reply = self._buffers.contents(payload)
             if reply[:HEADER_SIZE] == header:
-                self._events.append(ReadSucceeded(read=self._reads, slot=slot, header=header, reply=reply))
-                return self._reads
-        self.waiting.append(ReadReply(owner=self._owner, read=self._reads, slot=slot, expected=header))
+                self._events.append(ReadSucceeded(read=number, slot=slot, header=header, reply=reply))
+                return number
+        self.waiting.append(ReadReply(owner=self._owner, read=number, slot=slot, expected=header))
         self.pump()
-        return self._reads
+        return number
 
     def installed(self) -> None:
         """What is held is from now on about what is installed: the operations it was about are forgotten."""

@@ -12,8 +12,8 @@ request without an answer is sent again, and an answer counts once. What was wri
 `await_durable` is accepted before it. Replies that nobody waits for go out once per `write_interval`, so that a busy
 session's reply is mostly replaced before it costs a message, a write and a share of a sync. A reply of `LEASE_SIZE_MIN`
 or more is copied once, to a leased buffer, and its bytes go through no message; up to `inline_size_max` it does not
-wait for one. Every read, wait and checkpoint ends in exactly one event, unless an installation replaces it, or the port
-fails or closes.
+wait for a buffer. Every read, wait and checkpoint ends in exactly one event, unless an installation replaces it, or the
+port fails or closes.
 
 Limits: no unbounded buffering. `write` beyond `pending_max` raises; an owner stops executing while `ready` is false. A
 refusal other than BUSY means that owner and component disagree: the port fails, and the owner must recover.
@@ -77,11 +77,14 @@ PEERS = "peers"
 
 
 class RepliesPort:
-    """See the module. All methods are to be called from the owner's own thread, and return without waiting.
+    """See the module. The owner calls all methods from one thread; none of them waits.
 
-    `owner` is the number that the owner gave itself, from 1, new each time that it starts. `send` carries a message to
-    the ClientRepliesActor, `send_pool` one to the pool's address. `now` is a monotonic clock, in seconds, as is every
-    timeout. `open_memory` maps the pool's memory.
+    `owner` is the owner's number, from 1, another one after each start. `send` carries a message to the
+    ClientRepliesActor, `send_pool` one to the pool, whose address it is given. `now` is a monotonic clock; it and all
+    timeouts are in seconds. `open_memory` maps the pool's memory, and raises `StorageError`.
+
+    What changes something raises `PortMisused` unless the port `is_open`. `ready`, `pending`, `accepted`, `idle`,
+    `take_events`, `receive` and `tick` may be called at any time.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class RepliesPort:
         write_interval: float = WRITE_INTERVAL,
     ) -> None:
         self.owner = owner
-        self.is_open = False  # from `RepliesOpened` until `close` or the end; otherwise it takes nothing: `PortMisused`
+        self.is_open = False  # from `RepliesOpened` until `close` or the end
         self.credit = 0  # replies that the component accepts in the next batch
         self.failed = False  # `PortFailed` was an event; nothing more happens
         self._send = send
@@ -133,7 +136,7 @@ class RepliesPort:
 
     @property
     def pending(self) -> int:
-        """Operations that the component has not accepted."""
+        """Writes and removals that the component has not accepted; of each slot only the last counts."""
         return self._queue.pending
 
     @property
@@ -147,11 +150,7 @@ class RepliesPort:
         return self._queue.is_idle and not self._outbox.is_busy(NUMBERED) and not self._outbox.is_busy(CHECKPOINT)
 
     def open(self, config: RepliesConfig, mode: OpenMode) -> None:
-        """Ask for the file to be opened; `RepliesOpened` or `PortFailed` follows.
-
-        Raises `PortMisused` if it was called before. Every other method raises it before `RepliesOpened` and after the
-        end, but for `close` after `close`, and those that only look or let time pass.
-        """
+        """Ask for the file to be opened; `RepliesOpened` or `PortFailed` follows. Only once, or `PortMisused`."""
         if self._config is not None:
             raise PortMisused("a port is opened once: make another RepliesPort")
         self._config = config
@@ -160,9 +159,9 @@ class RepliesPort:
         self._outbox.post(NUMBERED, message, self._now(), timeout=OPEN_TIMEOUT, number=0)
 
     def set_peers(self, peers: tuple[tuple[int, ActorAddress], ...]) -> None:
-        """Set where the ClientRepliesActors of the other replicas are, as pairs of replica and address; repair begins.
+        """Say where the ClientRepliesActors of all other replicas are; repair begins. No event follows.
 
-        The whole list, in place of the last one. No event follows.
+        Pairs of a replica's index and an address, in place of those that were set before.
         """
         self._require_open()
         self._outbox.forget(PEERS)
@@ -172,9 +171,9 @@ class RepliesPort:
     def write(self, slot: int, reply: bytes) -> None:
         """The slot's session has this reply (header and body) from now on. Goes out with the next `committed`.
 
-        Raises `PortMisused` while the port is not `ready`, and for what cannot be a reply of this slot: by its size and
-        its cluster, and no more. The checksums are the component's to verify, in a process of its own; a reply that is
-        not whole fails the port.
+        Raises `PortMisused` while the port is not `ready`, and for what cannot be a reply of this slot by its size or
+        its cluster. The component verifies the checksums, in a process of its own; a reply that is not whole fails the
+        port.
         """
         config, queue, size = self._config, self._queue, len(reply)
         if not self.is_open or queue.is_full or config is None:
@@ -199,11 +198,11 @@ class RepliesPort:
         self._buffers.settle(self._queue.put(slot, op, None), None)
 
     def committed(self, op: int, *, tell_durable: bool = False) -> None:
-        """Everything committed up to `op` was given to the port: what waits may go out, if a write interval is over.
+        """All that was committed up to `op` was written or removed here: it may go out, once per `write_interval`.
 
-        With `tell_durable` it goes out now, and a `WritesAreDurable` follows once that is durable, or several that
-        come up to it. After each the port waits for the next call of this method, or a `tick`: what the owner does
-        when it hears of it is to go into one batch with what waits already.
+        With `tell_durable` it goes out now, and `WritesAreDurable` follows once it is durable, or several of them that
+        come up to `op`. After each the port waits for the next call of this method, or a `tick`: so what the owner
+        does in answer goes into one batch with what waits already.
         """
         self._require_open()
         if op > self._queue.committed:
@@ -213,7 +212,10 @@ class RepliesPort:
         self._pump()
 
     def checkpoint(self, op: int, sessions: bytes) -> None:
-        """Store the encoded session table as of `op`, after all that was written before; `CheckpointDone` follows."""
+        """Store the encoded session table as of `op`, after all that was written before; `CheckpointDone` follows.
+
+        Several may wait; one at a time is sent.
+        """
         self._require_open()
         self._queue.checkpoint(op, sessions)
         self._pump()
@@ -230,11 +232,11 @@ class RepliesPort:
         self._queries.pump()
 
     def await_durable(self, slots: tuple[int, ...]) -> int:
-        """Number a wait: `SlotsAreDurable` follows once each slot has on disk what it is to hold now, or newer.
+        """Wait until each slot has on disk what it is to hold now, or newer; `SlotsAreDurable` follows.
 
-        Now: after all that was written, removed and installed until this call. A slot that is to hold nothing, or
-        that is removed while the wait lasts, holds it up no longer; one whose reply is lost (`ReplyLost`) does until
-        the slot's next reply. However busy a slot is, its wait ends. What `SlotsDurable` promises is said there.
+        Returns the wait's number, which the event has. Now means: after all that was written, removed and installed
+        until this call. A slot that is to hold nothing, or that is removed while the wait lasts, delays it no longer;
+        one whose reply is lost (`ReplyLost`) does until the slot's next reply. However busy a slot is, its wait ends.
         """
         self._require_open()
         wait = self._queries.await_durable(slots)
@@ -242,15 +244,15 @@ class RepliesPort:
         return wait
 
     def read(self, slot: int, header: bytes) -> int:
-        """Number a read of the reply with this packed header: `ReadSucceeded` or `ReadFailed` follows.
+        """Read the slot's reply that has this packed header; `ReadSucceeded` or `ReadFailed` follows.
 
-        A reply that still waits in the port is answered from here: the component has not heard of it.
+        Returns the read's number, which the event has. A reply that waits in the port is read from there.
         """
         self._require_open()
         return self._queries.read(slot, header)
 
     def close(self) -> None:
-        """Take nothing more; what was written is still made durable, then `RepliesClosed` follows. Again: no effect."""
+        """Take nothing more. `RepliesClosed` follows when all that was written is durable. Again: no effect."""
         if self._closing:
             return
         self._require_open()
@@ -260,7 +262,7 @@ class RepliesPort:
         self._pump()
 
     def take_events(self) -> list[PortEvent]:
-        """What happened since the last call, in order."""
+        """Return what happened since the last call, in order."""
         events = list(self._events)
         self._events.clear()
         return events
@@ -268,7 +270,10 @@ class RepliesPort:
     # What comes in.
 
     def receive(self, message: object) -> bool:
-        """Take a message that the owner was sent. False if it is not for the port at all."""
+        """Take a message that the owner was sent. Returns False if it is none of `PORT_MESSAGES`.
+
+        Answers to an earlier owner are ignored. Events may follow, see `take_events`.
+        """
         receiver = self._receivers.get(type(message))
         if receiver is None:
             return False
@@ -283,7 +288,7 @@ class RepliesPort:
         return True
 
     def tick(self) -> None:
-        """Send again what has no answer, and what waits if its time has come; tell the op if nothing else does."""
+        """Send again what has no answer, and send what waits if it is due. Call it periodically."""
         now = self._now()
         self._outbox.resend(now)
         if not self._is_live:

@@ -58,7 +58,7 @@ class Batch:
     serial: int = 0  # of the first operation
 
     def message(self, owner: int, number: int, durable: bool) -> Message:
-        """The message to the component; `durable` asks when writes are."""
+        """The message to the component. With `durable` it asks when the writes are durable."""
         if self.payloads is None:
             return RemoveReplies(owner=owner, number=number, op=self.op, slots=self.slots)
         payloads = tuple(self.payloads)
@@ -77,8 +77,8 @@ class Barrier:
     after: int = 0  # the op of the last operation before a checkpoint
     serial: int = 0  # of an installation, which changes what slots are expected to hold as operations do
 
-    def message(self, owner: int, number: int, _durable: bool) -> Message:
-        """The message to the component."""
+    def message(self, owner: int, number: int, durable: bool) -> Message:
+        """The message to the component, which need not be asked when this is `durable`."""
         content: dict[str, Any] = {} if self.kind is CloseReplies else {"op": self.op, "sessions": self.sessions}
         return self.kind(owner=owner, number=number, **content)
 
@@ -188,19 +188,17 @@ class WriteQueue:
     def take_from_behind(self, contents: Callable[[Lease], bytes]) -> Lease | None:
         """Take the buffer of the last reply behind the first that waits for one; its `contents` wait instead.
 
-        What is behind goes out later. It may hold the last buffers if a large reply took a small one's place before it.
+        What is behind goes out later. It may hold the last buffers if a large reply took a small one's place before it;
+        not behind a barrier, because only places behind the last one are taken.
         """
-        first = self.unplaced[0][0]
-        for stage in reversed(self._stages) if first < self._placed else ():
-            if isinstance(stage, Barrier):
-                continue
-            for slot, payload in reversed(stage.payloads.items()):
-                if stage.places[slot][0] <= first:
-                    return None
-                if isinstance(payload, int):
-                    stage.payloads[slot] = contents(payload)
-                    self._list_unplaced(slot, stage, waits=True)
-                    return payload
+        first, _slot, stage = self.unplaced[0]
+        for slot, payload in reversed(stage.payloads.items()) if first < self._placed else ():
+            if stage.places[slot][0] == first:
+                return None
+            if isinstance(payload, int):
+                stage.payloads[slot] = contents(payload)
+                self._list_unplaced(slot, stage, waits=True)
+                return payload
         return None
 
     def _list_unplaced(self, slot: int, stage: _Operations, *, waits: bool) -> None:

@@ -10,6 +10,7 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.owner.port_events import (
+    PORT_MESSAGES,
     PortFailed,
     PortMisused,
     ReadFailed,
@@ -18,7 +19,7 @@ from client_replies.actors.owner.port_events import (
     WritesAreDurable,
 )
 from client_replies.actors.owner.queries import READS_MAX
-from client_replies.actors.owner.replies_port import RepliesPort
+from client_replies.actors.owner.replies_port import RepliesPort, _ignore
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import (
@@ -52,6 +53,7 @@ from client_replies.messages.replies import (
     SessionsInstalled,
     SetPeers,
     SlotsDurable,
+    StorageFailed,
     WriteReplies,
     WritesAccepted,
     WritesRefused,
@@ -188,6 +190,21 @@ def test_a_file_that_cannot_be_opened_ends_the_port(bench: Bench) -> None:
     assert not bench.port.ready
     with pytest.raises(PortMisused):
         bench.port.read(0, bytes(HEADER_SIZE))
+
+
+def test_a_storage_that_stops_before_the_port_has_heard_that_it_is_open_is_an_event(bench: Bench) -> None:
+    """The answer to the opening was lost, and is asked for again; the owner need not wait for that to recover."""
+    failed = StorageFailed(owner=OWNER, fault=FAULT)
+    bench.port.open(CONFIG, OpenMode.OPEN)
+    bench.port.receive(failed)
+    assert bench.port.take_events() == [failed]
+
+
+def test_an_open_port_has_a_method_for_each_of_its_messages(bench: Bench) -> None:
+    """One that is forgotten would be ignored."""
+    receivers = bench.opened().port._receivers
+    assert set(receivers) == set(PORT_MESSAGES)
+    assert {kind for kind, receiver in receivers.items() if receiver is _ignore} == set()
 
 
 def test_what_is_written_meanwhile_forms_the_next_batch(bench: Bench) -> None:
