@@ -79,24 +79,21 @@ class Queries:
         """Send what may go out."""
         while self.held and self.held[0][0] < self._queue.oldest:
             _serial, lane, message = self.held.popleft()
-            self._post(lane, message)
+            self._outbox.post(lane, message, self._now(), number=lane[1])
         while self.waiting and self._asked < READS_MAX:
             read = self.waiting.popleft()
             self._asked += 1
-            if read.slot in self._queue.slots_in_flight or self._queue.installs:
+            if self._queue.is_changing(read.slot):
                 self._post_after_pending((READ, read.read), read)
             else:
-                self._post((READ, read.read), read)
+                self._outbox.post((READ, read.read), read, self._now(), number=read.read)
 
     def _post_after_pending(self, lane: Lane, message: ReadReply | AwaitDurable) -> None:
         """Send once all that waits now was accepted: sent before, it would be about what the slots held until then."""
         if self._queue.oldest > self._queue.serial:
-            self._post(lane, message)
+            self._outbox.post(lane, message, self._now(), number=lane[1])
         else:
             self.held.append((self._queue.serial, lane, message))
-
-    def _post(self, lane: Lane, message: ReadReply | AwaitDurable) -> None:
-        self._outbox.post(lane, message, self._now(), number=lane[1])
 
     def on_slots_durable(self, message: SlotsDurable) -> None:
         """A wait has ended."""

@@ -160,7 +160,7 @@ class WriteQueue:
         self.serial += 1
         self._stages = deque([Barrier(InstallSessions, op, sessions, serial=self.serial)])
         self._begin_stage()
-        self.pending = len(self.slots_in_flight)
+        self.pending = len(self.in_flight.slots) if isinstance(self.in_flight, Batch) else 0
         self.committed = op
         return [payload for payloads in waiting for payload in payloads if isinstance(payload, int)]
 
@@ -333,17 +333,17 @@ class WriteQueue:
                 return next(iter(stage.places.values()))[0]
         return self.serial + 1
 
-    @property
-    def slots_in_flight(self) -> tuple[int, ...]:
-        """The slots of the batch in flight."""
-        return self.in_flight.slots if isinstance(self.in_flight, Batch) else ()
+    def is_changing(self, slot: int) -> bool:
+        """Whether the component may expect another reply in the slot than it will: an operation on it is in flight.
 
-    @property
-    def installs(self) -> bool:
-        """True while an installation is not accepted: until then the component expects other replies."""
-        first, taken = self._stages[0] if self._stages else None, self.in_flight
-        waits = isinstance(first, Barrier) and first.kind is InstallSessions
-        return waits or (isinstance(taken, Barrier) and taken.kind is InstallSessions)
+        Or an installation is, or waits to go out next.
+        """
+        for one in (self.in_flight, self._stages[0] if self._stages else None):
+            if (isinstance(one, Batch) and slot in one.slots) or (
+                isinstance(one, Barrier) and one.kind is InstallSessions
+            ):
+                return True
+        return False
 
     def replies_of(self, slot: int) -> list[Payload]:
         """The slot's replies that are not accepted, oldest first.
