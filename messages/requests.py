@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from .faults import invariant
+from .faults import InvariantBroken, invariant
 from .message import Message
 
 
@@ -45,10 +45,17 @@ class Outbox:
         """The number of the lane's next request, from 1."""
         return self._numbers.get(lane, 0) + 1
 
-    def post(self, lane: Hashable, message: Message, now: float, *, timeout: float | None = None) -> None:
-        """Send the lane's next request, which carries `next_number`; again after `timeout` or the resend timeout."""
-        invariant(lane not in self._in_flight, f"two requests in lane {lane}")
-        number = self._numbers[lane] = self.next_number(lane)
+    def post(
+        self, lane: Hashable, message: Message, now: float, *, timeout: float | None = None, number: int | None = None
+    ) -> None:
+        """Send the lane's next request, which carries `next_number`; again after `timeout` or the resend timeout.
+
+        With a `number` of its own, the request does not count in the lane: for lanes that have one request ever.
+        """
+        if lane in self._in_flight:
+            raise InvariantBroken(f"two requests in lane {lane}")
+        if number is None:
+            number = self._numbers[lane] = self.next_number(lane)
         self._in_flight[lane] = _InFlight(message, number, now + (timeout or self.resend_timeout))
         self._send(message)
 
@@ -62,10 +69,23 @@ class Outbox:
 
     def answered(self, lane: Hashable, number: int | None = None) -> Message | None:
         """Take the request that an answer belongs to out of flight; None if it answers nothing that is in flight."""
-        message = self.in_flight(lane, number)
-        if message is not None:
-            del self._in_flight[lane]
-        return message
+        request = self._in_flight.get(lane)
+        if request is None or (number is not None and number != request.number):
+            return None
+        del self._in_flight[lane]
+        return request.message
+
+    def move(self, lane: Hashable, to: Hashable, number: int, now: float) -> bool:
+        """Take an unanswered request to another lane, so that its own is free; False if it is not in flight.
+
+        For a receiver that has begun what takes long. It is sent again after a whole timeout, from the other lane.
+        """
+        if self.in_flight(lane, number) is None:
+            return False
+        invariant(to not in self._in_flight, f"two requests in lane {to}")
+        self._in_flight[to] = self._in_flight.pop(lane)
+        self.postpone(to, now)
+        return True
 
     def is_busy(self, lane: Hashable) -> bool:
         """Whether the lane's request is unanswered."""
@@ -93,9 +113,10 @@ class Outbox:
         """The receiver is busy: the lane's request waits a whole timeout before it is sent again."""
         self._in_flight[lane].resend_at = now + self.resend_timeout
 
-    def forget(self) -> None:
-        """Drop every unanswered request; numbers go on."""
-        self._in_flight.clear()
+    def forget(self, *lanes: Hashable) -> None:
+        """Drop the unanswered requests of these lanes, of all lanes without any; numbers go on."""
+        for lane in lanes or tuple(self._in_flight):
+            self._in_flight.pop(lane, None)
 
 
 class Turn(enum.Enum):

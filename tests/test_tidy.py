@@ -23,14 +23,12 @@ CLASS_LINES_MAX = 350
 LONG_MODULES = frozenset(
     {
         "actors/thespian/base/transport.py",
-        "actors/owner/replies_port.py",
         "cluster/replica/replica.py",
     }
 )
 LONG_CLASSES = frozenset(
     {
         "actors/thespian/base/transport.py:Transport",
-        "actors/owner/replies_port.py:RepliesPort",
         "cluster/replica/replica.py:ReplicaActor",
     }
 )

@@ -188,7 +188,7 @@ class Engine:
             self._check_usable()
             number = self._status_number = self._status_number + 1
             future = self._statuses[number] = Future()
-            self._questions.post(number, GetStatus(request=number, slots=tuple(slots)), time.monotonic())
+            self._questions.post(number, GetStatus(request=number, slots=tuple(slots)), time.monotonic(), number=number)
             return future
 
     def close(self) -> Future[None]:

@@ -1,4 +1,9 @@
-"""What a `RepliesPort` tells its owner, and the messages that the owner hands to it."""
+"""What a `RepliesPort` notifies its owner of, and the messages that the owner gives to it.
+
+`take_events` returns events of the classes here, and some messages of the component as they came: `RepliesOpened`,
+`CheckpointDone`, `SessionsInstalled` and `RepliesClosed`, each once per request; `RepliesRepaired`, `ReplyLost` and
+`StorageFailed`, unsolicited. A slot is an index from 0, an op counts committed requests from 1.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +25,26 @@ from client_replies.messages.replies import (
 
 
 class PortMisused(RuntimeError):
-    """The port was asked for what it does not do in its state, and did nothing: a mistake of the owner's."""
+    """The call is not allowed in the port's state, or its arguments are wrong; the text says which. It did nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortFailed:
-    """The port does nothing more: the file was not opened, or the component refused what it must take."""
+    """The port does nothing more; the owner must recover with another one.
+
+    The file was not opened, or the component or the pool refused a request for a reason that does not pass. `fault`
+    is their reason.
+    """
 
     fault: Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSucceeded:
-    """A read ended well: the whole reply, verified, whose packed header was asked for."""
+    """The read that `RepliesPort.read` numbered has its reply: `header` is as asked for, `reply` is header and body.
+
+    The component verified it, unless it comes from the port, where it is as the owner wrote it.
+    """
 
     read: int
     slot: int
@@ -42,7 +54,7 @@ class ReadSucceeded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadFailed:
-    """A read ended without the reply, and why."""
+    """The read that `RepliesPort.read` numbered has no reply, for this `reason`. CORRUPT and BUSY may pass."""
 
     read: int
     slot: int
@@ -52,7 +64,7 @@ class ReadFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritesAreDurable:
-    """Of every reply written up to `op`: it, or a newer one of its slot, is on disk.
+    """Of every reply written up to `op`: it, or a newer one of its slot, is on disk, as `committed` was asked to say.
 
     Or the slot was removed, or installed anew, since. See `RepliesDurable`.
     """
@@ -62,7 +74,7 @@ class WritesAreDurable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotsAreDurable:
-    """The wait that `await_durable` numbered is over: see there, and `SlotsDurable`."""
+    """The wait that `RepliesPort.await_durable` numbered is over: see there, and `SlotsDurable`."""
 
     wait: int
     slots: tuple[int, ...]

@@ -84,6 +84,38 @@ class TestOutbox:
         assert outbox.next_number("read") == 2
         assert outbox.answered("read", 1) is None
 
+    def test_a_request_with_its_own_number_does_not_count_in_its_lane(self, outbox: Outbox) -> None:
+        """A lane for one request ever leaves nothing behind when it is answered."""
+        outbox.post(("read", 7), request(7), 0.0, number=7)
+        assert outbox.in_flight(("read", 7), 7) == request(7)
+        assert outbox.answered(("read", 7), 8) is None
+        assert outbox.answered(("read", 7)) == request(7)
+        assert outbox.next_number(("read", 7)) == 1
+        assert not outbox._numbers
+
+    def test_what_the_receiver_has_begun_leaves_its_lane_free(self, outbox: Outbox, sent: list[Message]) -> None:
+        """It stays unanswered, under its number, and is repeated from the other lane after a whole timeout."""
+        outbox.post("write", request(1), 0.0)
+        assert not outbox.move("write", "table", 2, 1.0)
+        assert outbox.move("write", "table", 1, 1.0)
+        assert not outbox.move("write", "table", 1, 1.0)
+        assert not outbox.is_busy("write")
+        assert outbox.resend(2.9) == 0
+        assert outbox.resend(3.0) == 1
+        assert sent == [request(1), request(1)]
+        outbox.post("write", request(2), 3.0)
+        with pytest.raises(InvariantBroken, match="two requests in lane table"):
+            outbox.move("write", "table", 2, 3.0)
+        assert outbox.answered("table", 1) == request(1)
+
+    def test_a_lane_can_be_forgotten_by_itself(self, outbox: Outbox) -> None:
+        """A request that a newer one replaces; one that was answered already is no mistake."""
+        outbox.post("read", request(1), 0.0)
+        outbox.post("write", request(1), 0.0)
+        outbox.forget("read", "table")
+        assert outbox.in_flight("read") is None
+        assert outbox.is_busy("write")
+
 
 class TestTurns:
     def test_each_number_is_new_once(self) -> None:

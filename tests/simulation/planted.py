@@ -20,8 +20,10 @@ from client_replies.actors.component.peer_server import PeerServer
 from client_replies.actors.component.repair_planner import Asked, Peer, RepairPlanner
 from client_replies.actors.component.slots import Read, Slots, Write
 from client_replies.actors.owner.replies_port import RepliesPort
+from client_replies.actors.owner.write_queue import WriteQueue
 from client_replies.messages.config import SECTOR_SIZE
 from client_replies.messages.faults import SlotFault
+from client_replies.messages.leases import Lease
 from client_replies.messages.peers import Missing
 from client_replies.messages.replies import Payload, WritesAccepted
 from client_replies.messages.reply_header import (
@@ -72,7 +74,7 @@ _accept = Slots.accept
 _install = Slots.install
 _begin = Slots.begin
 _queue = Slots._queue
-_queue_in_port = RepliesPort._queue
+_put = WriteQueue.put
 _missing_reason = PeerServer._missing_reason
 _overtake = Slots._overtake
 _check = ClientSessions.check
@@ -100,13 +102,14 @@ def _queue_anew(self: Slots, slot: int, header: bytes, payload: Payload, now: fl
     _queue(self, slot, header, payload, now)
 
 
-def _queue_behind(self: RepliesPort, slot: int, op: int, payload: bytes | None) -> None:
+def _put_behind(self: WriteQueue, slot: int, op: int, payload: bytes | None, large: bool = False) -> Lease | None:
     operations = self._operations
     if slot in operations.payloads:
-        self._put_back(operations.payloads.pop(slot))
+        operations.payloads[slot] = operations.payloads.pop(slot)
         del operations.places[slot]
-        self.pending -= 1
-    _queue_in_port(self, slot, op, payload)
+        self.serial += 1
+        operations.places[slot] = (self.serial, op)
+    return _put(self, slot, op, payload, large)
 
 
 def _has_stored_something(self: Slots, slot: int, op: int) -> bool:
@@ -334,7 +337,7 @@ PLANTED = (
     ),
     Planted("checkpoint", "the trailer goes before the replies", Checkpointing, "pump", _checkpoint_at_once),
     Planted("leases", "a lease is released twice", Opened, "release", _release_twice),
-    Planted("durable", "a wait goes out ahead of the reply that it is about", RepliesPort, "_queue", _queue_behind),
+    Planted("durable", "a wait goes out ahead of the reply that it is about", WriteQueue, "put", _put_behind),
     Planted("durable", "a wait ends with whatever is on disk", Slots, "has_stored", _has_stored_something),
     Planted("durable", "what takes the place of a reply is waited for by nobody", Slots, "_queue", _queue_anew),
     Planted("verify", "peers are asked before the disk is read after a sync", Slots, "install", _install_unread),

@@ -11,15 +11,18 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.actors.component.repair_planner import RepairPlanner
-from client_replies.actors.owner.lease_stock import LeaseStock
+from client_replies.actors.owner.buffers import Buffers
 from client_replies.actors.owner.port_events import PortFailed
 from client_replies.actors.owner.replies_port import RepliesPort
+from client_replies.actors.owner.write_queue import WriteQueue
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import AcquireLeases, Lease, MemoryName, ReleaseLeases
+from client_replies.messages.message import Message
 from client_replies.messages.peers import Missing
 from client_replies.messages.replies import RepliesOpened, SessionsInstalled, WriteReplies
 from client_replies.messages.reply_header import HEADER_SIZE
+from client_replies.messages.requests import Outbox
 from client_replies.storage.data_file import DataFile
 from client_replies.storage.errors import StorageError
 from client_replies.storage.layout import Layout
@@ -156,17 +159,18 @@ def test_what_a_killed_process_left_in_the_page_cache_is_durable_when_the_file_i
 
 @dataclass
 class PoolBench:
-    """A stock whose requests a table of two buffers answers, with room for one who waits."""
+    """Buffers whose requests a table of two answers, with room for one who waits."""
 
-    requests: deque[AcquireLeases | ReleaseLeases] = field(default_factory=deque)
+    requests: deque[Message] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.table = LeaseTable(2, 1, publish=lambda _buffer, _generation: None)
-        self.stock = LeaseStock(holder=7, buffers=2, resend_timeout=1.0, send=self.requests.append)  # type: ignore[arg-type]
+        queue = WriteQueue(pending_max=1, batch_max=1, interval=0.0)
+        self.buffers = Buffers(7, queue, MagicMock(), 2, Outbox(self.requests.append, 1.0), lambda: 0.0)
 
     def take(self) -> Lease:
         """Ask for a lease until there is one."""
-        while not (leases := self.stock.take(1, 0.0)):
+        while not (leases := self.buffers.take(1)):
             self.answer()
         return leases[0]
 
@@ -176,26 +180,26 @@ class PoolBench:
         if isinstance(request, AcquireLeases):
             answer = self.table.acquire(request)
             if answer is not None:
-                self.stock.receive(answer, 0.0)
-        else:
+                self.buffers.receive(answer)
+        elif isinstance(request, ReleaseLeases):
             released, grants = self.table.release(request)
             if released is not None:
-                self.stock.receive(released, 0.0)
+                self.buffers.receive(released)
             for grant in grants:
-                self.stock.receive(grant, 0.0)
+                self.buffers.receive(grant)
 
 
-def test_a_stock_that_asks_for_a_lease_gives_back_what_it_may_not_keep() -> None:
-    """Seed 7287: the pool had nothing to grant, and the stock waited for the grant before it released anything."""
+def test_an_owner_that_asks_for_a_lease_gives_back_what_it_may_not_keep() -> None:
+    """Seed 7287: the pool had nothing to grant, and the owner waited for the grant before it released anything."""
     bench = PoolBench()
     taken = (bench.take(), bench.take())
     bench.answer()
     assert bench.table.waiting == 1
-    bench.stock.give(taken, 0.0)
+    bench.buffers.take_back(taken)
     while bench.requests:
         bench.answer()
     assert bench.table.waiting == 0
-    assert bench.table.held == bench.stock.free == 2
+    assert bench.table.held == len(bench.buffers.free) == 2
 
 
 def test_a_copy_of_the_superblock_with_a_damaged_magic_is_no_copy_to_the_checkers_either() -> None:

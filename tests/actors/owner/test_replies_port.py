@@ -18,7 +18,8 @@ from client_replies.actors.owner.port_events import (
     SlotsAreDurable,
     WritesAreDurable,
 )
-from client_replies.actors.owner.replies_port import READS_MAX, RepliesPort
+from client_replies.actors.owner.queries import READS_MAX
+from client_replies.actors.owner.replies_port import RepliesPort, _ignore
 from client_replies.messages.config import OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind
 from client_replies.messages.leases import (
@@ -53,6 +54,7 @@ from client_replies.messages.replies import (
     SessionsInstalled,
     SetPeers,
     SlotsDurable,
+    StorageFailed,
     WriteReplies,
     WritesAccepted,
     WritesRefused,
@@ -203,6 +205,21 @@ def test_a_file_that_cannot_be_opened_ends_the_port(bench: Bench) -> None:
         bench.port.read(0, bytes(HEADER_SIZE))
 
 
+def test_a_storage_that_stops_before_the_port_has_heard_that_it_is_open_is_an_event(bench: Bench) -> None:
+    """The answer to the opening was lost, and is asked for again; the owner need not wait for that to recover."""
+    failed = StorageFailed(owner=OWNER, fault=FAULT)
+    bench.port.open(CONFIG, OpenMode.OPEN)
+    bench.port.receive(failed)
+    assert bench.port.take_events() == [failed]
+
+
+def test_an_open_port_has_a_method_for_each_of_its_messages(bench: Bench) -> None:
+    """One that is forgotten would be ignored."""
+    receivers = bench.opened().port._receivers
+    assert set(receivers) == set(PORT_MESSAGES)
+    assert {kind for kind, receiver in receivers.items() if receiver is _ignore} == set()
+
+
 def test_what_is_written_meanwhile_forms_the_next_batch(bench: Bench) -> None:
     """One batch is in flight; the next carries what came since, under the next number."""
     port = bench.opened().port
@@ -345,7 +362,7 @@ def test_a_full_port_is_not_ready_and_refuses_more(bench: Bench) -> None:
         port.write(op % SLOTS, reply(op % SLOTS, op))
     assert port.pending == SLOTS
     small = Bench(bench.memory)
-    small.port._pending_max = 2
+    small.port._queue.pending_max = 2
     small.opened(credit=0)
     small.port.write(0, reply(0, 1))
     assert is_ready(small.port)
@@ -964,6 +981,8 @@ CALLS: dict[str, tuple[Callable[[RepliesPort], object], frozenset[str]]] = {
     "tick": (lambda port: port.tick(), ALL_STATES),
     "take_events": (lambda port: port.take_events(), ALL_STATES),
     "receive": (lambda port: port.receive(PeersSet(owner=OWNER, version=7)), ALL_STATES),
+    "pending": (lambda port: port.pending, ALL_STATES),
+    "accepted": (lambda port: port.accepted, ALL_STATES),
     "ready": (lambda port: port.ready, ALL_STATES),
     "idle": (lambda port: port.idle, ALL_STATES),
 }
