@@ -1,9 +1,9 @@
 """A replicated service around the component: bring a state machine, and it is executed once on every replica.
 
-Read in this order: `protocol` (what a client asks), `durable_files` (how small files are replaced),
-`control` (what the keeper of the processes tells them), `vsr` (how requests are ordered and executed once), `log`
-(where that is durable), `door` (where clients connect), `replica` (the actor that puts all this and the component
-together), `host` (what keeps the processes up), `client` (the library that clients use).
+Read in this order: `state_machine` (what a service brings), `protocol` (what a client asks), `durable_files` (how small
+files are replaced), `control` (what the keeper of the processes tells them), `vsr` (how requests are ordered and
+executed once), `log` (where that is durable), `door` (where clients connect), `replica` (the actor that puts all this
+and the component together), `host` (what keeps the processes up), `client` (the library that clients use).
 
 Each folder imports from those before it, and none imports a concrete service: that is a subclass of `ReplicaActor`.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .host.members import Members
     from .replica.observer import Observer
     from .replica.replica import ReplicaActor
-    from .vsr.execution import StateMachine
+    from .state_machine import Command, StateMachine
 
 __all__ = [
     "Answer",
@@ -29,6 +29,7 @@ __all__ = [
     "AsyncSession",
     "ClusterClient",
     "ClusterError",
+    "Command",
     "GatewayKeeper",
     "Members",
     "MembersFailed",
@@ -41,13 +42,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Command": "state_machine",
     "GatewayKeeper": "host.gateway_keeper",
     "Members": "host.members",
     "MembersFailed": "host.failure",
     "Observer": "replica.observer",
     "ReplicaActor": "replica.replica",
     "StartReplica": "control",
-    "StateMachine": "vsr.execution",
+    "StateMachine": "state_machine",
 }
 
 

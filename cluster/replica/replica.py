@@ -52,6 +52,7 @@ from client_replies.cluster.log.log_store import (
     StoreMissing,
 )
 from client_replies.cluster.log.log_writer import LogWriter
+from client_replies.cluster.state_machine import StateMachine
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.core import Status
 from client_replies.cluster.vsr.durable import StoredLog
@@ -63,7 +64,7 @@ from client_replies.cluster.vsr.effects import (
     SendMessage,
     WriteLog,
 )
-from client_replies.cluster.vsr.execution import Applied, Skipped, StateMachine
+from client_replies.cluster.vsr.execution import Applied, Skipped
 from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.cluster.vsr.replica import Replica, RestartImpossible
 from client_replies.messages.config import OpenMode

@@ -11,9 +11,9 @@ Limits: no bodies of replies, which are in the component. Owns: the session tabl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from client_replies.cluster.protocol import Request
+from client_replies.cluster.state_machine import Command, StateMachine
 from client_replies.messages.reply import seal_reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_size
 from client_replies.storage.client_sessions import (
@@ -30,19 +30,6 @@ from client_replies.storage.client_sessions import (
 from .durable import Snapshot
 from .effects import Reason
 from .messages import OPERATION_CLOSE, LogEntry
-
-
-class StateMachine(Protocol):
-    """What is replicated. Deterministic: no clock, chance or I/O but what the arguments say."""
-
-    def execute(self, operation: int, body: bytes, timestamp: int) -> bytes:
-        """Change the state; give the reply's body. Whatever the bytes are, there is an answer."""
-
-    def encode(self) -> bytes:
-        """Give the whole state as bytes, the same for the same state."""
-
-    def restore(self, data: bytes) -> None:
-        """Take on an encoded state; empty bytes are the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +101,8 @@ class Execution:
         return Applied(reply, registered.slot, keep=False, evicted=evicted)
 
     def _execute(self, entry: LogEntry) -> bytes:
-        return self.machine.execute(entry.request.operation, entry.request.body, entry.timestamp)
+        request = entry.request
+        return self.machine.execute(Command(request.operation, request.body, entry.timestamp, request.client))
 
     def _reply(self, entry: LogEntry, body: bytes = b"") -> bytes:
         request = entry.request
@@ -134,7 +122,7 @@ class Execution:
 
     def snapshot(self, op: int, parent: bytes) -> Snapshot:
         """The state as of `op`, the last entry applied."""
-        sessions, machine = self.sessions.encode(), self.machine.encode()
+        sessions, machine = self.sessions.encode(), self.machine.snapshot()
         return Snapshot(op=op, timestamp=self.timestamp, parent=parent, sessions=sessions, machine=machine)
 
     def restore(self, snapshot: Snapshot) -> None:

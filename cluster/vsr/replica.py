@@ -24,7 +24,7 @@ from .config import VsrConfig
 from .core import Core, Observer, Random, Status
 from .durable import Snapshot, StoredLog
 from .effects import Effect, RepliesCommitted
-from .execution import Execution, StateMachine
+from .execution import Execution
 from .log import Log
 from .messages import (
     Commit,

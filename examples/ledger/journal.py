@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from client_replies.cluster.state_machine import Command
 from client_replies.cluster.vsr.execution import Applied, Skipped
 from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.messages.reply import Reply
@@ -33,12 +34,12 @@ class JournaledMachine(LedgerMachine):
         self.executed: list[Result] = []
         self._plant = plant
 
-    def execute(self, operation: int, body: bytes, timestamp: int) -> bytes:
-        result = self.result(operation, body)
+    def execute(self, command: Command) -> bytes:
+        result = self.result(command)
         self.executed.append(result)
         if self._plant is Plant.EXECUTE_TWICE and result.sequence >= PLANTED_SEQUENCE:
             self._plant = None
-            result = self.result(operation, body)
+            result = self.result(command)
             self.executed.append(result)
         return result.encode()
 

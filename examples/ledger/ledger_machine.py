@@ -1,6 +1,6 @@
 """The ledger as the state machine that the replicas replicate: executed by operation, encoded for snapshots.
 
-Guarantees: the same state encodes to the same bytes, and `restore` takes on exactly what `encode` gave. An operation
+Guarantees: the same state encodes to the same bytes, and `restore` takes on exactly what `snapshot` gave. An operation
 that there is not is malformed input like any other, and the answer says so.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
+
+from client_replies.cluster.state_machine import Command, StateMachine
 
 from .ledger import (
     EQUITY,
@@ -21,23 +23,23 @@ from .ledger import (
 )
 
 
-class LedgerMachine:
+class LedgerMachine(StateMachine):
     """See the module."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
 
-    def execute(self, operation: int, body: bytes, timestamp: int) -> bytes:
+    def execute(self, command: Command) -> bytes:
         """Execute an operation; give the result's bytes."""
-        return self.result(operation, body).encode()
+        return self.result(command).encode()
 
-    def result(self, operation: int, body: bytes) -> Result:
+    def result(self, command: Command) -> Result:
         """Execute an operation."""
-        if operation == OPERATION_BALANCE:
-            return self.ledger.balance(body.decode(errors="replace"))
-        return self.ledger.execute(body if operation == OPERATION_TRANSFER else b"")
+        if command.operation == OPERATION_BALANCE:
+            return self.ledger.balance(command.body.decode(errors="replace"))
+        return self.ledger.execute(command.body if command.operation == OPERATION_TRANSFER else b"")
 
-    def encode(self) -> bytes:
+    def snapshot(self) -> bytes:
         """Give the whole ledger as bytes."""
         accounts = {
             name: [account.balance, account.movements, account.encoded_statement.hex()]

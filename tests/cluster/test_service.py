@@ -5,26 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from client_replies import RepliesConfig, running_system
-from client_replies.cluster import ClusterClient, GatewayKeeper, Members, ReplicaActor, StartReplica
+from client_replies.cluster import (
+    ClusterClient,
+    Command,
+    GatewayKeeper,
+    Members,
+    ReplicaActor,
+    StartReplica,
+    StateMachine,
+)
 from client_replies.cluster.host.members import kill
 
 OPERATION_ADD = 7
 CLUSTER = 5
 
 
-class Counter:
-    """A sum. See `StateMachine`."""
+class Counter(StateMachine):
+    """A sum."""
 
     def __init__(self) -> None:
         self.total = 0
 
-    def execute(self, operation: int, body: bytes, timestamp: int) -> bytes:
+    def execute(self, command: Command) -> bytes:
         """Add what the body says; the answer is the sum."""
-        if operation == OPERATION_ADD and body.isdigit():
-            self.total += int(body)
+        if command.operation == OPERATION_ADD and command.body.isdigit():
+            self.total += int(command.body)
         return str(self.total).encode()
 
-    def encode(self) -> bytes:
+    def snapshot(self) -> bytes:
         """The whole state."""
         return str(self.total).encode()
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from client_replies.cluster.log.log_store import StoreIdentity
 from client_replies.cluster.protocol import Request
+from client_replies.cluster.state_machine import Command, StateMachine
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.durable import LogWrite
 from client_replies.cluster.vsr.effects import (
@@ -66,20 +67,21 @@ def require(holds: object, text: str) -> None:
         raise Violation(text)
 
 
-class ChainMachine:
+class ChainMachine(StateMachine):
     """A state machine whose every answer depends on all executions before it."""
 
     def __init__(self) -> None:
         self.count = 0
         self.digest = bytes(16)
 
-    def execute(self, operation: int, body: bytes, timestamp: int) -> bytes:
+    def execute(self, command: Command) -> bytes:
         """Add to the chain."""
         self.count += 1
-        self.digest = checksum128(self.digest + bytes([operation]) + struct.pack("<Q", timestamp) + body)
+        said = bytes([command.operation]) + struct.pack("<Q", command.timestamp) + command.body
+        self.digest = checksum128(self.digest + said)
         return struct.pack("<Q", self.count) + self.digest
 
-    def encode(self) -> bytes:
+    def snapshot(self) -> bytes:
         """Give the state."""
         return struct.pack("<Q", self.count) + self.digest
 
@@ -744,11 +746,11 @@ class World:
         tables = set()
         for node in self.nodes:
             assert node.replica is not None
-            states.add(node.replica.core.execution.machine.encode())
+            states.add(node.replica.core.execution.machine.snapshot())
             tables.add(node.replica.core.execution.sessions.encode())
         require(len(states) == len(tables) == 1, "the replicas' states differ at the end")
         require({self.reference_op} == {node.seen for node in self.nodes}, "an executed op was never seen")
-        require(self.reference.machine.encode() in states, "the state is not what the history gives")
+        require(self.reference.machine.snapshot() in states, "the state is not what the history gives")
         require(self.seen_ops <= self.history.keys(), "a client saw the reply of an op that is not in the history")
         for slot, header in self.reference.sessions.expectations().items():
             for node in self.nodes:

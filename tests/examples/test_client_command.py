@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from client_replies.cluster.door.frames import OPERATION_CLOSE, Frame
+from client_replies.cluster.state_machine import Command
 
 from examples.ledger.cluster_directory import RUNNING_FILE, Shape
 from examples.ledger.exit_status import ExitStatus
@@ -38,7 +39,7 @@ class LedgerStandIn(StandIn):
 
     def result(self, frame: Frame) -> bytes:
         """Execute a request on the ledger."""
-        return self.machine.execute(frame.operation, frame.body, 0)
+        return self.machine.execute(Command(frame.operation, frame.body, 0, frame.client))
 
     @property
     def balances(self) -> dict[str, int]:

@@ -467,11 +467,11 @@ class ClusterCheckers(Checkers):
 
     def states_at_the_end(self) -> None:
         """Everybody has come to the state that the history gives."""
-        machine, sessions = self.reference.machine.encode(), self.reference.sessions.encode()
+        machine, sessions = self.reference.machine.snapshot(), self.reference.sessions.encode()
         wanted = self.reference.sessions.expectations()
         for index in range(self.world.replicas_count):
             core = self.world.core(index)
-            if core is None or core.execution.machine.encode() != machine:
+            if core is None or core.execution.machine.snapshot() != machine:
                 self.fail("the same state at the end", f"r{index} has another ledger")
             if core is not None and core.execution.sessions.encode() != sessions:
                 self.fail("the same state at the end", f"r{index} has another session table")
