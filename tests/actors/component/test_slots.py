@@ -565,6 +565,31 @@ def test_a_slot_that_is_to_be_verified_holds_nothing_that_is_known() -> None:
     assert not slots.has_stored(0, 1)
 
 
+def test_a_slot_that_is_found_faulty_is_not_doubted_otherwise() -> None:
+    """Whatever was to be looked at, or was found ahead."""
+    slots = slots_in_all_states()
+    for slot in (4, 6):
+        slots.mark_faulty(slot)
+    assert slots.doubted == (5, 4, 6)
+    slots.check_invariants()
+
+
+def test_a_slot_that_holds_a_later_reply_is_not_read_for_the_older() -> None:
+    """What is read of it would be called damage."""
+    with pytest.raises(InvariantBroken, match="holds a later reply"):
+        slots_in_all_states().read_start(6, H1)
+
+
+def test_a_read_that_ended_is_not_answered_by_a_write() -> None:
+    """Another one of the same reply is."""
+    slots = Slots(1)
+    slots.begin({0: H1}, [], {})
+    slots.install({0: H2})
+    first, second = slots.read_start(0, H2), slots.read_start(0, H2)
+    slots.read_done(first, failed=False)
+    assert slots.accept(0, H2, b"two", 0.0) == [second]
+
+
 def test_repairs_fill_their_bytes_exactly() -> None:
     """One more byte is too much."""
     for bytes_max, started in ((600, [0, 1]), (599, [0])):
