@@ -464,6 +464,10 @@ class TestSlots:
         disk.reads.clear()
         assert data_file.reply_in(0) == packed[:HEADER_SIZE]
         assert disk.reads == [(SECTOR_SIZE, True), (8192, True)]
+        offset = Layout.of(config).slot_offset(1)
+        for other, found in ((make_reply(), True), (make_reply(body=b""), False), (make_reply(cluster=1), False)):
+            disk.files[config.path].data[offset : offset + SECTOR_SIZE] = other.pack().ljust(SECTOR_SIZE, b"\0")
+            assert (data_file.reply_in(1) is not None) == found
         disk.unreadable = Layout.of(config).slot_offset(0)
         assert data_file.reply_in(0) is None
 
