@@ -590,6 +590,23 @@ def test_a_read_that_ended_is_not_answered_by_a_write() -> None:
     assert slots.accept(0, H2, b"two", 0.0) == [second]
 
 
+def test_what_was_found_ahead_is_good_when_it_is_what_is_expected() -> None:
+    """A state sync tells of the op of the reply that the disk was found to hold."""
+    slots = slots_in_all_states()
+    slots.install({6: H3})
+    assert slots.state(6) is DURABLE
+
+
+def test_an_ended_read_says_whether_it_made_the_slot_faulty() -> None:
+    """Not if a verification is still to come, or found a later reply; and no write answers it any more."""
+    slots = slots_in_all_states()
+    assert not slots.read_done(slots.read_start(4, H2), failed=True)
+    assert not slots.verified(slots.read_start(4, H2), failed=True, later=H3)
+    assert slots.state(4) is UNVERIFIED
+    assert slots.accept(4, H2, b"two", 0.0) == []
+    assert slots.read_done(slots.read_start(1, H1), failed=True)
+
+
 def test_repairs_fill_their_bytes_exactly() -> None:
     """One more byte is too much."""
     for bytes_max, started in ((600, [0, 1]), (599, [0])):
