@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help cluster soak test test-all check format bench bench-quick simulate simulate-cluster fuzz dist wheel-check clean
+.PHONY: help cluster soak test test-all check format bench bench-quick simulate simulate-cluster fuzz mutants dist wheel-check clean
 
 # The newest supported Python that really runs: a name on PATH may be a shim with nothing behind it.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -68,6 +68,9 @@ simulate-cluster: $(READY) ## the same for the whole cluster: replication, view 
 
 fuzz: $(READY) ## attack the front door and its decoder for five minutes (ARGS="--minutes 60")
 	@$(RUN) -m tests.fuzz --minutes 5 $(ARGS)
+
+mutants: $(READY) ## measure which changes of the code the unit tests notice (ARGS="--sample 0 --only leases")
+	@$(RUN) -m tools.mutants $(ARGS)
 
 dist: $(READY) ## build the sdist, and the wheel from it
 	@rm -rf build dist *.egg-info

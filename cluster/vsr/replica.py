@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from client_replies.cluster.protocol import Request
+from client_replies.cluster.state_machine import StateMachine
 from client_replies.messages.message import Message, MessageInvalid
 
 from . import adoption, checkpoint, clients, fetch, normal, recovery, repair, sync, view_change

@@ -1,17 +1,13 @@
-"""Bugs planted in the shipped classes, to prove that the simulator would find them.
+"""Bugs planted in the component's classes, to prove that its simulator would find them: see `planting`.
 
-Guarantees: a bug is a patch of a real class or module that is taken back when its `with` ends. One for each of the
-design's invariants 2 to 13, several for some, and those that the storage and the leases invite. `measure` says how
-many seeds, from the first on, it takes until one fails. Unpatched all of them pass, or the figure means nothing.
+Guarantees: one for each of the design's invariants 2 to 13, several for some, and those that the storage and the leases
+invite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
-from unittest.mock import patch
 
 from client_replies.actors.component import repair_service
 from client_replies.actors.component.checkpointing import Checkpointing
@@ -50,24 +46,7 @@ from client_replies.storage.device import Device
 from client_replies.storage.layout import sectors_size
 from client_replies.storage.superblock import Superblock, Trailer
 
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """A bug: which invariant it breaks, what it does, and the patch: an object, the name of an attribute, its value."""
-
-    breaks: str
-    what: str
-    target: Any
-    attribute: str
-    value: Any
-    by_scenario: bool = False  # hardly a seed meets it: a test in `test_scenarios` does
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The bug is there within."""
-        with patch.object(self.target, self.attribute, self.value):
-            yield
-
+from .planting import Planted
 
 _done = Slots.done
 _accept = Slots.accept
@@ -293,6 +272,7 @@ def _wants_any_repair(self: Slots, slot: int, header: bytes) -> bool:
     return slot in self.faulty
 
 
+OBSOLETE = "test_a_state_sync_with_an_obsolete_write_in_flight_trusts_nothing"
 PLANTED = (
     Planted("2", "completing a write clears faulty", Slots, "done", _done_clears),
     Planted("2", "accepting a write leaves faulty", Slots, "accept", _accept_leaves),
@@ -301,7 +281,7 @@ PLANTED = (
     Planted("5", "a lent buffer is filled before its batch is durable", RepliesPort, "_on_accepted", _take_back_early),
     Planted("5", "a busy slot holds up the queue", Slots, "start", _start_in_line),
     Planted("5", "two writes of a slot in flight", Slots, "start", _start_twice),
-    Planted("6", "an obsolete write is served", Slots, "pending", _pending_anything, by_scenario=True),
+    Planted("6", "an obsolete write is served", Slots, "pending", _pending_anything, scenario=OBSOLETE),
     Planted("6", "a write in flight proves the slot good", Slots, "install", _install_trusting),
     Planted(
         "7",
@@ -348,8 +328,9 @@ PLANTED = (
         PeerServer,
         "_missing_reason",
         _missing_unread,
-        by_scenario=True,
+        scenario="test_a_peer_is_not_denied_what_was_not_read_yet",
     ),
     Planted("repair", "a repaired reply need not be the expected one", Slots, "wants_repair", _wants_any_repair),
 )
-BY_SEED = tuple(bug for bug in PLANTED if not bug.by_scenario)
+BY_SEED = tuple(bug for bug in PLANTED if not bug.scenario)
+BY_SCENARIO = tuple(bug for bug in PLANTED if bug.scenario)

@@ -16,6 +16,7 @@ from tests.simulation.chance import Chance
 from tests.simulation.crash_states import CrashState, Promises, RecordingDisk, Step, crash_states, page_cache
 from tests.simulation.history import CLUSTER, ClientRequest, Entry, build_reply
 from tests.simulation.planted import PLANTED
+from tests.simulation.planting import named
 
 CLIENTS = 4
 CONFIG = RepliesConfig(
@@ -178,7 +179,7 @@ def test_a_power_cut_while_the_file_of_a_killed_process_is_opened_leaves_a_file_
 
 def test_the_states_find_an_opening_that_mends_before_it_syncs() -> None:
     """The four copies of the superblock are then in flight at once."""
-    bug = next(bug for bug in PLANTED if bug.what == "the superblock is mended before what was read is durable")
+    bug = named(PLANTED, "the superblock is mended before what was read is durable")
     with bug.applied(), pytest.raises(StorageError):
         power_cuts_after_kills(1)  # one seed of twelve meets no such state: 0
 
@@ -219,7 +220,7 @@ def test_a_crash_after_a_damaged_table_leaves_the_checkpoint_before_or_the_next(
 
 def test_the_states_find_a_checkpoint_that_overwrites_the_only_good_table() -> None:
     """Which goes unnoticed as long as no crash comes."""
-    bug = next(bug for bug in PLANTED if bug.what == "after damage the next table overwrites the good one")
+    bug = named(PLANTED, "after damage the next table overwrites the good one")
     with bug.applied(), pytest.raises((StorageError, AssertionError)):
         crashes_after_damage(0)
 

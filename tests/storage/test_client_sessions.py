@@ -4,9 +4,11 @@ import random
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest.mock import ANY
 
 import pytest
 
+from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.reply_header import HEADER_SIZE, ReplyHeader, checksum128, packed_op, packed_size
 from client_replies.storage import client_sessions
 from client_replies.storage import session_table as module
@@ -190,6 +192,7 @@ class TestCommits:
             lambda sessions: sessions.commit(registration(5, 30)),
             lambda sessions: sessions.commit(b"short"),
             lambda sessions: sessions.commit(bytes(HEADER_SIZE)),
+            lambda sessions: sessions.commit(answer(5, 10, 2, 30).pack()[:-1] + b"x"),  # its checksum is wrong
             lambda sessions: sessions.commit(make_reply(5, session=10, request=2, op=30, cluster=1).header),
             lambda sessions: sessions.remove(99),
         ],
@@ -219,6 +222,13 @@ class TestCommits:
         assert 5 in sessions
         assert sessions != ClientSessions(4, CLUSTER)
         assert sessions != "another thing"
+        assert sessions == ANY  # which decides about that itself
+
+    def test_a_table_without_room_is_a_bug(self) -> None:
+        """Nobody could register."""
+        with pytest.raises(InvariantBroken):
+            ClientSessions(0, CLUSTER)
+        assert len(ClientSessions(1, CLUSTER)) == 0
 
     def test_only_replies_with_a_body_are_expected_in_slots(self) -> None:
         """The others are whole in the table; a registration may have a body as well."""
@@ -237,7 +247,10 @@ class TestEncoding:
         again = ClientSessions.decode(sessions.encode(), clients_max=4, cluster=CLUSTER)
         assert again == sessions
         assert again.encode() == sessions.encode()
+        assert again.commit_max == sessions.commit_max == 21
         for table in (sessions, again):
+            with pytest.raises(SessionsRefused, match="after commit"):
+                table.register(registration(8, 21))
             table.register(registration(8, 50))
             table.register(registration(9, 51))
         assert again == sessions
@@ -246,7 +259,8 @@ class TestEncoding:
     def test_an_empty_and_a_full_table_come_back(self) -> None:
         """The ends of the range; a full one has the size that the layout reserves."""
         sessions = ClientSessions(3, CLUSTER)
-        assert ClientSessions.decode(sessions.encode(), clients_max=3, cluster=CLUSTER) == sessions
+        empty = ClientSessions.decode(sessions.encode(), clients_max=3, cluster=CLUSTER)
+        assert (empty, empty.commit_max) == (sessions, 0)
         for client in (1, 2, 3):
             sessions.register(registration(client, client))
         assert len(sessions.encode()) == sessions_size_max(3)

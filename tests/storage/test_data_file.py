@@ -16,7 +16,7 @@ import pytest
 from client_replies.messages.config import SECTOR_SIZE, OpenMode, RepliesConfig
 from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, SlotFault
 from client_replies.messages.reply_header import HEADER_SIZE, Buffer, checksum128
-from client_replies.storage.data_file import DataFile
+from client_replies.storage.data_file import GAP_MAX, RUN_SIZE, DataFile
 from client_replies.storage.device import Disk, FileDisk
 from client_replies.storage.errors import StorageError
 from client_replies.storage.layout import Layout
@@ -435,6 +435,41 @@ class TestSlots:
         data_file.verify_slot(0, packed[:HEADER_SIZE])
         data_file.read_slot(0, packed[:HEADER_SIZE], memoryview(bytearray(8192)))
         assert disk.reads == [(SECTOR_SIZE, False), (SECTOR_SIZE, True), (SECTOR_SIZE, False)]
+
+    def test_slots_that_lie_close_together_are_verified_in_one_read(self, config: RepliesConfig) -> None:
+        """Up to a gap and a size, and only in the order of the file; each found as if it was read alone."""
+        disk = ScriptedDisk()
+        slot_size = RUN_SIZE // 16
+        config = small_config(config.path, clients_max=40, message_size_max=slot_size)
+        data_file = formatted(disk, config)
+        sizes = [slot_size] * 17 + [slot_size - GAP_MAX] * 2 + [slot_size - GAP_MAX - SECTOR_SIZE] + [SECTOR_SIZE] * 2
+        replies = [make_reply(op=slot + 2, body=bytes(size - HEADER_SIZE)).pack() for slot, size in enumerate(sizes)]
+        data_file.write_slots(range(len(sizes)), replies)
+        expected = [(slot, reply[:HEADER_SIZE]) for slot, reply in enumerate(replies)]
+        disk.reads.clear()
+        assert data_file.verify_slots(expected) == dict.fromkeys(range(len(sizes)))
+        runs = [16 * slot_size, 4 * slot_size - GAP_MAX - SECTOR_SIZE, SECTOR_SIZE, SECTOR_SIZE]
+        assert disk.reads == [(size, True) for size in runs]
+        disk.reads.clear()
+        data_file.verify_slots([expected[1], expected[0]])
+        assert disk.reads == [(slot_size, True)] * 2
+
+    def test_the_reply_in_a_slot_is_read_from_the_disk_itself(self, config: RepliesConfig) -> None:
+        """Whole, of any size that fits, with a body, and of this cluster; otherwise there is none."""
+        disk = ScriptedDisk()
+        data_file = formatted(disk, config)
+        assert data_file.reply_in(0) is None
+        packed = make_reply(body=bytes(8192 - HEADER_SIZE)).pack()
+        data_file.write_slots([0], [packed])
+        disk.reads.clear()
+        assert data_file.reply_in(0) == packed[:HEADER_SIZE]
+        assert disk.reads == [(SECTOR_SIZE, True), (8192, True)]
+        offset = Layout.of(config).slot_offset(1)
+        for other, found in ((make_reply(), True), (make_reply(body=b""), False), (make_reply(cluster=1), False)):
+            disk.files[config.path].data[offset : offset + SECTOR_SIZE] = other.pack().ljust(SECTOR_SIZE, b"\0")
+            assert (data_file.reply_in(1) is not None) == found
+        disk.unreadable = Layout.of(config).slot_offset(0)
+        assert data_file.reply_in(0) is None
 
     def test_threads_write_and_read_at_the_same_time(self, config: RepliesConfig) -> None:
         """Each slot's own writer and readers see whole replies, old or new, while checkpoints are taken."""

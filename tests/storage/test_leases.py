@@ -260,10 +260,11 @@ class TestTurns:
         pool.granted(5, 1)
         pool.acquire(2, 1)
         before = pool.state()
-        for holder, number in ((1, 4), (3, 2), (2, 2)):
-            assert refusal(pool.table.acquire(AcquireLeases(holder=holder, number=number, count=1))) is (
-                FaultKind.OUT_OF_SEQUENCE
-            )
+        for holder, number, expected in ((1, 4, 3), (3, 2, 1), (2, 2, 1)):
+            refused = pool.table.acquire(AcquireLeases(holder=holder, number=number, count=1))
+            assert refusal(refused) is FaultKind.OUT_OF_SEQUENCE
+            assert isinstance(refused, LeasesRefused)
+            assert (refused.fault.found, refused.fault.expected) == (f"number {number}", f"number {expected}")
         answer, grants = pool.table.release(ReleaseLeases(holder=1, number=2, leases=(lease,)))
         assert (refusal(answer), grants) == (FaultKind.OUT_OF_SEQUENCE, ())
         assert pool.state() == before
@@ -338,6 +339,14 @@ class TestReclaiming:
         assert len(pool.table._gone) == HOLDERS_GONE_MAX
 
 
+def test_a_pool_has_a_buffer_and_room_to_wait_for_it() -> None:
+    """Otherwise somebody would wait for ever, or never."""
+    for buffers, waiting_max in ((0, 1), (1, 0)):
+        with pytest.raises(InvariantBroken):
+            Pool(buffers, waiting_max)
+    assert Pool(1, 1).table.free == 1
+
+
 def test_a_table_that_contradicts_itself_is_noticed() -> None:
     """The check sees what it is for."""
     damages: list[Callable[[LeaseTable], object]] = [
@@ -350,10 +359,12 @@ def test_a_table_that_contradicts_itself_is_noticed() -> None:
         lambda table: table._waiting.extend([AcquireLeases(holder=1, number=2, count=2)] * 3),
         lambda table: table._waiting.extend([AcquireLeases(holder=1, number=2, count=2)]),
         lambda table: table._waiting.extend([AcquireLeases(holder=1, number=1, count=1)]),
+        lambda table: table._waiting.__setitem__(0, AcquireLeases(holder=2, number=1, count=1)),
     ]
     for damage in damages:
         pool = Pool()
         pool.granted(1, 2)
+        pool.acquire(2, 2)
         pool.table.check()
         damage(pool.table)
         with pytest.raises(InvariantBroken):

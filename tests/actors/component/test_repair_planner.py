@@ -306,6 +306,44 @@ def answers(chance: random.Random, requests: Iterable[RepairRequest]) -> Iterabl
     return [(request, chance.choice(["found", "denied", "busy", "silent", "rejected"])) for request in requests]
 
 
+def test_requests_are_numbered_from_1() -> None:
+    """Whichever peer they go to."""
+    repair = repair_from(1, 2, slots_max=2)
+    first, second = repair.plan(faulty_slots(4), 0.0, ROOM)
+    assert (first.request, second.request) == (1, 2)
+    repair.found(2, 2, second.slots)
+    assert only(repair.plan(faulty_slots(4), 0.0, ROOM)).request == 3
+
+
+def test_each_slot_is_asked_for_again_when_its_own_pause_is_over() -> None:
+    """The one whose pause ends first decides when there is something to do."""
+    repair = repair_from(1)
+    faulty = faulty_slots(3)
+    request = only(repair.plan(faulty, 0.0, ROOM))
+    repair.missing(1, request.request, [(1, Missing.BUSY), (2, Missing.BUSY)], 0.0)
+    repair.missing(1, request.request, [(0, Missing.BUSY)], 0.25)
+    assert repair.plan(faulty, 0.25, ROOM) == []
+    assert repair.due == 2 * TIMEOUT
+    again = only(repair.plan(faulty, 2 * TIMEOUT, ROOM))
+    assert again.slots == (1, 2)
+    repair.found(1, again.request, again.slots)
+    assert repair.due == 2 * TIMEOUT + 0.25
+    assert only(repair.plan(faulty, 2 * TIMEOUT + 0.25, ROOM)).slots == (0,)
+
+
+def test_a_slot_that_is_faulty_again_is_asked_for_again() -> None:
+    """Also when the peer was about to be asked for it before nothing was faulty."""
+    repair = repair_from(1, slots_max=1)
+    asked = only(repair.plan(faulty_slots(2), 0.0, ROOM))
+    repair.found(1, asked.request, asked.slots)
+    repair.forget()
+    assert only(repair.plan(faulty_slots(2), 0.0, ROOM)).slots == (0,)
+    repair.forget()
+    repair.found(1, 2, (0,))
+    repair.add(1, header(2))
+    assert only(repair.plan({1: header(2)}, 0.0, ROOM)).slots == (1,)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_random_life_keeps_to_the_limits_and_repairs_everything_in_the_end(seed: int) -> None:
     """Three peers that do as they like: no slot is asked of two, none is lost unless all denied it, none forgotten."""

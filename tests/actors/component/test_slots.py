@@ -464,3 +464,214 @@ def test_a_long_walk_agrees_with_a_naive_model(seed: int) -> None:
     for _ in range(400):
         walk.step()
         walk.check()
+
+
+def slots_in_all_states() -> Slots:
+    """Give slots in each state, in its order, then one that holds a later reply; the second is also being read."""
+    slots = Slots(7)
+    slots.begin(dict.fromkeys(range(1, 7), H1), [5, 6], {6: H3})
+    slots.install({slot: H2 if slot == 4 else H1 for slot in range(1, 7)})
+    slots.accept(3, H2, b"two", 0.0)
+    slots.start(1, NEVER, 0)
+    slots.accept(2, H2, b"two", 0.0)
+    slots.read_start(1, H1)
+    assert [slots.state(slot) for slot in range(7)] == [*SlotState, UNVERIFIED]
+    return slots
+
+
+def test_the_states_are_counted() -> None:
+    """Each slot once; a repair that waits, as a commit does; an obsolete write in flight not."""
+    slots = slots_in_all_states()
+    assert slots.count_states() == dict.fromkeys(SlotState, 1) | {UNVERIFIED: 2}
+    slots.accept_repair(5, H1, b"one", 0.0)
+    assert slots.count_states() == {EMPTY: 1, DURABLE: 1, QUEUED: 2, WRITING: 1, UNVERIFIED: 2, FAULTY: 0}
+    slots.install({3: H3})
+    assert slots.count_states() == {EMPTY: 6, DURABLE: 0, QUEUED: 0, WRITING: 0, UNVERIFIED: 0, FAULTY: 1}
+
+
+def test_a_slot_is_durable_when_the_disk_holds_what_it_expects_and_nothing_is_written_over_it() -> None:
+    """An empty slot is, too."""
+    slots = slots_in_all_states()
+    assert [slots.is_durable(slot) for slot in range(7)] == [True, True, False, False, False, False, False]
+    slots.remove(3)
+    assert not slots.is_durable(3)
+    slots.done(3)
+    assert slots.is_durable(3)
+
+
+def test_a_slot_has_stored_a_reply_when_the_disk_holds_it_or_a_newer_one() -> None:
+    """A reply of a later op that was found there counts for nothing until it is told of; nobody waits for no reply."""
+    slots = slots_in_all_states()
+    assert [slots.has_stored(slot, 1) for slot in range(7)] == [True, True, True, True, False, False, False]
+    assert not slots.has_stored(1, 2)
+    slots.accept(6, H2, b"two", 0.0)
+    assert not slots.has_stored(6, 2)
+    slots.start(2, NEVER, 0)
+    slots.done(6)
+    assert slots.has_stored(6, 1)
+    assert slots.has_stored(6, 2)
+
+
+def test_the_op_of_a_slot_is_that_of_the_reply_it_expects() -> None:
+    """Or 0."""
+    slots = slots_in_all_states()
+    assert [slots.op_of(slot) for slot in range(7)] == [0, 1, 2, 2, 2, 1, 1]
+
+
+def test_what_was_accepted_before_a_barrier_is_settled_without_what_came_after() -> None:
+    """Numbers begin at 1."""
+    slots = Slots(2)
+    assert slots.barrier == 0
+    assert slots.settled(0)
+    slots.accept(0, H1, b"one", 0.0)
+    slots.accept(1, H1, b"one", 0.0)
+    assert (slots.barrier, slots.settled(0), slots.settled(1)) == (2, True, False)
+    slots.start(1, NEVER, 0)
+    slots.done(0)
+    assert (slots.settled(1), slots.settled(2)) == (True, False)
+
+
+def test_what_the_disk_holds_already_is_not_written_again() -> None:
+    """And takes the place of a write that waits: nothing is pending any more."""
+    slots = Slots(1)
+    slots.begin({0: H2}, [], {})
+    assert slots.accept(0, H2, b"two", 0.0) == []
+    slots.install({0: H1})
+    slots.accept(0, H3, b"three", 0.0)
+    slots.stored[0] = H2
+    slots.install({0: H3})
+    assert slots.pending(0, H3) == b"three"
+    slots.stored[0] = header(4)
+    assert slots.accept(0, header(4), b"four", 0.0) == []
+    assert (slots.pending_count, slots.state(0)) == (0, DURABLE)
+
+
+def test_a_reply_ahead_is_looked_at_when_its_op_is_reached() -> None:
+    """Whatever the number of its slot is, and each with its own op."""
+    slots = Slots(9)
+    slots.begin({7: H1, 8: H1}, [7, 8], {7: H3, 8: H2})
+    slots.reached(1)
+    assert not slots.unverified
+    slots.reached(2)
+    assert list(slots.unverified) == [8]
+    slots.reached(3)
+    assert list(slots.unverified) == [8, 7]
+    assert (slots.stored[7], slots.stored[8]) == (None, None)
+
+
+def test_a_slot_that_is_to_be_verified_holds_nothing_that_is_known() -> None:
+    """Nor does one whose removal was forgotten."""
+    slots = Slots(1)
+    slots.begin({0: H1}, [], {})
+    slots.install({0: H2})
+    assert not slots.has_stored(0, 1)
+
+
+def test_a_slot_that_is_found_faulty_is_not_doubted_otherwise() -> None:
+    """Whatever was to be looked at, or was found ahead."""
+    slots = slots_in_all_states()
+    for slot in (4, 6):
+        slots.mark_faulty(slot)
+    assert slots.doubted == (5, 4, 6)
+    check_slots(slots)
+
+
+def test_a_slot_that_holds_a_later_reply_is_not_read_for_the_older() -> None:
+    """What is read of it would be called damage."""
+    with pytest.raises(InvariantBroken, match="holds a later reply"):
+        slots_in_all_states().read_start(6, H1)
+
+
+def test_a_read_that_ended_is_not_answered_by_a_write() -> None:
+    """Another one of the same reply is."""
+    slots = Slots(1)
+    slots.begin({0: H1}, [], {})
+    slots.install({0: H2})
+    first, second = slots.read_start(0, H2), slots.read_start(0, H2)
+    slots.read_done(first, failed=False)
+    assert slots.accept(0, H2, b"two", 0.0) == [second]
+
+
+def test_what_was_found_ahead_is_good_when_it_is_what_is_expected() -> None:
+    """A state sync tells of the op of the reply that the disk was found to hold."""
+    slots = slots_in_all_states()
+    slots.install({6: H3})
+    assert slots.state(6) is DURABLE
+
+
+def test_an_ended_read_says_whether_it_made_the_slot_faulty() -> None:
+    """Not if a verification is still to come, or found a later reply; and no write answers it any more."""
+    slots = slots_in_all_states()
+    assert not slots.read_done(slots.read_start(4, H2), failed=True)
+    assert not slots.verified(slots.read_start(4, H2), failed=True, later=H3)
+    assert slots.state(4) is UNVERIFIED
+    assert slots.accept(4, H2, b"two", 0.0) == []
+    assert slots.read_done(slots.read_start(1, H1), failed=True)
+
+
+def test_repairs_fill_their_bytes_exactly() -> None:
+    """One more byte is too much."""
+    for bytes_max, started in ((600, [0, 1]), (599, [0])):
+        slots = Slots(2)
+        slots.begin({0: H1, 1: H1}, [0, 1], {})
+        for slot in (0, 1):
+            slots.accept_repair(slot, H1, b"one", 0.0)
+        assert [write.slot for write in slots.start_repairs(bytes_max, anywhere)] == started
+
+
+def _queue_another(slots: Slots) -> None:
+    slots.queued[2].slot = 1
+
+
+def _make_obsolete(slots: Slots) -> None:
+    slots.queued[2].header = H3
+
+
+def _expect_no_body(slots: Slots) -> None:
+    slots.expected[5] = slots.faulty[5] = header(1, 256)
+
+
+def _pend_on(slots: Slots, slot: int) -> None:
+    slots.repairs[slot] = Write(slot, slots.expected[slot] or b"", b"", 0, 0.0)
+
+
+def _expect_nothing(slots: Slots) -> None:
+    slots.expected[5] = slots.faulty[5] = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "text"),
+    [
+        (lambda slots: slots.faulty.update({5: H3}), "slot 5 is faulty for another reply"),
+        (_expect_nothing, "slot 5 is faulty and expects nothing"),
+        (_expect_no_body, "slot 5 expects no body"),
+        (lambda slots: _pend_on(slots, 5), "slot 5 is faulty and will be written"),
+        (lambda slots: slots.stored.__setitem__(5, H1), "slot 5 is faulty and holds a reply"),
+        (lambda slots: slots.expected.__setitem__(4, None), "slot 4 needs no look at the disk"),
+        (lambda slots: slots.stored.__setitem__(4, H2), "slot 4 needs no look at the disk"),
+        (lambda slots: _pend_on(slots, 6), "slot 6 is to be verified and will be written"),
+        (lambda slots: slots.unverified.update({3: None}), "slot 3 is to be verified and will be written"),
+        (lambda slots: slots.unverified.update({6: None}), "a slot is doubted in two ways"),
+        (_make_obsolete, "slot 2 has an obsolete write queued"),
+        (_queue_another, "slot 2 has the write of another queued"),
+        (lambda slots: _pend_on(slots, 2), "a slot has two writes queued"),
+        (lambda slots: slots._pending.pop(1), "the pending commit writes are not those that are held"),
+        (lambda slots: slots.queued.clear(), "the pending commit writes are not those that are held"),
+        (lambda slots: slots.expected.__setitem__(1, H2), "slot 1 has a forgotten read"),
+    ],
+)
+def test_a_state_that_contradicts_itself_is_noticed(corrupt: Callable[[Slots], object], text: str) -> None:
+    """`check_slots` is what the simulator and other tests rely on."""
+    slots = slots_in_all_states()
+    check_slots(slots)
+    corrupt(slots)
+    with pytest.raises(InvariantBroken, match=text):
+        check_slots(slots)
+
+
+def test_an_obsolete_write_over_a_slot_that_is_to_be_verified_is_noticed() -> None:
+    """What the disk will hold is known to be something else."""
+    slots = slots_in_all_states()
+    slots.writing[4] = Write(4, H3, b"", 0, 0.0)
+    with pytest.raises(InvariantBroken, match="slot 4 is to be verified and is being written"):
+        check_slots(slots)

@@ -1,20 +1,6 @@
-"""Bugs planted in the protocol and where it meets the component, to prove that the simulator would find them.
-
-Guarantees: a bug is a change of a shipped function's source, taken back when its `with` ends. The text that it changes
-must be there, once, so the list cannot fall behind the code.
-"""
+"""Bugs planted in the protocol and where it meets the component: see `tests.simulation.planting`."""
 
 from __future__ import annotations
-import __future__
-
-import inspect
-import sys
-import textwrap
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
-from unittest.mock import patch
 
 from client_replies.cluster.client import call
 from client_replies.cluster.client.call import Call
@@ -26,61 +12,9 @@ from client_replies.cluster.replica.replica_replies import Replies
 from client_replies.cluster.vsr import checkpoint, clients, normal, recovery, sync, view_change
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.execution import Execution
-from client_replies.cluster.vsr.replica import HANDLERS, Replica
+from client_replies.cluster.vsr.replica import Replica
 
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """In a function of a module or class, what is there and what is put there."""
-
-    owner: Any
-    name: str
-    found: str
-    put: str
-
-    def apply(self, stack: ExitStack) -> None:
-        """Put it there until the stack ends."""
-        original = getattr(self.owner, self.name)
-        source = textwrap.dedent(inspect.getsource(original))
-        if source.count(self.found) != 1:
-            raise LookupError(f"{self.name} has {source.count(self.found)} times {self.found!r}")
-        code = compile(
-            source.replace(self.found, self.put),
-            f"<planted in {self.name}>",
-            "exec",
-            flags=__future__.annotations.compiler_flag,
-            dont_inherit=True,
-        )
-        made: dict[str, Any] = {}
-        exec(code, vars(sys.modules[original.__module__]), made)
-        stack.enter_context(patch.object(self.owner, self.name, made[self.name]))
-        handled = {kind: made[self.name] for kind, handler in HANDLERS.items() if handler is original}
-        stack.enter_context(patch.dict(HANDLERS, handled))
-
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """One bug."""
-
-    where: str
-    what: str
-    edits: tuple[Edit, ...]
-    scenario: str = (
-        ""  # in `tests.cluster.test_vsr_scenarios`, if the coincidence that it takes is one that no seed meets
-    )
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The bug is there within."""
-        with ExitStack() as stack:
-            for edit in self.edits:
-                edit.apply(stack)
-            yield
-
-
-def _bug(where: str, what: str, *edits: tuple[Any, str, str, str], scenario: str = "") -> Planted:
-    return Planted(where, what, tuple(Edit(*edit) for edit in edits), scenario)
-
+from ..planting import edited as _bug
 
 _IN_PIPELINE = "if request.client in core.clients.pipeline:"
 
