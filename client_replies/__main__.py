@@ -1,12 +1,18 @@
-"""The command `client-replies`: look at a data file that no replica has open.
+"""The command `client-replies`: run a replicated service, or look at a data file that no replica has open.
 
+    client-replies serve --directory /var/lib/counter counter:Counter
     client-replies inspect replica-0.replies          every part: superblock copies, session tables, slots
     client-replies verify replica-0.replies           only what is damaged
     client-replies inspect --json replica-0.replies   the same for programs
 
-Guarantees: nothing is written; the file is locked against replicas meanwhile. Exit status 0: nothing is damaged; 1:
-something is; 2: the arguments, or what is no data file; 3: the file is in use, missing or cannot be read now; 4: the
-output could not be written.
+Guarantees of `inspect` and `verify`: nothing is written, and the file is locked against replicas meanwhile.
+
+exit status:
+  0    done; nothing is damaged
+  1    the file is damaged, or the service cannot be kept up
+  2    the arguments, the directory, or what is no data file
+  3    the file is in use, missing or cannot be read now
+  4    the output could not be written
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from client_replies import __version__
@@ -29,6 +36,36 @@ DONE, DAMAGED, BAD_INPUT, UNAVAILABLE, OUTPUT_LOST = range(5)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status."""
     parsed = _parser().parse_args(arguments)
+    return _serve(parsed) if parsed.command == "serve" else _look(parsed)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    # A module of the user's is looked for where the command is given, as `python -m` does.
+    sys.path.insert(0, "")
+    try:
+        from client_replies.cluster import MembersFailed, serve
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"serve: found no module {error.name}, expected it: pip install 'client-replies[cluster]'\n")
+        return BAD_INPUT
+    try:
+        serve(parsed.machine, parsed.directory, replicas=parsed.replicas, listen=parsed.listen, say=_say)
+    except ValueError as error:  # of a machine, a directory or an address
+        sys.stderr.write(f"serve: {error}\n")
+        return BAD_INPUT
+    except MembersFailed as error:
+        sys.stderr.write(f"serve: {error}\n")
+        return DAMAGED
+    return DONE
+
+
+def _say(text: str) -> None:
+    # A service outlives the reader of what it says.
+    with suppress(OSError):
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+def _look(parsed: argparse.Namespace) -> int:
     # The help and the version need none of these.
     from client_replies.messages.faults import FaultClass
     from client_replies.storage.device import FileDisk
@@ -71,8 +108,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"client-replies {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    summary = "run a state machine on replicas of this host, until Ctrl-C"
+    command = commands.add_parser("serve", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    command.add_argument(
+        "machine", metavar="MODULE:CLASS", help="a class derived from client_replies.cluster.StateMachine"
+    )
+    command.add_argument("--directory", required=True, help="where logs and replies are; a new one gets a new service")
+    command.add_argument("--replicas", type=int, choices=(3, 5), help="of a new directory (default 3)")
+    command.add_argument(
+        "--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="where clients connect (default: any free port)"
+    )
     for name, summary in (("inspect", "show every part of a data file"), ("verify", "show what is damaged in it")):
-        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         command.add_argument("file", metavar="FILE", help="the data file of a replica that is not running")
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .host.failure import MembersFailed
     from .host.gateway_keeper import GatewayKeeper
     from .host.members import Members
+    from .host.service import Service, ServiceConfig, running_service, serve
     from .replica.observer import Observer
     from .replica.replica import ReplicaActor
     from .state_machine import Command, StateMachine
@@ -36,9 +37,13 @@ __all__ = [
     "Observer",
     "ReplicaActor",
     "RetryPolicy",
+    "Service",
+    "ServiceConfig",
     "Session",
     "StartReplica",
     "StateMachine",
+    "running_service",
+    "serve",
 ]
 
 _HOMES = {
@@ -48,7 +53,11 @@ _HOMES = {
     "MembersFailed": "host.failure",
     "Observer": "replica.observer",
     "ReplicaActor": "replica.replica",
+    "Service": "host.service",
+    "ServiceConfig": "host.service",
     "StartReplica": "control",
+    "running_service": "host.service",
+    "serve": "host.service",
     "StateMachine": "state_machine",
 }
 

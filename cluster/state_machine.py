@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 class Command:
     """A committed request, the same on every replica.
 
-    `operation` is the client's choice, from 2 to 254. `timestamp` is the primary's clock when it took the request, in
-    nanoseconds since the epoch; it grows from one command to the next.
+    `operation` is the client's choice; 1 and 3 are the protocol's own. `timestamp` is the primary's clock when it took
+    the request, in nanoseconds since the epoch; it grows from one command to the next.
     """
 
     operation: int

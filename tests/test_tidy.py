@@ -21,8 +21,8 @@ CLUSTER_ROOMS = (
     "log",
     "door",
     "replica",
-    "host",
     "client",
+    "host",
 )
 FOLDERS = (*LAYERS, FACE, "benchmarks", "tests", "tools")
 DOCSTRING_LINES_MAX = 25

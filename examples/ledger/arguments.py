@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from .cluster_directory import whole_number
-from .typed import quoted
+from .typed import quoted, whole_number
 
 DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 REPLICAS = (3, 5)  # of more than these a quorum costs more and survives no more

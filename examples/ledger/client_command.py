@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from client_replies.cluster.client import Answer, ClusterClient, ClusterError, ReplyLost, RetryPolicy, Session
+from client_replies.cluster.host.cluster_directory import read_running
 from client_replies.messages.message import U64_MAX
 
-from .cluster_directory import read_running, whole_number
 from .exit_status import ExitStatus
 from .ledger import (
     AMOUNT_MAX,
@@ -43,7 +43,7 @@ from .ledger import (
 )
 from .terminal import FAIR, GOOD, Line, OutputLost, check_output, plain, show, show_error
 from .transfers import TransferFileError, read_transfers
-from .typed import Misused, quoted
+from .typed import Misused, quoted, whole_number
 
 LINE_SIZE_MAX = 8192  # bytes of a line of standard input
 EXAMPLE = "transfer equity ada 100, balance ada, or file transfers.csv"

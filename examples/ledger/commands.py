@@ -13,12 +13,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from client_replies.cluster.host.cluster_directory import ask
+
 from . import arguments
-from .cluster_directory import ask, whole_number
 from .completion import clusters, completed_by, requests, victims, ways_to_hurt
 from .exit_status import ExitStatus
 from .terminal import OutputLost, show
-from .typed import Misused, quoted
+from .typed import Misused, quoted, whole_number
 
 HURTS = """faults:
   drop-replies N           the next N replies are lost (those of registrations do not count)

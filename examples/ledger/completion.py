@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .cluster_directory import CLUSTER_FILE, ClusterUnusable, read_shape
+from client_replies.cluster.host.cluster_directory import CLUSTER_FILE, ClusterUnusable, read_shape
 
 Completer = Callable[..., Iterable[str]]
 

@@ -24,8 +24,10 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from .cluster_directory import NUMBER_MAX, SOCKET, ClusterUnusable, short_path
+from client_replies.cluster.host.cluster_directory import SOCKET, ClusterUnusable, short_path
+
 from .config import CLIENTS_MAX
+from .typed import NUMBER_MAX
 
 CONNECTIONS_MAX = 16
 QUESTION_SIZE_MAX = 16 * 1024

@@ -9,9 +9,9 @@ import traceback
 from pathlib import Path
 
 from client_replies.cluster.client import ClusterError, ClusterUnavailable, ReplyLost, RequestTimeout, SessionEvicted
+from client_replies.cluster.host.cluster_directory import ClusterDown, ClusterUnusable
 from client_replies.cluster.host.failure import MembersFailed
 
-from .cluster_directory import ClusterDown, ClusterUnusable
 from .exit_status import ExitStatus
 from .options import Terminated
 from .run_directory import DirectoryUnusable

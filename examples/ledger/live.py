@@ -11,7 +11,6 @@ Owns: the actor system, the directory's lock, the control socket.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import socket
@@ -26,26 +25,23 @@ from client_replies.actors.thespian.system import (
     processes_of,
     running_system,
 )
-from client_replies.cluster.control import GetProgress, Progress
+from client_replies.cluster.control import GetProgress, Progress, StartReplica
 from client_replies.cluster.door.gateway import GatewayStatus, GetGatewayStatus
-from client_replies.cluster.durable_files import replace_file
-from client_replies.cluster.host.failure import MembersFailed
-from client_replies.cluster.host.gateway_keeper import GATEWAY, GatewayKeeper
-from client_replies.cluster.host.members import Members, is_living, is_stopped, kill, on_machine
-from client_replies.cluster.replica.replica import DATA_FILE, replica_name
-from client_replies.messages.replies import GetStatus, RepliesStatus
-from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
-from client_replies.storage.layout import Layout
-
-from .cluster_directory import (
-    RUNNING_FILE,
+from client_replies.cluster.host.cluster_directory import (
     ClusterUnusable,
     OpenDirectory,
     Shape,
     on_refusal,
     opened,
-    whole_number,
 )
+from client_replies.cluster.host.gateway_keeper import GATEWAY
+from client_replies.cluster.host.members import is_living, is_stopped, kill, on_machine
+from client_replies.cluster.host.service import Host
+from client_replies.cluster.replica.replica import DATA_FILE
+from client_replies.messages.replies import GetStatus, RepliesStatus
+from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
+from client_replies.storage.layout import Layout
+
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control_socket import (
     Block,
@@ -65,6 +61,7 @@ from .descriptors import prepare_descriptors
 from .fault_keeper import FaultKeeper
 from .ledger_replica import LedgerReplica, StartLedgerReplica
 from .status import has_quorum
+from .typed import whole_number
 
 HOST = "127.0.0.1"
 BLOCKED_MAX = 1024  # clients
@@ -72,64 +69,31 @@ ANSWER_TIMEOUT = 1.5  # seconds until a member counts as silent
 TURN = 0.2  # seconds between two looks at the processes and the control socket, if nobody says anything
 
 
-class Live:
+class Live(Host):
     """See the module."""
 
-    def __init__(self, opened_directory: OpenDirectory, shape: Shape, system: OwnedSystem, port: int) -> None:
-        self.members = Members(system, LedgerReplica)
-        self.members.on_formed = self._formed
-        self.gateway = GatewayKeeper(self.members, shape.cluster, (HOST, port))
-        self._opened = opened_directory
-        self._directory = opened_directory.path
-        self._shape = shape
+    def __init__(self, held: OpenDirectory, shape: Shape, system: OwnedSystem, port: int) -> None:
+        super().__init__(held, shape, system, LedgerReplica, (HOST, port))
         self._system = system
-        self._names = [replica_name(replica) for replica in range(shape.replicas)]
 
-    # Starting, and staying up.
+    def start_of(self, replica: int) -> StartReplica:
+        name = self.names[replica]
+        place = self.directory / name
+        return StartLedgerReplica(
+            name=name,
+            replicas=self.shape.replicas,
+            config=replies_config(place / DATA_FILE, self.shape.cluster, replica),
+            directory=str(place),
+            fresh=replica not in self.shape.formed,
+            checkpoint_interval=CHECKPOINT_INTERVAL,
+            view_change=VIEW_CHANGE,
+            seed=random.getrandbits(32),
+            epoch=self.epoch,
+        )
 
     def start(self) -> None:
-        """Start everything. Raises `MembersFailed`, and `ClusterUnusable` where the directory cannot be written."""
-        had_majority = len(self._shape.formed) > self._shape.replicas // 2
-        epoch = time.time() - time.monotonic()
-        for replica, name in enumerate(self._names):
-            place = self._directory / name
-            start = StartLedgerReplica(
-                name=name,
-                replicas=self._shape.replicas,
-                config=replies_config(place / DATA_FILE, self._shape.cluster, replica),
-                directory=str(place),
-                fresh=replica not in self._shape.formed,
-                checkpoint_interval=CHECKPOINT_INTERVAL,
-                view_change=VIEW_CHANGE,
-                seed=random.getrandbits(32),
-                epoch=epoch,
-            )
-            self.members.create_replica(start)
-        self.members.start_replicas()
-        if not (had_majority or self.has_quorum):
-            raise MembersFailed("; ".join(f"{name}: {reason}" for name, reason in self.members.down.items()))
-        self.gateway.start()
+        super().start()
         self.faults = FaultKeeper(self.members)
-        running = {"pid": os.getpid(), "gateway": list(self.gateway.address), "cluster": f"{self._shape.cluster:x}"}
-        with on_refusal(self._directory):
-            replace_file(self._directory / RUNNING_FILE, json.dumps(running))
-
-    def _formed(self, name: str) -> None:
-        """From now on, without a log, this replica is one that lost its disk."""
-        self._shape = self._shape.with_formed(self._names.index(name))
-        self._shape.write(self._directory)
-
-    @property
-    def has_quorum(self) -> bool:
-        """True if enough replicas are up to execute anything."""
-        return len(self.members.up) >= self.members.quorum
-
-    def turn(self) -> None:
-        """See to everything for a moment. Raises `MembersFailed`."""
-        if self._opened.has_moved():
-            # What starts again would open what is there now, in a directory that we did not lock.
-            raise MembersFailed(f"{self._directory} was renamed or removed: start the cluster again where it is now")
-        self.members.turn(TURN)
 
     # Questions.
 
@@ -142,7 +106,7 @@ class Live:
 
     def _status(self) -> dict[str, object]:
         replicas = []
-        for name in self._names:
+        for name in self.names:
             known = self.members.replicas[name]
             line: dict[str, object] = {"name": name, "pid": known.pid, "state": "up" if known.pid else "starting"}
             progress = self.members.ask_replica(name, lambda number: GetProgress(request=number), ANSWER_TIMEOUT)
@@ -172,7 +136,7 @@ class Live:
         if isinstance(gateway, GatewayStatus):
             door.update(connections=gateway.connections, requests_waiting=gateway.requests_waiting)
         return {
-            "cluster": f"{self._shape.cluster:x}",
+            "cluster": f"{self.shape.cluster:x}",
             "replicas": replicas,
             "gateway": door,
             "quorum": has_quorum(replicas),
@@ -208,20 +172,20 @@ class Live:
             text = word.removeprefix("replica-")
             number = whole_number(text)
             if text == "all":
-                found += self._names
+                found += self.names
             elif text in ("primary", "backups"):
                 primary = self._primary()
-                found += [name for name in self._names if (name == primary) == (text == "primary")]
-            elif number is not None and number < len(self._names):
-                found.append(self._names[number])
+                found += [name for name in self.names if (name == primary) == (text == "primary")]
+            elif number is not None and number < len(self.names):
+                found.append(self.names[number])
             else:
-                expected = f"a number below {len(self._names)}, primary, backups or all"
+                expected = f"a number below {len(self.names)}, primary, backups or all"
                 raise ClusterUnusable(f"replica: found {word!r}, expected {expected}")
         return list(dict.fromkeys(found))
 
     def _primary(self) -> str:
         views: dict[str, int] = {}
-        for name in self._names:
+        for name in self.names:
             progress = self.members.ask_replica(name, lambda number: GetProgress(request=number), ANSWER_TIMEOUT)
             if isinstance(progress, Progress) and progress.status.get("role") == "primary":
                 views[name] = int(progress.status["view"])
@@ -236,7 +200,7 @@ class Live:
         return f"client {client:x} gets no replies until heal"
 
     def _partition(self, names: list[str]) -> str:
-        if set(names) == set(self._names):
+        if set(names) == set(self.names):
             raise ClusterUnusable("partition: found all replicas, expected some of them, such as 0")
         rest = self.faults.partition(names)
         return f"{', '.join(names)} and {', '.join(rest)} do not hear each other until heal"
@@ -245,7 +209,7 @@ class Live:
         layout = Layout.of_shape(CLIENTS_MAX, MESSAGE_SIZE_MAX)
         done = []
         for name in names:
-            path = self._directory / name / DATA_FILE
+            path = self.directory / name / DATA_FILE
             slot = question.slot if question.slot is not None else self._slot_of(path, int(question.client or "", 16))
             kind = damage_slot(path, layout.slot_offset(slot), MESSAGE_SIZE_MAX, random.Random())
             if kind is None:
@@ -267,7 +231,7 @@ class Live:
         number = whole_number(who)
         if who == GATEWAY:
             pids = {who: self.gateway.pid}
-        elif number is not None and number >= len(self._names):
+        elif number is not None and number >= len(self.names):
             pids = {self._name_of(number): number}
             if number not in processes_of(self._system):
                 raise ClusterUnusable(f"process {who} is none of this cluster's: status shows them")
@@ -282,7 +246,7 @@ class Live:
 
     def _name_of(self, pid: int) -> str:
         """What this process of the cluster is."""
-        known = {self.members.pid(name): name for name in self._names} | {self.gateway.pid: GATEWAY}
+        known = {self.members.pid(name): name for name in self.names} | {self.gateway.pid: GATEWAY}
         return known.get(pid, "an actor below a replica")
 
     def _lose_disk(self, who: str) -> str:
@@ -296,7 +260,7 @@ class Live:
             if time.monotonic() > deadline:
                 raise ClusterUnusable(f"{name}: process {pid} did not end, and its directory was left. Try again")
             time.sleep(0.01)
-        lose_directory(self._directory / name)
+        lose_directory(self.directory / name)
         return f"{name} was {'killed' if killed else 'not up'}, and its directory removed"
 
 

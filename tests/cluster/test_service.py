@@ -1,85 +1,118 @@
-"""A service of one's own: a state machine, its replica, and nothing of the ledger or its drill."""
+"""A service of one's own: a state machine, and nothing of the ledger or its drill."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
-from client_replies import RepliesConfig, running_system
-from client_replies.cluster import (
-    ClusterClient,
-    Command,
-    GatewayKeeper,
-    Members,
-    ReplicaActor,
-    StartReplica,
-    StateMachine,
-)
-from client_replies.cluster.host.members import kill
+import pytest
 
-OPERATION_ADD = 7
-CLUSTER = 5
+from client_replies.cluster import ClusterClient, Command, MembersFailed, StateMachine, running_service
+from client_replies.cluster.host.cluster_directory import ClusterUnusable
+
+from examples.counter import ADD, Counter, count
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-class Counter(StateMachine):
-    """A sum."""
-
-    def __init__(self) -> None:
-        self.total = 0
+class Moody(Counter):
+    """A counter that fails on one number, and on no other."""
 
     def execute(self, command: Command) -> bytes:
-        """Add what the body says; the answer is the sum."""
-        if command.operation == OPERATION_ADD and command.body.isdigit():
-            self.total += int(command.body)
-        return str(self.total).encode()
-
-    def snapshot(self) -> bytes:
-        """The whole state."""
-        return str(self.total).encode()
-
-    def restore(self, data: bytes) -> None:
-        """Take on an encoded state; empty bytes are the beginning."""
-        self.total = int(data or b"0")
+        """Add, or fail."""
+        if command.body == b"13":
+            raise RuntimeError("not this one")
+        return super().execute(command)
 
 
-class CounterReplica(ReplicaActor):
-    """The replica that executes it."""
+class Unmade(Counter):
+    """A counter that cannot be made."""
 
-    def make_state_machine(self, message: StartReplica) -> Counter:
-        """See `ReplicaActor`."""
-        return Counter()
-
-
-def start_of(place: Path, replica: int) -> StartReplica:
-    """What a replica is started with."""
-    directory = place / f"replica-{replica}"
-    config = RepliesConfig(
-        path=str(directory / "replies"),
-        cluster=CLUSTER,
-        replica=replica,
-        clients_max=8,
-        message_size_max=8192,
-        inline_size_max=4096,
-    )
-    return StartReplica(
-        name=f"replica-{replica}", replicas=3, config=config, directory=str(directory), fresh=True, view_change=0.5
-    )
+    def __init__(self) -> None:
+        raise OSError("no file of mine")
 
 
-def test_a_state_machine_is_all_that_a_service_takes(tmp_path: Path) -> None:
-    """Three replicas execute each request once; a killed one comes back; a repeated request gets the same answer."""
-    with running_system() as system:
-        members = Members(system, CounterReplica)
-        for replica in range(3):
-            members.create_replica(start_of(tmp_path, replica))
-        members.start_replicas()
-        gateway = GatewayKeeper(members, CLUSTER, ("127.0.0.1", 0))
-        gateway.start()
-        with ClusterClient([gateway.address], cluster=CLUSTER) as client, client.session() as session:
-            assert session.request(OPERATION_ADD, b"40", timeout=20.0).body == b"40"
-            assert session.request(OPERATION_ADD, b"2", timeout=20.0).body == b"42"
-            again = session.repeat(timeout=20.0)
-            assert (again.body, again.repeated) == (b"42", True)
-            assert kill(members.pid("replica-0"))  # the primary of the first view
-            assert session.request(OPERATION_ADD, b"8", timeout=60.0).body == b"50"
-            members.wait(lambda: members.restarts > 0 and len(members.up) == 3, 60.0, "the killed replica")
-            assert session.request(OPERATION_ADD, b"50", timeout=60.0).body == b"100"
+def test_the_counter_executes_once_and_repeats_the_original_reply_after_its_primary_was_killed(tmp_path: Path) -> None:
+    """The example as it stands, in fewer than sixty lines."""
+    assert count(str(tmp_path)) == ["40", "42", "42", "50"]
+    assert len((ROOT / "examples" / "counter.py").read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_a_service_resumes_where_it_was(tmp_path: Path) -> None:
+    """With the same cluster number, so that its clients find it again."""
+    with running_service(Counter, tmp_path) as service, service.client() as client, client.session() as session:
+        assert session.request(ADD, b"5", timeout=30.0).body == b"5"
+        cluster = service.cluster
+    with running_service("examples.counter:Counter", tmp_path) as service:
+        assert service.cluster == cluster
+        with service.client() as client, client.session() as session:
+            assert session.request(ADD, b"1", timeout=30.0).body == b"6"
+        with pytest.raises(ValueError, match="found no process of replica 7"):
+            service.kill(7)
+
+
+def test_a_machine_that_raises_stops_its_replicas_and_says_why(tmp_path: Path) -> None:
+    """On every replica, and with the command; what came before is kept."""
+    said: list[str] = []
+    with running_service(Moody, tmp_path, say=said.append) as service, service.client() as client:
+        with client.session() as session:
+            assert session.request(ADD, b"5", timeout=30.0).body == b"5"
+            with pytest.raises(Exception, match="timed out|no answer|unavailable|within"):
+                session.request(ADD, b"13", timeout=3.0)
+        assert any("the state machine raised RuntimeError('not this one')" in text for text in said), said
+
+
+@pytest.mark.parametrize("name", ["nix:Counter", "examples.counter:Nix", "examples.counter:ADD", "counter", ""])
+def test_a_machine_that_there_is_not_is_refused_before_anything_is_started(tmp_path: Path, name: str) -> None:
+    """The directory stays as it was."""
+    with pytest.raises(ValueError, match="expected"), running_service(name, tmp_path):
+        pytest.fail("it was started")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
+    """A machine that cannot be made, an address of another host, a directory in use."""
+    with pytest.raises(MembersFailed, match="no file of mine"), running_service(Unmade, tmp_path / "unmade"):
+        pytest.fail("it was started")
+    with pytest.raises(ClusterUnusable, match="HOST:PORT"), running_service(Counter, tmp_path, listen="192.0.2.1:1"):
+        pytest.fail("it was started")
+    with (
+        running_service(Counter, tmp_path / "counter"),
+        pytest.raises(ClusterUnusable, match="up already"),
+        running_service(Counter, tmp_path / "counter"),
+    ):
+        pytest.fail("it was started")
+
+
+def test_serve_says_where_it_listens_and_ends_by_an_interrupt(tmp_path: Path) -> None:
+    """The command, as it is installed; and a client of another process."""
+    command = [
+        sys.executable,
+        "-m",
+        "client_replies",
+        "serve",
+        "--directory",
+        str(tmp_path),
+        "examples.counter:Counter",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(2)]
+        cluster = re.search(r"cluster ([0-9a-f]+)", said[0])
+        address = re.search(r"listening for clients on (\S+);", said[1])
+        assert cluster is not None
+        assert address is not None
+        with ClusterClient([address[1]], cluster=int(cluster[1], 16)) as client, client.session() as session:
+            assert session.request(ADD, b"7", timeout=30.0).body == b"7"
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_a_state_machine_must_be_whole() -> None:
+    """Each of its three methods is the author's."""
+    with pytest.raises(TypeError, match="abstract"):
+        StateMachine()  # type: ignore[abstract]

@@ -21,8 +21,8 @@ import pytest
 
 from client_replies.cluster.client import ClusterClient, RetryPolicy, Session
 from client_replies.cluster.durable_files import NEW
+from client_replies.cluster.host.cluster_directory import RUNNING_FILE, SOCKET, ClusterUnusable, ask, read_running
 
-from examples.ledger.cluster_directory import RUNNING_FILE, SOCKET, ClusterUnusable, ask, read_running
 from examples.ledger.ledger import OPERATION_BALANCE, OPERATION_TRANSFER, Result, Transfer
 from tests.processes import living_descendants
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from client_replies.cluster.client import ClusterError, ReplyLost
+from client_replies.cluster.host.cluster_directory import RUNNING_FILE, Shape
 
 from examples.ledger.__main__ import main, parse
 from examples.ledger.client_command import LINE_SIZE_MAX, lines_of, requests_in_line
-from examples.ledger.cluster_directory import RUNNING_FILE, Shape
 from examples.ledger.commands import COMMANDS, HURT_EXAMPLES
 from examples.ledger.completion import WAYS_TO_HURT
 from examples.ledger.exit_status import MEANINGS, ExitStatus

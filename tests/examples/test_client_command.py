@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from client_replies.cluster.door.frames import OPERATION_CLOSE, Frame
+from client_replies.cluster.host.cluster_directory import RUNNING_FILE, Shape
 from client_replies.cluster.state_machine import Command
 
-from examples.ledger.cluster_directory import RUNNING_FILE, Shape
 from examples.ledger.exit_status import ExitStatus
 from examples.ledger.ledger_machine import LedgerMachine
 from tests.cluster.scripted_server import ScriptedServer, drop, lose

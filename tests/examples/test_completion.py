@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.ledger.cluster_directory import Shape
+from client_replies.cluster.host.cluster_directory import Shape
+
 from examples.ledger.commands import HURTS
 from examples.ledger.completion import WAYS_TO_HURT
 

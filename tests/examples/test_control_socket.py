@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from examples.ledger.cluster_directory import ClusterUnusable, short_path
+from client_replies.cluster.host.cluster_directory import ClusterUnusable, short_path
+
 from examples.ledger.control_socket import (
     CONNECTIONS_MAX,
     QUESTION_SIZE_MAX,

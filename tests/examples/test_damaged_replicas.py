@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from client_replies.cluster.host.cluster_directory import ask
 from client_replies.cluster.replica.replica import NO_MAJORITY
 
-from examples.ledger.cluster_directory import ask
 from tests.examples.hostile import NOBODY, Cluster, eventually
 
 GARBAGE = b"garbage" * 4000

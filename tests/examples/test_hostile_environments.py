@@ -17,8 +17,8 @@ import pytest
 
 from client_replies.cluster.client import RequestTimeout, Session
 from client_replies.cluster.durable_files import NEW
+from client_replies.cluster.host.cluster_directory import CLUSTER_FILE, RUNNING_FILE, SOCKET
 
-from examples.ledger.cluster_directory import CLUSTER_FILE, RUNNING_FILE, SOCKET
 from examples.ledger.ledger import Result
 from tests.examples.hostile import Cluster, fill, mounted
 

@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from client_replies.cluster.client import Answer, ClusterClient, ReplyLost, RequestTimeout, RetryPolicy, Session
+from client_replies.cluster.host.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
 
-from examples.ledger.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
 from examples.ledger.config import CLIENTS_MAX, MESSAGE_SIZE_MAX
 from examples.ledger.exit_status import ExitStatus
 from examples.ledger.ledger import OPERATION_BALANCE, OPERATION_TRANSFER, Outcome, Result, Transfer

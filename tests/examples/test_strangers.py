@@ -26,9 +26,9 @@ from client_replies.cluster.control import (
 from client_replies.cluster.door.forwarding_messages import ForwardedReplies, ForwardRequests
 from client_replies.cluster.door.gateway import SetReplica
 from client_replies.cluster.door.gateway_port import GatewayPort
+from client_replies.cluster.host.cluster_directory import short_path
 from client_replies.cluster.replica.network import Envelope
 
-from examples.ledger.cluster_directory import short_path
 from examples.ledger.hurt import Hurt, HurtDone, ReplicaFaults
 from examples.ledger.ledger_replica import LedgerReplica, StartLedgerReplica
 from tests.actors.doubles import Forward, Forwarded, Forwarder, Scripted

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from client_replies.cluster.client import ClusterClient
+from client_replies.cluster.host.cluster_directory import ClusterUnusable, ask, read_running
 
-from examples.ledger.cluster_directory import ClusterUnusable, ask, read_running
 from examples.ledger.exit_status import ExitStatus
 from examples.ledger.ledger import OPERATION_BALANCE, Outcome, Result
 from tests.processes import living_descendants, wait_until

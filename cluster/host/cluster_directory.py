@@ -8,7 +8,7 @@
 Guarantees: a directory that is another cluster's, or no cluster's, is refused and left as it is; two scripts never have
 one directory: the directory itself is locked, not a file in it that somebody may remove. A script that does not hold
 the lock changes nothing in it. A crash at any moment leaves a directory that can be opened. What is asked over the
-socket (`control_socket`) is one line of JSON, and so is its answer.
+socket is one line of JSON, and so is its answer.
 
 Limits: one host. Everything is on this machine.
 """
@@ -36,7 +36,6 @@ SOCKET = "control.sock"
 LEFTOVERS = frozenset({"lock", CLUSTER_FILE, f"{CLUSTER_FILE}{NEW}", "lost+found"})
 LINE_MAX = 1024 * 1024
 ASK_TIMEOUT = 60.0  # seconds
-NUMBER_MAX = 999_999_999  # of what somebody types
 
 
 class ClusterUnusable(ValueError):
@@ -45,14 +44,6 @@ class ClusterUnusable(ValueError):
 
 class ClusterDown(ClusterUnusable):
     """The cluster is there, and is not up or does not answer."""
-
-
-def whole_number(text: str, largest: int = NUMBER_MAX) -> int | None:
-    """The number that somebody typed, or None for anything else: other scripts' digits, more digits than fit."""
-    if not text.isascii() or not text.isdigit() or len(text) > len(str(largest)):
-        return None
-    number = int(text)
-    return number if number <= largest else None
 
 
 _ENVIRONMENT = frozenset(
