@@ -95,7 +95,14 @@ if TYPE_CHECKING:
         WritesAccepted,
         WritesRefused,
     )
-    from client_replies.storage import ClientSessions, SessionsInvalid, StorageError
+    from client_replies.storage import (
+        ClientSessions,
+        ConfigInvalid,
+        SessionsInvalid,
+        StorageError,
+        describe,
+        load_config,
+    )
 
 __version__ = "0.1.0"
 
@@ -112,6 +119,7 @@ __all__ = [
     "ClientRepliesActor",
     "ClientSessions",
     "CloseReplies",
+    "ConfigInvalid",
     "Entry",
     "Fault",
     "FaultClass",
@@ -167,6 +175,8 @@ __all__ = [
     "WritesRefused",
     "Written",
     "configure_logging",
+    "describe",
+    "load_config",
     "running_system",
     "start_system",
     "stop_system",

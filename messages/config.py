@@ -20,6 +20,9 @@ CLIENTS_MAX_LIMIT = 2**20
 MESSAGE_SIZE_LIMIT = 2**26
 BUFFERS_MAX_LIMIT = 2**16
 SECONDS_LIMIT = 24 * 60 * 60.0
+FOLLOWS = 0  # a size that follows another one
+INLINE_SIZE_MAX = 16 * 1024
+REPAIR_BYTES_MAX = 4 * 1024 * 1024
 
 BufferSize = Annotated[int, Range(SECTOR_SIZE, MESSAGE_SIZE_LIMIT, step=SECTOR_SIZE)]
 ReplySize = Annotated[int, Range(HEADER_SIZE, MESSAGE_SIZE_LIMIT)]
@@ -48,7 +51,8 @@ class RepliesConfig(Message):
     message_size_max: BufferSize = 1024 * 1024  # a reply's header and body, whole sectors
 
     buffers_max: Buffers = 64  # buffers of message_size_max that the pool lends to the replica
-    inline_size_max: ReplySize = 16 * 1024  # replies up to this size may travel as bytes instead of a lease
+    # Replies up to this size may travel as bytes instead of a lease. By default 16 KiB, or less if a reply has less.
+    inline_size_max: ReplySize = FOLLOWS
     leases_waiting_max: _Batch = 64  # requests for leases that wait when the pool is empty
 
     writes_max: _Batch = 256  # commit writes accepted and not yet durable; the credit
@@ -61,7 +65,8 @@ class RepliesConfig(Message):
     waits_max: Buffers = 64  # AwaitDurable requests not yet answered
 
     repairs_max: Buffers = 512  # slots under repair at the same time
-    repair_bytes_max: U32 = 4 * 1024 * 1024  # bytes of replies that one GetReplies may ask for
+    # Bytes of replies that one GetReplies may ask for. By default 4 MiB, or more if a single reply may have more.
+    repair_bytes_max: U32 = FOLLOWS
     repair_buffers: Buffers = 64  # buffers that the component keeps for repaired large replies and for reads for peers
     repair_timeout: Period = 0.5  # a peer that has not answered by then is asked again later
     repair_backoff_max: Period = 8.0  # the longest pause before a silent peer is asked again
@@ -72,6 +77,14 @@ class RepliesConfig(Message):
     scrub_pass_interval: Pause = 10.0  # from the start of one pass over all slots to the next, at least
     tick: Period = 0.05  # timeouts are looked at when they are due, and no more often than this
     resend_timeout: Period = 2.0  # a request between the three actors without an answer by then is sent again
+
+    def __post_init__(self) -> None:
+        if type(self.message_size_max) is int:
+            if self.inline_size_max == FOLLOWS:
+                object.__setattr__(self, "inline_size_max", min(INLINE_SIZE_MAX, self.message_size_max))
+            if self.repair_bytes_max == FOLLOWS:
+                object.__setattr__(self, "repair_bytes_max", max(REPAIR_BYTES_MAX, self.message_size_max))
+        self.validate()
 
     def rules(self) -> None:
         """Check that a file can have this name, and that no limit contradicts another."""

@@ -66,8 +66,6 @@ class ServiceConfig:
             replica=replica,
             clients_max=self.clients_max,
             message_size_max=self.message_size_max,
-            inline_size_max=min(16 * 1024, self.message_size_max),
-            repair_bytes_max=max(4 * 1024 * 1024, self.message_size_max),
         )
 
 
