@@ -48,7 +48,7 @@ class TableFound:
     problem: str
 
 
-class SlotState(enum.Enum):
+class SlotContents(enum.Enum):
     """What a slot holds, compared with the session table in use."""
 
     WHOLE = "the session's reply, whole"
@@ -63,7 +63,7 @@ class SlotFound:
     """One slot. `header` is the packed header of the reply that it holds, or should hold if it is damaged."""
 
     slot: int
-    state: SlotState
+    state: SlotContents
     header: bytes | None = None
     fault: SlotFault | None = None
 
@@ -163,13 +163,13 @@ def _slots(file: DataFile, table: SessionTable | None, op: int) -> Iterator[Slot
     for slot in range(file.layout.clients_max):
         expected, fault = headers.get(slot), faults.get(slot)
         if slot in in_slots and fault is None:
-            yield SlotFound(slot=slot, state=SlotState.WHOLE, header=expected)
+            yield SlotFound(slot=slot, state=SlotContents.WHOLE, header=expected)
             continue
         other = file.reply_in(slot)
         if other is not None and packed_op(other) > op:
-            yield SlotFound(slot=slot, state=SlotState.NEWER, header=other)
+            yield SlotFound(slot=slot, state=SlotContents.NEWER, header=other)
         elif fault is not None:
-            yield SlotFound(slot=slot, state=SlotState.DAMAGED, header=expected, fault=fault)
+            yield SlotFound(slot=slot, state=SlotContents.DAMAGED, header=expected, fault=fault)
         else:
-            state = SlotState.UNUSED if expected is None else SlotState.NO_BODY
+            state = SlotContents.UNUSED if expected is None else SlotContents.NO_BODY
             yield SlotFound(slot=slot, state=state, header=expected)

@@ -23,7 +23,7 @@ from typing import Any
 from thespian.actors import ActorAddress
 
 from client_replies.actors.thespian.component_actor import ComponentActor, Handler
-from client_replies.actors.thespian.environment import Outcome
+from client_replies.actors.thespian.environment import Completed
 from client_replies.messages.faults import Fault, FaultKind, InvariantBroken, SlotFault
 from client_replies.messages.leases import Lease, MemoryName
 from client_replies.messages.message import Message
@@ -165,7 +165,7 @@ class StorageActor(ComponentActor):
             self._memory = self.environment.open_memory(name)
             self._memory_name = name
 
-    def _open_done(self, lane: Turns, batch: int, outcome: Outcome) -> None:
+    def _open_done(self, lane: Turns, batch: int, outcome: Completed) -> None:
         self._opening = False
         if isinstance(outcome.error, StorageError):
             self._answer(lane, StorageOpenFailed(batch=batch, fault=outcome.error.fault))
@@ -295,7 +295,7 @@ class StorageActor(ComponentActor):
             self._in_flight += 1
             self.executor().submit(name, lambda: run(file), lambda outcome: self._done(lane, outcome), short=short)
 
-    def _done(self, lane: Turns, outcome: Outcome) -> None:
+    def _done(self, lane: Turns, outcome: Completed) -> None:
         self._in_flight -= 1
         if isinstance(outcome.error, StorageError):
             self._fail(outcome.error.fault)
@@ -312,7 +312,7 @@ class StorageActor(ComponentActor):
         if self._client is not None:
             self.send(self._client, self._stopped)
 
-    def _value(self, outcome: Outcome) -> Any:
+    def _value(self, outcome: Completed) -> Any:
         if outcome.error is not None:
             raise InvariantBroken(f"the storage failed: {outcome.error!r}") from outcome.error
         return outcome.value

@@ -4,7 +4,7 @@ Guarantees: an actor that takes all this from its `Environment` alone behaves th
 decides everything from one seed. A function given to an `Executor` runs in the lane that was named, in order within
 the lane; what it returned is handed over inside a handler of the actor, never from another thread.
 
-Limits: nothing here reacts to a failing function. It ends up in its `Outcome`, and who submitted it decides.
+Limits: nothing here reacts to a failing function. It ends up in its `Completed`, and who submitted it decides.
 
 Owns: `RealEnvironment` owns nothing; an executor owns its threads and its eventfd, a timer its timerfd.
 """
@@ -29,7 +29,7 @@ from client_replies.messages.leases import MemoryName
 from client_replies.storage.device import Disk, FileDisk
 from client_replies.storage.shared_memory import PoolMemory
 
-Done = Callable[["Outcome"], None]
+Done = Callable[["Completed"], None]
 
 WATCHING_SYSTEMS = frozenset({"multiprocUnixBase", "multiprocTCPBase"})
 SWITCH_INTERVAL = 0.0005  # seconds that one thread of an actor's process may keep the interpreter from another
@@ -37,7 +37,7 @@ SYSTEM_NAME = "Thespian ActorSystem Name"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Completed:
     """What a submitted function returned, or the exception that it raised."""
 
     value: Any
@@ -158,7 +158,7 @@ class InlineExecutor(Executor):
     """For systems that cannot watch a descriptor: runs everything at once, in the caller."""
 
     def __init__(self) -> None:
-        self._finished: deque[tuple[Done, Outcome]] = deque()
+        self._finished: deque[tuple[Done, Completed]] = deque()
 
     def submit(self, lane: str, function: Callable[[], Any], done: Done, *, short: bool = False) -> None:
         self._finished.append((done, _run(function)))
@@ -183,7 +183,7 @@ class ThreadExecutor(Executor):
         # setting is the process's, which is this actor's own.
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._finished: deque[tuple[Done, Outcome]] = deque()
+        self._finished: deque[tuple[Done, Completed]] = deque()
         self._lanes: dict[str, tuple[threading.Thread, SimpleQueue[tuple[Callable[[], Any], Done] | None]]] = {}
         self._closing = False
         self._outstanding = 0  # submitted and not collected
@@ -273,9 +273,9 @@ class DescriptorTimer(Timer):
         os.close(self._fd)
 
 
-def _run(function: Callable[[], Any]) -> Outcome:
+def _run(function: Callable[[], Any]) -> Completed:
     # Everything, `InvariantBroken` too: it has to end the actor, and leaving a thread would only end the thread.
     try:
-        return Outcome(function(), None)
+        return Completed(function(), None)
     except BaseException as error:
-        return Outcome(None, error)
+        return Completed(None, error)

@@ -9,13 +9,13 @@ from .answers import Answer
 from .async_client import AsyncClusterClient, AsyncSession
 from .cluster_client import ClusterClient, Session
 from .errors import (
+    AnswerLost,
     ClusterError,
     ClusterUnavailable,
     NotCopyable,
     OtherProcess,
     PoolExhausted,
     ProtocolError,
-    ReplyLost,
     RequestConflict,
     RequestPending,
     RequestTimeout,
@@ -29,6 +29,7 @@ from .retry_policy import RetryPolicy
 
 __all__ = [
     "Answer",
+    "AnswerLost",
     "AsyncClusterClient",
     "AsyncSession",
     "ClusterClient",
@@ -38,7 +39,6 @@ __all__ = [
     "OtherProcess",
     "PoolExhausted",
     "ProtocolError",
-    "ReplyLost",
     "RequestConflict",
     "RequestPending",
     "RequestTimeout",

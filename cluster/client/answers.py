@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from client_replies.cluster.door.frame_errors import FrameInvalid
-from client_replies.cluster.door.frames import Command, Frame, Reason, reply_in
+from client_replies.cluster.door.frames import Frame, FrameKind, Reason, reply_in
 from client_replies.messages.reply_header import OPERATION_REGISTER, ReplyHeader
 
 EVICTIONS = {
@@ -47,7 +47,7 @@ def judge(asked: Frame, frame: Frame) -> Answer | Frame | Ignored:
 
     The reply comes with nothing about attempts and time. Raises a `FrameInvalid` if it cannot be an honest gateway's.
     """
-    if frame.command == Command.REFUSED:
+    if frame.command == FrameKind.REFUSED:
         return _judge_refusal(asked, frame)
     if frame.client != asked.client or frame.cluster != asked.cluster:
         return Ignored("replies_to_others")

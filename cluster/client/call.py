@@ -13,10 +13,10 @@ from client_replies.cluster.door.frames import PRIMARY_UNKNOWN, Frame, Reason
 
 from .answers import BY_REPLICAS, EVICTIONS, Answer, judge
 from .errors import (
+    AnswerLost,
     ClusterError,
     ClusterUnavailable,
     ProtocolError,
-    ReplyLost,
     RequestConflict,
     RequestTimeout,
     SessionEvicted,
@@ -233,7 +233,7 @@ class Call:
         if reason in EVICTIONS:
             raise SessionEvicted(reason, EVICTIONS[reason])
         if reason is Reason.REPLY_LOST:
-            raise ReplyLost(self._asked.request)
+            raise AnswerLost(self._asked.request)
         if reason in (Reason.OTHER_REQUEST, Reason.OLDER_REQUEST):
             raise RequestConflict(f"request {self._asked.request}: {reason.name.lower()}; {refused.text}")
         if reason is Reason.WRONG_CLUSTER:

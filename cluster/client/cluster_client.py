@@ -40,9 +40,9 @@ from client_replies.messages.reply_header import OPERATION_REGISTER
 from .answers import Answer
 from .call import Call
 from .errors import (
+    AnswerLost,
     ClusterError,
     PoolExhausted,
-    ReplyLost,
     RequestConflict,
     RequestPending,
     SessionEvicted,
@@ -351,7 +351,7 @@ class Session(OfOneProcess):
             self._answered = frame
             self._end("it was evicted, or used by somebody else")
             raise
-        except ReplyLost:
+        except AnswerLost:
             self._answered = frame
             raise
         except ClusterError:

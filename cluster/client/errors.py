@@ -43,7 +43,7 @@ class SessionEvicted(ClusterError):
         return f"the session is over: {self.text}"
 
 
-class ReplyLost(ClusterError):
+class AnswerLost(ClusterError):
     """The request was executed, once, and no replica holds its reply any more. The session goes on."""
 
     def __init__(self, request: int) -> None:

@@ -84,7 +84,7 @@ class Lookout:
             self._go.clear()
 
 
-class SocketLine:
+class AcceptedLine:
     """See `front_door.Line`."""
 
     def __init__(self, accepted: socket.socket, peer: str, sockets: DoorSockets) -> None:
@@ -129,7 +129,7 @@ class DoorSockets:
         self._listener = _listen(host, port, wildcard_allowed)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self.connections_max = _descriptors_for(connections_max)
-        self._lines: dict[int, SocketLine] = {}
+        self._lines: dict[int, AcceptedLine] = {}
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._lookout = Lookout(self._epoll)
@@ -137,15 +137,15 @@ class DoorSockets:
     def fileno(self) -> int:
         return self._lookout.bell
 
-    def ready(self, limit: int) -> Sequence[tuple[SocketLine | None, bool, bool]]:
+    def ready(self, limit: int) -> Sequence[tuple[AcceptedLine | None, bool, bool]]:
         """See `Sockets`. A line that has failed can be read and written: that is how it is found out."""
-        found: list[tuple[SocketLine | None, bool, bool]] = []
+        found: list[tuple[AcceptedLine | None, bool, bool]] = []
         for fileno, events in self._epoll.poll(0, limit):
             writable = bool(events & (select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP))
             found.append((self._lines.get(fileno), bool(events & ~select.EPOLLOUT), writable))
         return found
 
-    def accept(self) -> SocketLine | None:
+    def accept(self) -> AcceptedLine | None:
         try:
             accepted, address = self._listener.accept()
         except (BlockingIOError, InterruptedError):
@@ -160,9 +160,9 @@ class DoorSockets:
         except OSError:
             accepted.close()
             raise
-        return SocketLine(accepted, f"{address[0]}:{address[1]}", self)
+        return AcceptedLine(accepted, f"{address[0]}:{address[1]}", self)
 
-    def watch(self, line: SocketLine, events: int) -> None:
+    def watch(self, line: AcceptedLine, events: int) -> None:
         """Say when these events come."""
         if line.fileno() in self._lines:
             self._epoll.modify(line.fileno(), events)
@@ -170,7 +170,7 @@ class DoorSockets:
             self._epoll.register(line.fileno(), events)
             self._lines[line.fileno()] = line
 
-    def forget(self, line: SocketLine) -> None:
+    def forget(self, line: AcceptedLine) -> None:
         """The line is closed."""
         if self._lines.pop(line.fileno(), None) is not None:
             with suppress(OSError):

@@ -42,8 +42,8 @@ from .frames import (
     PRIMARY_UNKNOWN,
     REPLY_SIZE_MAX,
     TO_CLIENT,
-    Command,
     Frame,
+    FrameKind,
     Key,
     Reason,
     refused_frame,
@@ -328,7 +328,7 @@ class Forwarding:
         if waiting is None:
             self.counters["answers_nobody_waits_for"] += 1
             return None
-        if frame.command == Command.REFUSED and waiting.target != replica:
+        if frame.command == FrameKind.REFUSED and waiting.target != replica:
             # The request was passed on since: who has it now decides.
             self.counters["refusals_overtaken"] += 1
             return None

@@ -11,7 +11,7 @@ import enum
 from client_replies.messages.reply_header import Buffer
 
 from .frame_errors import FrameInvalid, FrameTruncated
-from .frames import FRAME_HEADER_SIZE, READ_SIZE, Command, Frame, check_header, check_preamble, open_frame
+from .frames import FRAME_HEADER_SIZE, READ_SIZE, Frame, FrameKind, check_header, check_preamble, open_frame
 
 
 class DecoderMisused(RuntimeError):
@@ -42,7 +42,7 @@ class FrameDecoder:
 
     __slots__ = ("_accepts", "_body_size_max", "_buffer", "_capacity", "_ended", "_error", "_header", "_size")
 
-    def __init__(self, accepts: frozenset[Command], body_size_max: int) -> None:
+    def __init__(self, accepts: frozenset[FrameKind], body_size_max: int) -> None:
         self._accepts = accepts
         self._body_size_max = body_size_max
         self._capacity = FRAME_HEADER_SIZE + body_size_max + READ_SIZE

@@ -77,7 +77,7 @@ if _HEADER.size != FRAME_HEADER_SIZE:
     raise ImportError(f"the frame header packs to {_HEADER.size} bytes, expected {FRAME_HEADER_SIZE}")
 
 
-class Command(enum.IntEnum):
+class FrameKind(enum.IntEnum):
     """What a frame is."""
 
     REQUEST = 1
@@ -100,11 +100,11 @@ class Reason(enum.IntEnum):
     NOT_PRIMARY = 10  # `view` and `primary` say who is, as far as known
 
 
-_COMMANDS = frozenset(map(int, Command))
+_COMMANDS = frozenset(map(int, FrameKind))
 _REASONS = frozenset(map(int, Reason))
 Key = tuple[int, bytes]  # what identifies a request: client and checksum
-TO_GATEWAY = frozenset({Command.REQUEST})
-TO_CLIENT = frozenset({Command.REPLY, Command.REFUSED})
+TO_GATEWAY = frozenset({FrameKind.REQUEST})
+TO_CLIENT = frozenset({FrameKind.REPLY, FrameKind.REFUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ def request_frame(
 ) -> Frame:
     """What a client sends, the same bytes at every retry. Raises a `FrameInvalid`."""
     return _sealed(
-        Command.REQUEST,
+        FrameKind.REQUEST,
         cluster=cluster,
         client=client,
         session=session,
@@ -180,7 +180,7 @@ def reply_frame(reply: bytes, *, view: int = 0, primary: int = PRIMARY_UNKNOWN, 
     except ReplyHeaderInvalid as error:
         raise FrameReplyWrong(str(error), "a whole reply") from error
     return _sealed(
-        Command.REPLY,
+        FrameKind.REPLY,
         cluster=header.cluster,
         client=header.client,
         session=header.session,
@@ -209,7 +209,7 @@ def refused_frame(
 ) -> Frame:
     """Tell a client that a request gets no reply (`to`, or its `request` and `checksum`), or what it did not ask."""
     return _sealed(
-        Command.REFUSED,
+        FrameKind.REFUSED,
         cluster=cluster,
         client=to.client if to is not None else client,
         session=to.session if to is not None else session,
@@ -279,10 +279,10 @@ def _sealed(
     )
     checked = draft[_CHECKED_FROM:]
     packed = b"".join((_PREAMBLE, checksum128(checked), checked, body))
-    return unpack_frame(packed, frozenset({Command(command)}), U32_MAX)
+    return unpack_frame(packed, frozenset({FrameKind(command)}), U32_MAX)
 
 
-def unpack_frame(data: bytes, accepts: frozenset[Command], body_size_max: int) -> Frame:
+def unpack_frame(data: bytes, accepts: frozenset[FrameKind], body_size_max: int) -> Frame:
     """The one frame that `data` is. Raises a `FrameInvalid`."""
     check_preamble(data)
     if len(data) < FRAME_HEADER_SIZE:
@@ -322,7 +322,7 @@ def check_preamble(data: Buffer) -> None:
         raise FrameVersionUnknown(f"version bytes {start[len(FRAME_MAGIC) :].hex()}", f"version {FRAME_VERSION}")
 
 
-def check_header(header: bytes, accepts: frozenset[Command], body_size_max: int) -> int:
+def check_header(header: bytes, accepts: frozenset[FrameKind], body_size_max: int) -> int:
     """Every rule that needs no body. Returns the size of the frame."""
     checksum = checksum128(header[_CHECKED_FROM:])
     fields = _HEADER.unpack(header)
@@ -336,9 +336,9 @@ def check_header(header: bytes, accepts: frozenset[Command], body_size_max: int)
     if command not in accepts:
         raise FrameCommandUnexpected(f"command {command}", f"one of {sorted(map(int, accepts))}")
     _check_size(command, size, body_size_max)
-    if client == _NO_CHECKSUM and command != Command.REFUSED:
+    if client == _NO_CHECKSUM and command != FrameKind.REFUSED:
         raise FrameClientZero("client 0", "a client above 0")
-    if command == Command.REQUEST:
+    if command == FrameKind.REQUEST:
         _check_request(fields)
     else:
         _check_answer(fields)
@@ -346,8 +346,8 @@ def check_header(header: bytes, accepts: frozenset[Command], body_size_max: int)
 
 
 def _check_size(command: int, size: int, body_size_max: int) -> None:
-    low = FRAME_HEADER_SIZE + (HEADER_SIZE if command == Command.REPLY else 0)
-    high = FRAME_HEADER_SIZE + (REASON_TEXT_SIZE_MAX if command == Command.REFUSED else body_size_max)
+    low = FRAME_HEADER_SIZE + (HEADER_SIZE if command == FrameKind.REPLY else 0)
+    high = FRAME_HEADER_SIZE + (REASON_TEXT_SIZE_MAX if command == FrameKind.REFUSED else body_size_max)
     if size < low:
         raise FrameTooSmall(f"size {size}", f"at least {low}")
     if size > high:
@@ -373,7 +373,7 @@ def _check_request(fields: tuple[bytes | int, ...]) -> None:
 
 def _check_answer(fields: tuple[bytes | int, ...]) -> None:
     command, operation, reason, flags, release = fields[12], fields[13], fields[14], fields[16], fields[11]
-    if command == Command.REPLY:
+    if command == FrameKind.REPLY:
         if reason or release:
             raise FrameFieldNotZero(f"a reply with reason {reason!r}, release {release!r}", "neither")
         if operation == 0:
@@ -394,11 +394,11 @@ def open_frame(header: bytes, packed: bytes) -> Frame:
     if found != checksum_body:
         raise FrameBodyChecksumWrong(f"a body with checksum {found.hex()}", checksum_body.hex())
     command, operation, reason, primary, flags = fields[12:17]
-    if command == Command.REQUEST:
+    if command == FrameKind.REQUEST:
         found = checksum128(_REQUEST.pack(cluster, client, session, request, operation) + body)
         if found != request_checksum:
             raise FrameRequestChecksumWrong(request_checksum.hex(), found.hex())
-    elif command == Command.REFUSED:
+    elif command == FrameKind.REFUSED:
         try:
             str(body, "utf-8")
         except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from client_replies.actors.thespian.environment import Executor, Outcome
+from client_replies.actors.thespian.environment import Completed, Executor
 from client_replies.cluster.vsr.effects import WriteLog
 
 from .log_store import LogStore
@@ -46,7 +46,7 @@ class LogWriter:
         writes = tuple(effect.write for effect in batch)
         self._executor.submit("log", lambda: self._store.write(*writes), lambda outcome: self._done(batch, outcome))
 
-    def _done(self, batch: tuple[WriteLog, ...], outcome: Outcome) -> None:
+    def _done(self, batch: tuple[WriteLog, ...], outcome: Completed) -> None:
         self._busy = False
         if outcome.error is not None:
             self._failed(str(outcome.error))

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from client_replies.cluster.client import Answer, ClusterClient, ClusterError, ReplyLost, RetryPolicy, Session
+from client_replies.cluster.client import Answer, AnswerLost, ClusterClient, ClusterError, RetryPolicy, Session
 from client_replies.cluster.host.cluster_directory import read_running
 from client_replies.messages.message import U64_MAX
 
@@ -105,7 +105,7 @@ class Conversation:
                 continue
             try:
                 self.send_all(requests)
-            except ReplyLost as error:
+            except AnswerLost as error:
                 if not is_terminal:
                     raise
                 self.executed += 1
@@ -125,7 +125,7 @@ class Conversation:
         try:
             answer = self._session.request(request.operation, request.body)
             found = describe(self._session, request, answer)
-        except ReplyLost:
+        except AnswerLost:
             raise
         except BaseException as error:
             if self._session.is_pending:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from client_replies.cluster.client import (
     Answer,
+    AnswerLost,
     ClusterClient,
     ClusterError,
     ClusterUnavailable,
-    ReplyLost,
     RequestTimeout,
     RetryPolicy,
     Session,
@@ -122,7 +122,7 @@ class DrillClients:
                 session, lambda: session.request(OPERATION_TRANSFER, body), record, "FIRST", transfer.row
             )
             self._count(f"results_{Outcome(Result.decode(answer.body).outcome).name.lower()}")
-        except ReplyLost:
+        except AnswerLost:
             self._count("replies_lost_everywhere")
             lost = AnswerSeen(session.client_id, session.request_number, transfer.row, "LOST", 0, 0.0, b"")
             record.write(lost)

@@ -45,7 +45,7 @@ class _Question(msgspec.Struct, frozen=True, tag_field="ask"):
     """What is asked has a class each; `ask` has its name."""
 
 
-class Status(_Question, frozen=True, tag="status"):
+class AskStatus(_Question, frozen=True, tag="status"):
     """How is the cluster?"""
 
 
@@ -96,7 +96,7 @@ class Heal(_Question, frozen=True, tag="heal"):
 
 
 Hurt: TypeAlias = DropReplies | Block | CorruptSlot | Kill | LoseDisk | Partition | Heal
-Question: TypeAlias = Status | Hurt
+Question: TypeAlias = AskStatus | Hurt
 
 
 def parse_question(line: bytes) -> Question:

@@ -29,7 +29,7 @@ class EvidenceInvalid(Invalid):
     """A file of evidence has something that no member writes."""
 
 
-class Execution(msgspec.Struct, frozen=True, tag=True):
+class Executed(msgspec.Struct, frozen=True, tag=True):
     """One line of the journal: an operation changed the state machine. `reply` is the checksum of the whole reply."""
 
     op: int
@@ -113,7 +113,7 @@ class EvidenceWriter:
         self._file = path.open("ab")
         self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
-    def write(self, line: Execution | Restored | Counted | Seen | SessionOf | AnswerSeen) -> None:
+    def write(self, line: Executed | Restored | Counted | Seen | SessionOf | AnswerSeen) -> None:
         """Append one line."""
         self._file.write(msgspec.json.encode(line) + b"\n")
 
@@ -127,23 +127,23 @@ class EvidenceWriter:
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class JournalLines:
     """What a replica executed.
 
     `lines` by op, as its state has it now; `undone`: executed before a restart, and not executed again since; `unlike`:
     ops that were executed again otherwise; `gaps`: ops that it has by a state sync, from after the first to the second.
     """
 
-    lines: tuple[Execution, ...]
-    undone: tuple[Execution, ...] = ()
+    lines: tuple[Executed, ...]
+    undone: tuple[Executed, ...] = ()
     unlike: tuple[int, ...] = ()
     gaps: tuple[tuple[int, int], ...] = ()
 
 
-def read_journal(path: Path) -> Journal:
+def read_journal(path: Path) -> JournalLines:
     """A replica's journal. Raises `EvidenceInvalid`."""
-    lines: list[Execution] = []
-    undone: dict[int, list[Execution]] = {}
+    lines: list[Executed] = []
+    undone: dict[int, list[Executed]] = {}
     unlike: set[int] = set()
     gaps: list[tuple[int, int]] = []
     last = 0
@@ -166,7 +166,7 @@ def read_journal(path: Path) -> Journal:
         last = op
         lines.append(line)
     left = tuple(execution for op in sorted(undone) for execution in undone[op])
-    return Journal(tuple(lines), left, tuple(sorted(unlike)), tuple(gaps))
+    return JournalLines(tuple(lines), left, tuple(sorted(unlike)), tuple(gaps))
 
 
 def read_record(path: Path) -> tuple[int, tuple[AnswerSeen, ...]]:
@@ -214,7 +214,7 @@ def read_final(path: Path) -> Final:
     return _decoded(path, path.read_bytes(), _FINAL)
 
 
-_JOURNAL = msgspec.json.Decoder(Execution | Restored)
+_JOURNAL = msgspec.json.Decoder(Executed | Restored)
 _EVENTS = msgspec.json.Decoder(Counted | Seen)
 _RECORD = msgspec.json.Decoder(SessionOf | AnswerSeen)
 _FINAL = msgspec.json.Decoder(Final)

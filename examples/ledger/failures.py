@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from client_replies.cluster.client import ClusterError, ClusterUnavailable, ReplyLost, RequestTimeout, SessionEvicted
+from client_replies.cluster.client import AnswerLost, ClusterError, ClusterUnavailable, RequestTimeout, SessionEvicted
 from client_replies.cluster.host.cluster_directory import ClusterDown, ClusterUnusable
 from client_replies.cluster.host.failure import MembersFailed
 
@@ -21,7 +21,7 @@ from .typed import Misused
 
 # What each error means for whoever started us; the first that fits.
 STATUSES: tuple[tuple[tuple[type[BaseException], ...], ExitStatus], ...] = (
-    ((OutputLost, ReplyLost), ExitStatus.OUTPUT_LOST),
+    ((OutputLost, AnswerLost), ExitStatus.OUTPUT_LOST),
     ((ClusterDown, ClusterUnavailable, RequestTimeout, SessionEvicted), ExitStatus.UNAVAILABLE),
     ((TransferFileError, DirectoryUnusable, ClusterUnusable, Misused), ExitStatus.BAD_INPUT),
     ((KeyboardInterrupt,), ExitStatus.INTERRUPTED),

@@ -17,7 +17,7 @@ from client_replies.cluster.vsr.messages import LogEntry
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import checksum128
 
-from .evidence import EvidenceWriter, Execution, Restored
+from .evidence import EvidenceWriter, Executed, Restored
 from .ledger import Outcome, Result
 from .ledger_machine import LedgerMachine
 from .plant import Plant
@@ -80,9 +80,9 @@ class Journal:
         self._writer.close()
 
 
-def _execution(entry: LogEntry, result: Result, checksum: bytes) -> Execution:
+def _execution(entry: LogEntry, result: Result, checksum: bytes) -> Executed:
     request = entry.request
-    return Execution(
+    return Executed(
         op=entry.op,
         client=request.client,
         session=entry.session,

@@ -44,6 +44,7 @@ from client_replies.storage.layout import Layout
 
 from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control_socket import (
+    AskStatus,
     Block,
     ControlSocket,
     CorruptSlot,
@@ -54,7 +55,6 @@ from .control_socket import (
     LoseDisk,
     Partition,
     Question,
-    Status,
 )
 from .damage import damage_slot, lose_directory
 from .descriptors import prepare_descriptors
@@ -100,7 +100,7 @@ class Live(Host):
     def handle(self, question: Question) -> dict[str, object]:
         """Answer a question; what cannot be done is an answer, too."""
         try:
-            return self._status() if isinstance(question, Status) else {"done": self._hurt(question)}
+            return self._status() if isinstance(question, AskStatus) else {"done": self._hurt(question)}
         except (ClusterUnusable, OSError) as error:
             return {"error": str(error)}
 

@@ -60,7 +60,7 @@ POLL_INTERVAL = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunResult:
     """A finished run. `not_done`: the faults that the user asked for and that did not happen."""
 
     checks: tuple[Check, ...]
@@ -85,7 +85,7 @@ class Run:
         self._transfers = directory / "transfers.csv"
         self._totals = Totals([self._evidence(replica) / EVENTS_FILE for replica in range(options.replicas)])
 
-    def run(self) -> Outcome:
+    def run(self) -> RunResult:
         """Start, work, finish, judge. Raises `MembersFailed`."""
         # A copy, so that members and verdict read the very same file whatever happens to the user's.
         shutil.copyfile(self._options.transfers_file, self._transfers)
@@ -233,7 +233,7 @@ class Run:
         """How many slots were damaged without the replicas' knowledge."""
         return 0
 
-    def _judge(self, seconds: float, counters: Mapping[str, int]) -> Outcome:
+    def _judge(self, seconds: float, counters: Mapping[str, int]) -> RunResult:
         directories = [self._directory / name for name in self._replicas]
         evidence = [self._evidence(replica) for replica in range(self._options.replicas)]
         finals = tuple(read_final(directory / FINAL_FILE) for directory in evidence)
@@ -256,7 +256,7 @@ class Run:
             malformed=counters.get("answers_malformed", 0),
         )
         numbers = figures(seconds, answers, found.events, counters)
-        return Outcome(judge(found), numbers, not_done(self._options, numbers))
+        return RunResult(judge(found), numbers, not_done(self._options, numbers))
 
 
 def not_done(options: Options, numbers: Figures) -> tuple[str, ...]:
@@ -290,7 +290,7 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= until
 
 
-def _run(options: Options, progress: ProgressLine) -> Outcome:
+def _run(options: Options, progress: ProgressLine) -> RunResult:
     with run_directory(options.directory, keep=options.keep) as directory:
         with progress:
             outcome = Run(options, directory, progress).run()

@@ -30,7 +30,7 @@ from .harm import Harm
 from .ledger_replica import StartLedgerReplica
 from .options import Options, SoakOptions
 from .report import figure_lines, verdict_lines
-from .run import Outcome, Run
+from .run import Run, RunResult
 from .run_directory import run_directory
 from .terminal import Line, OutputLost, ProgressLine, plain, show
 from .transfers import read_transfers, write_transfers
@@ -88,7 +88,7 @@ class Soak(Run):
     def _corrupted(self) -> int:
         return self._harm.slots_damaged
 
-    def _judge(self, seconds: float, counters: Mapping[str, int]) -> Outcome:
+    def _judge(self, seconds: float, counters: Mapping[str, int]) -> RunResult:
         outcome = super()._judge(seconds, counters)
         return replace(outcome, checks=(*outcome.checks, whole_again(self.harm_done.total(), len(self.recoveries))))
 
@@ -151,7 +151,7 @@ def _soak(chosen: SoakOptions) -> ExitStatus:
     return ExitStatus.DONE if outcome.holds else ExitStatus.REFUSED
 
 
-def soak_lines(run: Soak, outcome: Outcome, seed: int) -> list[Line]:
+def soak_lines(run: Soak, outcome: RunResult, seed: int) -> list[Line]:
     """Figures and verdict."""
     cluster, network = outcome.figures.cluster, outcome.figures.network
     return [

@@ -21,7 +21,7 @@ from pathlib import Path
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HeaderInvalid, checksum128
 
-from .evidence import AnswerSeen, Execution, Final, Journal, Seen
+from .evidence import AnswerSeen, Executed, Final, JournalLines, Seen
 
 _OUTCOME_DONE = 0
 
@@ -32,7 +32,7 @@ class Evidence:
 
     rows: tuple[tuple[str, str, int], ...]
     clients: tuple[int, ...]  # of each session, by the order of the sessions
-    journals: tuple[Journal, ...]
+    journals: tuple[JournalLines, ...]
     finals: tuple[Final, ...]
     slots: tuple[Mapping[int, bytes], ...]
     answers: tuple[AnswerSeen, ...]
@@ -43,15 +43,15 @@ class Evidence:
     malformed: int = 0  # answers that the clients refused: damaged ones, and replies to what they had not asked
 
     @property
-    def history(self) -> tuple[Execution, ...]:
+    def history(self) -> tuple[Executed, ...]:
         """What was executed, by op: from the first replica that executed each, since state syncs leave gaps."""
-        known: dict[int, Execution] = {}
+        known: dict[int, Executed] = {}
         for lines in (*(journal.lines for journal in self.journals), *(journal.undone for journal in self.journals)):
             for line in lines:
                 known.setdefault(line.op, line)
         return tuple(known[op] for op in sorted(known))
 
-    def executed(self, replica: int) -> tuple[Execution, ...]:
+    def executed(self, replica: int) -> tuple[Executed, ...]:
         """What a replica's state rests on: what it executed, and in its gaps what others did."""
         journal = self.journals[replica]
         own = {line.op for line in journal.lines}
@@ -63,7 +63,7 @@ class Evidence:
         return tuple(sorted((*journal.lines, *synced), key=_op)) if synced else journal.lines
 
 
-def _op(line: Execution) -> int:
+def _op(line: Executed) -> int:
     return line.op
 
 

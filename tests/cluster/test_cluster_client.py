@@ -17,6 +17,7 @@ import pytest
 
 from client_replies.cluster.client import (
     Answer,
+    AnswerLost,
     ClusterClient,
     ClusterError,
     ClusterUnavailable,
@@ -24,7 +25,6 @@ from client_replies.cluster.client import (
     OtherProcess,
     PoolExhausted,
     ProtocolError,
-    ReplyLost,
     RequestConflict,
     RequestPending,
     RequestTimeout,
@@ -323,7 +323,7 @@ def test_a_lost_reply_is_raised_and_the_session_goes_on(server: ScriptedServer, 
     """It was executed: its number is used."""
     server.script = [lose]
     server.stand_in.behaviour = StandInBehaves(lose_stored=True)
-    with pytest.raises(ReplyLost) as caught:
+    with pytest.raises(AnswerLost) as caught:
         session.request(OPERATION_ECHO)
     assert caught.value.request == 1
     assert session.request(OPERATION_ECHO).header.request == 2
@@ -744,7 +744,12 @@ def test_a_session_or_client_that_is_copied_is_refused(
 
 @pytest.mark.parametrize(
     "error",
-    [SessionEvicted(Reason.REPLACED, "others took its place"), ReplyLost(7), RequestTimeout("none"), NotCopyable("no")],
+    [
+        SessionEvicted(Reason.REPLACED, "others took its place"),
+        AnswerLost(7),
+        RequestTimeout("none"),
+        NotCopyable("no"),
+    ],
 )
 def test_an_error_can_be_sent_to_another_process(error: ClusterError) -> None:
     """A worker's pool would break with one that cannot be read there."""

@@ -20,8 +20,8 @@ from client_replies.cluster.door.frames import (
     REASON_TEXT_SIZE_MAX,
     TO_CLIENT,
     TO_GATEWAY,
-    Command,
     Frame,
+    FrameKind,
     Reason,
     refused_frame,
     reply_frame,
@@ -59,7 +59,7 @@ FRAMES = {"register": REGISTER, "request": REQUEST, "close": CLOSE, "reply": REP
 EVERY_FRAME = pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
 
 
-def decoder(accepts: frozenset[Command] = BOTH) -> FrameDecoder:
+def decoder(accepts: frozenset[FrameKind] = BOTH) -> FrameDecoder:
     """Give a decoder that takes everything."""
     return FrameDecoder(accepts, BODY_SIZE_MAX)
 
@@ -378,7 +378,7 @@ def test_a_header_is_judged_once_however_its_frame_trickles_in(monkeypatch: pyte
     judged = []
     check = frames.check_header
 
-    def counting(header: bytes, accepts: frozenset[Command], body_size_max: int) -> int:
+    def counting(header: bytes, accepts: frozenset[FrameKind], body_size_max: int) -> int:
         judged.append(header)
         return check(header, accepts, body_size_max)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from client_replies.cluster.client import ClusterError, ReplyLost
+from client_replies.cluster.client import AnswerLost, ClusterError
 from client_replies.cluster.host.cluster_directory import RUNNING_FILE, Shape
 
 from examples.ledger.__main__ import main, parse
@@ -231,7 +231,7 @@ def test_every_error_of_the_library_has_an_exit_status_of_its_kind() -> None:
     kinds = {kind.__name__: exit_status_of(kind.__new__(kind)) for kind in ClusterError.__subclasses__()}
     assert kinds["RequestTimeout"] is kinds["ClusterUnavailable"] is kinds["SessionEvicted"] is ExitStatus.UNAVAILABLE
     assert kinds["ProtocolError"] is kinds["SessionMisused"] is ExitStatus.FAILED
-    assert exit_status_of(ReplyLost(1)) is ExitStatus.OUTPUT_LOST
+    assert exit_status_of(AnswerLost(1)) is ExitStatus.OUTPUT_LOST
 
 
 # Lines of standard input.

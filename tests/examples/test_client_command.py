@@ -192,7 +192,7 @@ def test_a_lost_reply_is_said_to_be_executed(service: Service) -> None:
     service.server.script = [ScriptedServer.serve, lose]
     done = service.client("transfer", "equity", "ada", "5")
     assert done.returncode == ExitStatus.OUTPUT_LOST, done
-    assert done.stderr == "ReplyLost: request 1 was executed, and its reply is lost\n"
+    assert done.stderr == "AnswerLost: request 1 was executed, and its reply is lost\n"
     assert service.is_closed()
 
 

@@ -19,6 +19,7 @@ from examples.ledger.control_socket import (
     CONNECTIONS_MAX,
     QUESTION_SIZE_MAX,
     QUESTION_TIMEOUT_S,
+    AskStatus,
     Block,
     ControlSocket,
     CorruptSlot,
@@ -28,7 +29,6 @@ from examples.ledger.control_socket import (
     LoseDisk,
     Partition,
     Question,
-    Status,
     parse_question,
 )
 
@@ -71,7 +71,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "replica missing": (f'{HURT}"lose-disk"}}'.encode(), "replica"),
 }
 RIGHT: dict[bytes, Question] = {
-    b'{"ask": "status"}': Status(),
+    b'{"ask": "status"}': AskStatus(),
     f'{HURT}"drop-replies", "count": 3}}'.encode(): DropReplies(3),
     f'{HURT}"block", "client": "ff"}}'.encode(): Block("ff"),
     f'{HURT}"corrupt-slot", "replicas": ["0"], "slot": 0}}'.encode(): CorruptSlot(("0",), slot=0),
@@ -148,7 +148,7 @@ def test_a_wrong_question_gets_one_line_that_says_what_was_wrong(door: Door, nam
     assert len(answer["error"]) < 300
     assert "\n" not in answer["error"]
     assert door.asked == []
-    assert door.ask(b'{"ask": "status"}\n') == {"done": "Status"}
+    assert door.ask(b'{"ask": "status"}\n') == {"done": "AskStatus"}
 
 
 def test_every_right_question_comes_out_as_what_was_asked(door: Door) -> None:
@@ -166,7 +166,7 @@ def test_a_line_without_an_end_is_ended(door: Door) -> None:
             door.time = float(second)
             slow.sendall(b"{")
             door.turn()
-            assert door.ask(b'{"ask": "status"}\n') == {"done": "Status"}, "a slow asker delays nobody"
+            assert door.ask(b'{"ask": "status"}\n') == {"done": "AskStatus"}, "a slow asker delays nobody"
         door.time = QUESTION_TIMEOUT_S + 0.1
         door.turn()
         assert ["within 2 s" in said_to(asker)["error"] for asker in (slow, silent)] == [True, True]
@@ -178,7 +178,7 @@ def test_a_line_without_an_end_is_ended(door: Door) -> None:
     with door.connect() as gone:
         gone.sendall(b'{"ask": "status"}\n')
     door.turn()
-    assert door.ask(b'{"ask": "status"}\n') == {"done": "Status"}
+    assert door.ask(b'{"ask": "status"}\n') == {"done": "AskStatus"}
 
 
 def test_many_connections_make_room_for_one_another(door: Door) -> None:
@@ -189,7 +189,7 @@ def test_many_connections_make_room_for_one_another(door: Door) -> None:
             askers.append(stack.enter_context(door.connect()))
             door.turn()
         assert "connections" in said_to(askers[0])["error"]
-        assert door.ask(b'{"ask": "status"}\n') == {"done": "Status"}
+        assert door.ask(b'{"ask": "status"}\n') == {"done": "AskStatus"}
         assert len(door.control._askers) < CONNECTIONS_MAX + 1
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from client_replies.cluster.client import Answer, ClusterClient, ReplyLost, RequestTimeout, RetryPolicy, Session
+from client_replies.cluster.client import Answer, AnswerLost, ClusterClient, RequestTimeout, RetryPolicy, Session
 from client_replies.cluster.host.cluster_directory import CLUSTER_FILE, ClusterUnusable, ask, read_running
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
@@ -348,7 +348,7 @@ def test_a_reply_that_is_damaged_everywhere_is_an_error_and_the_service_goes_on(
         committed_and_unanswered(terminal, session)
         corrupt(terminal, session, "all")
         terminal.hurt("heal")
-        with pytest.raises(ReplyLost):
+        with pytest.raises(AnswerLost):
             session.resume()
         wait_until(lambda: all(one["lost"] == 1 for one in terminal.replicas()), 30.0, "the loss to be known")
         assert [one["slots"]["faulty"] for one in terminal.replicas()] == [1, 1, 1]

@@ -25,7 +25,7 @@ from examples.ledger.evidence import (
     EvidenceInvalid,
     EvidenceWriter,
     Final,
-    Journal,
+    JournalLines,
     Restored,
     Seen,
     SessionOf,
@@ -35,12 +35,12 @@ from examples.ledger.evidence import (
     read_journal,
     read_record,
 )
-from examples.ledger.evidence import Execution as Line
+from examples.ledger.evidence import Executed as Line
 from examples.ledger.journal import Journal as ReplicaJournal
 from examples.ledger.ledger import OPERATION_TRANSFER, Transfer
 from examples.ledger.options import Options, default_damages, default_kills
 from examples.ledger.report import figures, report_json, report_lines
-from examples.ledger.run import Outcome, not_done
+from examples.ledger.run import RunResult, not_done
 from examples.ledger.soak import whole_again
 from examples.ledger.terminal import plain
 from examples.ledger.verdict import CHECKS, Check, CheckResult, Evidence, judge, read_rows
@@ -149,7 +149,7 @@ def with_journal(evidence: Evidence, replica: int, change: Callable[[list[Line]]
     """The evidence with one replica's journal changed."""
     journals = [list(journal.lines) for journal in evidence.journals]
     change(journals[replica])
-    return replace(evidence, journals=tuple(Journal(tuple(journal)) for journal in journals))
+    return replace(evidence, journals=tuple(JournalLines(tuple(journal)) for journal in journals))
 
 
 def with_events(*events: Seen) -> Evidence:
@@ -299,16 +299,16 @@ def unequal_syncs() -> Evidence:
     lines = GOOD.journals[0].lines
     last = lines[-1].op
     journals = (
-        Journal(lines[:4], gaps=((lines[3].op, last),)),
-        Journal(lines[4:], gaps=((0, lines[3].op),)),
-        Journal((), gaps=((0, last),)),
+        JournalLines(lines[:4], gaps=((lines[3].op, last),)),
+        JournalLines(lines[4:], gaps=((0, lines[3].op),)),
+        JournalLines((), gaps=((0, last),)),
     )
     return replace(GOOD, journals=journals)
 
 
 def one_row_each() -> Evidence:
     """There is nothing that could have come out of order."""
-    journals = (Journal(GOOD.journals[0].lines[:4]),) * 3
+    journals = (JournalLines(GOOD.journals[0].lines[:4]),) * 3
     return replace(GOOD, rows=ROWS[:2], journals=journals)
 
 
@@ -325,7 +325,7 @@ NOTHING = Evidence(
     clients=GOOD.clients,
     damages_planned=1,
     kills_planned=1,
-    journals=(Journal(()),) * 3,
+    journals=(JournalLines(()),) * 3,
     finals=(Final(0, {"equity": 0}, "00", (), {}),) * 3,
     slots=({}, {}, {}),
     answers=(),
@@ -435,7 +435,7 @@ def test_a_line_that_no_member_writes_is_refused(tmp_path: Path, line: bytes, wh
     assert why in caught.value.expected
 
 
-def written(path: Path, *lines: Line | int) -> Journal:
+def written(path: Path, *lines: Line | int) -> JournalLines:
     """A journal of these lines; a number is a restart from there, after half a line."""
     for line in lines:
         if isinstance(line, int):
@@ -497,8 +497,8 @@ def test_the_report_says_the_same_in_text_and_in_json() -> None:
     assert (data["passed"], data["broken"], data["not_tried"], data["not_done"]) == (1, 1, 1, [])
     assert [check["result"] for check in data["checks"]] == ["passed", "broken", "not tried"]
     assert json.loads(report_json(checks[:1], numbers))["verdict"] is True
-    assert Outcome(checks[::2], numbers).holds, "what was not tried is not broken"
-    assert not Outcome(checks, numbers).holds
+    assert RunResult(checks[::2], numbers).holds, "what was not tried is not broken"
+    assert not RunResult(checks, numbers).holds
 
 
 def options(**chosen: Any) -> Options:
@@ -529,7 +529,7 @@ def test_a_fault_that_was_asked_for_and_did_not_happen_is_an_error() -> None:
     missed = not_done(options(asked=frozenset({"--damage", "--kill"})), numbers)
     assert missed == ("--damage 2: 1 of 2 happened; give more transfers, or a lower number",)
     checks = (Check("one", CheckResult.PASSED, "fine"),)
-    assert not Outcome(checks, numbers, missed).holds
+    assert not RunResult(checks, numbers, missed).holds
     text = "\n".join(map(plain, report_lines(checks, numbers, missed)))
     assert f"NOT DONE  {missed[0]}" in text
     assert text.endswith("verdict: 1 of 1 checks passed, 1 requested kind of fault not done")

@@ -28,8 +28,8 @@ from client_replies.cluster.door.frames import (
     READ_SIZE,
     TO_CLIENT,
     TO_GATEWAY,
-    Command,
     Frame,
+    FrameKind,
     Reason,
     refused_frame,
     reply_frame,
@@ -151,7 +151,7 @@ class Mutator:
             if end - inner >= HEADER_SIZE and self.random.random() < 0.5:
                 data[inner + 16 : inner + 32] = checksum128(data[inner + HEADER_SIZE : end])
                 data[inner : inner + 16] = checksum128(data[inner + 16 : inner + HEADER_SIZE])
-            if data[at + 120] == Command.REQUEST and self.random.random() < 0.9:
+            if data[at + 120] == FrameKind.REQUEST and self.random.random() < 0.9:
                 fields = data[at + 48 : at + 80] + data[at + 96 : at + 108] + data[at + 121 : at + 122]
                 data[at + 80 : at + 96] = checksum128(fields + data[inner:end])
             data[at + 32 : at + 48] = checksum128(data[inner:end])
@@ -185,7 +185,7 @@ def check_stream(data: bytes, pieces: Iterator[bytes]) -> Outcome:
         if not data.startswith(b"".join(frame.packed for frame in frames)):
             raise AssertionError("frames that are not in the stream")
         for frame in frames:
-            if unpack_frame(frame.packed, frozenset({Command(frame.command)}), BODY_SIZE_MAX) != frame:
+            if unpack_frame(frame.packed, frozenset({FrameKind(frame.command)}), BODY_SIZE_MAX) != frame:
                 raise AssertionError("a frame that decodes to another one by itself")
             operation = {1: "register", OPERATION_CLOSE: "close", 0: ""}.get(frame.operation, "other")
             outcome.append(f"{frame.command}.{operation}.{frame.reason}")
@@ -195,7 +195,7 @@ def check_stream(data: bytes, pieces: Iterator[bytes]) -> Outcome:
     return frozenset(f"{first} {second}" for first, second in itertools.pairwise(outcome))
 
 
-def decode(pieces: Iterator[bytes], accepts: frozenset[Command]) -> tuple[list[Frame], str]:
+def decode(pieces: Iterator[bytes], accepts: frozenset[FrameKind]) -> tuple[list[Frame], str]:
     """The frames in the stream, and the name of its error: there is one unless it ends between two frames."""
     decoder = FrameDecoder(accepts, BODY_SIZE_MAX)
     frames: list[Frame] = []

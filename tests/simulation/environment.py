@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from client_replies.actors.thespian.environment import Done, Environment, Executor, Outcome, Timer
+from client_replies.actors.thespian.environment import Completed, Done, Environment, Executor, Timer
 from client_replies.messages.faults import InvariantBroken
 from client_replies.messages.leases import MemoryName
 from client_replies.storage.shared_memory import PoolMemory
@@ -45,7 +45,7 @@ class SimExecutor(Executor):
         self._disk = disk
         self._fileno = fileno
         self._lanes: dict[str, deque[Job]] = {}
-        self._finished: deque[tuple[Done, Outcome]] = deque()
+        self._finished: deque[tuple[Done, Completed]] = deque()
         self._devices: list[SimDevice] = []
         self._closed = False
         process.ready[fileno] = lambda: bool(self._finished)
@@ -79,15 +79,15 @@ class SimExecutor(Executor):
             system.at(self._disk.latency(lane), self._finish, lane)
         system.descriptor_ready(self._process)
 
-    def _run(self, job: Job) -> Outcome:
+    def _run(self, job: Job) -> Completed:
         previous, self._system.current = self._system.current, self._process
         self._disk.on_open = self._devices.append
         try:
-            return Outcome(job.function(), None)
+            return Completed(job.function(), None)
         except InvariantBroken as error:
             raise ProcessDied(self._process, error) from error
         except Exception as error:
-            return Outcome(None, error)
+            return Completed(None, error)
         finally:
             self._disk.on_open = None
             self._system.current = previous

@@ -12,7 +12,7 @@ from client_replies.messages.faults import FaultKind, SlotFault
 from client_replies.storage.client_sessions import ClientSessions
 from client_replies.storage.data_file import DataFile
 from client_replies.storage.device import FileDisk
-from client_replies.storage.inspection import Inspection, SlotState, inspect
+from client_replies.storage.inspection import Inspection, SlotContents, inspect
 from client_replies.storage.layout import SUPERBLOCK_COPIES, Layout, sectors_size
 from client_replies.storage.memory_disk import MemoryDevice, MemoryFile
 
@@ -67,12 +67,12 @@ def test_a_whole_file_has_no_damage(contents: bytes) -> None:
     assert [copy.problem for copy in found.copies] == [""] * SUPERBLOCK_COPIES
     assert [(table.trailer.op, table.sessions) for table in found.tables] == [(10, len(BODIES)), (3, 0)]
     assert {slot.slot: slot.state for slot in found.slots} == {
-        0: SlotState.WHOLE,
-        1: SlotState.WHOLE,
-        2: SlotState.NO_BODY,
-        3: SlotState.NEWER,
-        4: SlotState.WHOLE,
-        5: SlotState.UNUSED,
+        0: SlotContents.WHOLE,
+        1: SlotContents.WHOLE,
+        2: SlotContents.NO_BODY,
+        3: SlotContents.NEWER,
+        4: SlotContents.WHOLE,
+        5: SlotContents.UNUSED,
     }
 
 
@@ -107,7 +107,7 @@ def test_five_hundred_damaged_files_are_told_by_the_part_that_was_hit(contents: 
         assert all(text.startswith(start) for text, start in zip(damage, expected, strict=True)), (at, damage)
         if part == "table":
             # The table of the checkpoint before is in use, which knows no session: all that is in the slots is newer.
-            newer = [one.slot for one in found.slots if one.state is SlotState.NEWER]
+            newer = [one.slot for one in found.slots if one.state is SlotContents.NEWER]
             assert newer == [1, 3, 4]
     assert min(hit.values()) > 10, hit
 
@@ -117,7 +117,7 @@ def test_a_damaged_slot_says_how(contents: bytes, config: RepliesConfig) -> None
     damaged = bytearray(contents)
     damaged[Layout.of(config).slot_offset(1) + 3000] ^= 1
     slot = inspected(damaged).slots[1]
-    assert (slot.state, slot.fault) == (SlotState.DAMAGED, SlotFault.BODY_CORRUPT)
+    assert (slot.state, slot.fault) == (SlotContents.DAMAGED, SlotFault.BODY_CORRUPT)
     assert slot.header == make_reply(2, session=3, request=1, op=4, body=BODIES[1]).header.pack()
 
 

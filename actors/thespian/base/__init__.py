@@ -30,7 +30,7 @@ from .hosts import (
     TransportError,
 )
 from .processes import AdminPortInUse, SystemDidNotStop, SystemFailure, adopt_process
-from .streams import FRAME_SIZE_MAX, FrameTooLarge
+from .streams import FRAME_SIZE_MAX, MessageTooLarge
 from .unix_base import UNIX_BASE
 
 __all__ = [
@@ -41,10 +41,10 @@ __all__ = [
     "UNIX_BASE",
     "AddressNotUsable",
     "AdminPortInUse",
-    "FrameTooLarge",
     "Hosts",
     "KeyMissing",
     "KeyTooShort",
+    "MessageTooLarge",
     "PortsInUse",
     "SystemDidNotStop",
     "SystemFailure",

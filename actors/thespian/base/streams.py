@@ -52,7 +52,7 @@ _log = get_logger("base")
 _large_classes: set[type] = set()
 
 
-class FrameTooLarge(Exception):
+class MessageTooLarge(Exception):
     """A message that no process would take. Thespian gives it back to its sender as a PoisonMessage."""
 
     def __init__(self, size: int) -> None:
@@ -82,7 +82,7 @@ def pickled(message: object) -> tuple[Parts, int]:
         if size > SMALL_SIZE:
             _large_classes.add(kind)
     if size > FRAME_SIZE_MAX:
-        raise FrameTooLarge(size)
+        raise MessageTooLarge(size)
     return parts, size
 
 

@@ -9,7 +9,7 @@ from select import select
 
 import pytest
 
-from client_replies.actors.thespian.environment import DescriptorTimer, Outcome, ThreadExecutor
+from client_replies.actors.thespian.environment import Completed, DescriptorTimer, ThreadExecutor
 
 TIMEOUT_S = 30.0
 
@@ -30,7 +30,7 @@ def collected(executor: ThreadExecutor) -> None:
 
 def test_a_short_function_runs_at_once_and_is_handed_over_when_collected(executor: ThreadExecutor) -> None:
     """Without a thread; its outcome comes in `collect`, as any other."""
-    outcomes: list[Outcome] = []
+    outcomes: list[Completed] = []
     executor.submit("write", threading.get_ident, outcomes.append, short=True)
     assert outcomes == []
     executor.collect()
@@ -64,7 +64,7 @@ def test_a_short_function_waits_for_nothing_that_runs(executor: ThreadExecutor) 
 
 def test_a_short_function_that_fails_says_so_in_its_outcome(executor: ThreadExecutor) -> None:
     """Nothing leaves `submit`."""
-    outcomes: list[Outcome] = []
+    outcomes: list[Completed] = []
 
     def fail() -> None:
         raise ValueError("no")

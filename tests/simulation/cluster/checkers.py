@@ -26,8 +26,8 @@ from client_replies.cluster.door.frames import (
     OPERATION_CLOSE,
     REPLY_SIZE_MAX,
     TO_CLIENT,
-    Command,
     Frame,
+    FrameKind,
     Reason,
     unpack_frame,
 )
@@ -245,7 +245,7 @@ class ClusterCheckers(Checkers):
             self._left(index, item)
 
     def _said_to_gateway(self, index: int, frame: Frame) -> None:
-        if frame.command == Command.REPLY:
+        if frame.command == FrameKind.REPLY:
             self._answered(index, AnswerClient(frame.client, frame.view, frame.body))
         elif frame.reason in REFUSALS:
             self._refused(RefuseClient(frame.client, frame.view, frame.session, frame.request, REFUSALS[frame.reason]))

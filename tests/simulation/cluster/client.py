@@ -15,10 +15,10 @@ from thespian.actors import Actor, ActorAddress, WakeupMessage
 
 from client_replies.cluster.client import (
     Answer,
+    AnswerLost,
     ClusterClient,
     ClusterError,
     ClusterUnavailable,
-    ReplyLost,
     RequestConflict,
     RequestTimeout,
     RetryPolicy,
@@ -339,7 +339,7 @@ class ClusterClientActor(Actor):
             self.world.checkers.session_ended(self._refused(asked, Reason[error.reason.name]))
             self._asked = None
             self._over()
-        elif isinstance(error, ReplyLost):
+        elif isinstance(error, AnswerLost):
             self.world.checkers.reply_lost_told(self._refused(asked, Reason.REPLY_LOST))
             self._asked = None
         elif isinstance(error, RequestConflict) and asked.body == OTHER_CONTENT:
