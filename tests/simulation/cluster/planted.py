@@ -229,7 +229,7 @@ GATEWAY = (
         "client",
         "a refusal of an earlier view is believed",
         (Call, "_refused", "if reason in BY_REPLICAS and", "if False and reason in _BY_REPLICAS and"),
-        (Forwarding, "_route", "if frame.command == Command.REFUSED and waiting.target != replica:", "if False:"),
+        (Forwarding, "_route", "if frame.command == FrameKind.REFUSED and waiting.target != replica:", "if False:"),
     ),
     _bug(
         "client",
