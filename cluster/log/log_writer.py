@@ -52,7 +52,3 @@ class LogWriter:
             self._failed(str(outcome.error))
             return
         self._written(tuple(effect.number for effect in batch))
-
-    def close(self) -> None:
-        """Let another owner open the store."""
-        self._store.close()

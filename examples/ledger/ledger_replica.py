@@ -18,7 +18,8 @@ from thespian.actors import ActorAddress
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.component_actor import Handler
 from client_replies.cluster.control import Sender, StartReplica
-from client_replies.cluster.replica.replica import Parts, ReplicaActor
+from client_replies.cluster.replica.lifecycle import Parts
+from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.messages.faults import InvariantBroken
 
 from .damage import NO_MOMENTS, MomentsPlan
@@ -102,13 +103,13 @@ class LedgerReplica(ReplicaActor):
             self._tell_faults(message.request)
 
     def _tell_faults(self, request: int) -> None:
-        if self._start is None or self._script is None or self._hurts is None:
+        if self._hurts is None:
             return
         done = HurtDone(
             request=request,
-            name=self._start.name,
+            name=self.name,
             pid=self.machine.pid(),
             version=self._hurts.version,
             drop_answers=self._hurts.drop_answers_told(),
         )
-        self.send(self._script, done)
+        self.send(self.script, done)

@@ -26,13 +26,12 @@ from client_replies.actors.thespian.system import (
     processes_of,
     running_system,
 )
-from client_replies.cluster.control import GetProgress, Progress
+from client_replies.cluster.control import GetProgress, Progress, replica_name
 from client_replies.cluster.door.gateway import GatewayStatus, GetGatewayStatus
 from client_replies.cluster.durable_files import replace_file
 from client_replies.cluster.host.failure import MembersFailed
 from client_replies.cluster.host.gateway_keeper import GATEWAY, GatewayKeeper
 from client_replies.cluster.host.members import Members, is_living, is_stopped, kill, on_machine
-from client_replies.cluster.replica.replica import DATA_FILE, replica_name
 from client_replies.messages.replies import GetStatus, RepliesStatus
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
@@ -46,7 +45,7 @@ from .cluster_directory import (
     opened,
     whole_number,
 )
-from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
+from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, DATA_FILE, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control_socket import (
     Block,
     ControlSocket,

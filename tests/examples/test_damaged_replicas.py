@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from client_replies.cluster.replica.replica import NO_MAJORITY
+from client_replies.cluster.replica.starting import NO_MAJORITY
 
 from examples.ledger.cluster_directory import ask
 from tests.examples.hostile import NOBODY, Cluster, eventually

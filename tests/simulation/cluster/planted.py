@@ -21,8 +21,9 @@ from client_replies.cluster.client.call import Call
 from client_replies.cluster.door.forwarding import Forwarding
 from client_replies.cluster.door.gateway import GatewayActor
 from client_replies.cluster.log.log_writer import LogWriter
-from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.cluster.replica.replica_replies import Replies
+from client_replies.cluster.replica.starting import Opening
+from client_replies.cluster.replica.taking_part import TakingPart
 from client_replies.cluster.vsr import checkpoint, clients, normal, recovery, sync, view_change
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.execution import Execution
@@ -160,7 +161,7 @@ SEAM = (
     _bug(
         "recovery",
         "a replica that lost its disk votes at once",
-        (ReplicaActor, "_open_store", "voting=message.fresh", "voting=True"),
+        (Opening, "_open_store", "voting=setup.fresh", "voting=True"),
     ),
     _bug(
         "log",
@@ -242,7 +243,7 @@ GATEWAY = (
         "gateway",
         "a view is followed although it has not begun",
         (clients, "_on_request", "core.primary if core.status is Status.NORMAL else None", "core.primary"),
-        (ReplicaActor, "_advance", "vsr.core.primary if knows else PRIMARY_UNKNOWN", "vsr.core.primary"),
+        (TakingPart, "_flush", "core.primary if knows else PRIMARY_UNKNOWN", "core.primary"),
     ),
     _bug(
         "gateway",
