@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 from thespian.actors import ActorAddress
 
-from client_replies.messages.message import (
-    U8_MAX,
-)
+from client_replies.cluster.vsr.effects import AnswerClient, RedirectClient, RefuseClient
+from client_replies.messages.message import U8_MAX
 from client_replies.messages.reply_header import CHECKSUM_SIZE
 
 from .forwarding_messages import (
@@ -124,47 +123,47 @@ class GatewayPort:
             self._routes.popitem(last=False)
         return frames
 
-    def reply(self, reply: bytes, *, view: int, repeated: bool) -> None:
-        """The client gets this packed reply; `repeated` if it was stored before. Raises a `FrameInvalid`."""
-        self.answer(reply_frame(reply, view=view, primary=self.replica, repeated=repeated))
+    def reply(self, effect: AnswerClient) -> None:
+        """The client gets its reply. Raises a `FrameInvalid`."""
+        frame = reply_frame(effect.reply, view=effect.view, primary=self.replica, repeated=effect.repeated)
+        self.answer(frame)
 
-    def refuse(self, reason: Reason, *, client: int, session: int, request: int | None, view: int) -> None:
+    def refuse(self, effect: RefuseClient) -> None:
         """The client's request gets no reply; without a request it is the session that is over."""
         checksum = bytes(CHECKSUM_SIZE)
-        if request is not None:
-            route = self._routes.get(client)
-            if route is None or (route.session, route.request) != (session, request):
+        if effect.number is not None:
+            route = self._routes.get(effect.client)
+            if route is None or (route.session, route.request) != (effect.session, effect.number):
                 self.counters["refusals_nobody_waits_for"] += 1
                 return
             checksum = route.checksum
-        self.answer(
-            refused_frame(
-                reason,
-                cluster=self.cluster,
-                client=client,
-                session=session,
-                request=request or 0,
-                checksum=checksum,
-                view=view,
-                primary=self.replica,
-            )
+        frame = refused_frame(
+            Reason[effect.reason.name],
+            cluster=self.cluster,
+            client=effect.client,
+            session=effect.session,
+            request=effect.number or 0,
+            checksum=checksum,
+            view=effect.view,
+            primary=self.replica,
         )
+        self.answer(frame)
 
-    def redirect(self, *, client: int, view: int, primary: int) -> None:
+    def redirect(self, effect: RedirectClient) -> None:
         """What the client asked last is for another replica."""
-        route = self._routes.get(client)
+        route = self._routes.get(effect.client)
         if route is not None:
-            refused = refused_frame(
+            frame = refused_frame(
                 Reason.NOT_PRIMARY,
                 cluster=self.cluster,
-                client=client,
+                client=effect.client,
                 session=route.session,
                 request=route.request,
                 checksum=route.checksum,
-                view=view,
-                primary=primary,
+                view=effect.view,
+                primary=PRIMARY_UNKNOWN if effect.replica is None else effect.replica,
             )
-            self.answer(refused)
+            self.answer(frame)
 
     def answer(self, frame: Frame) -> None:
         """Queue a frame for its client; without a way to it the client asks again, or asks another replica."""

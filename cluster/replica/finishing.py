@@ -37,11 +37,6 @@ class Finishing:
         self._asked: Finish | None = None
         self._wait = 0  # the port's number
 
-    @property
-    def is_closing(self) -> bool:
-        """True once nothing may be asked of the port any more."""
-        return self.stage in (Stage.CLOSING, Stage.CLOSED)
-
     def ask(self, message: Finish) -> None:
         """Finish as asked: a closing replaces what does not close, and nothing replaces a closing."""
         if self._asked is None or (message.close and not self._asked.close):

@@ -12,16 +12,15 @@ states before it were given. `ReplicaStops` leads from any state to stopped, and
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from thespian.actors import ActorAddress
 
 from client_replies.actors.owner.port_events import PortEvent, PortFailed
 from client_replies.actors.owner.replies_port import RepliesPort
-from client_replies.cluster.control import StartReplica
+from client_replies.cluster.control import Join, ReplicaStopped, StartReplica
 from client_replies.cluster.door.gateway_port import GatewayPort
 from client_replies.cluster.vsr.execution import StateMachine
 from client_replies.messages.message import Message
@@ -34,26 +33,13 @@ if TYPE_CHECKING:
     from .replica import ReplicaActor
 
 TICK = 0.02  # seconds, while something waits
+END_DELAY = 1.0  # seconds that a replica which stopped leaves its supervisor to hear why and to end it
 
 Handles = Mapping[type, Callable[[Any, Any, ActorAddress], None]]
 
 
 class ReplicaStops(BaseException):
     """The replica cannot go on; the reason is for its supervisor. No `Exception`: nothing on the way may go on."""
-
-
-def stop(reason: str) -> NoReturn:
-    """The replica cannot go on."""
-    raise ReplicaStops(reason)
-
-
-@contextlib.contextmanager
-def os_error_stops(what: str) -> Iterator[None]:
-    """What the operating system refuses within is the reason why the replica stops."""
-    try:
-        yield
-    except OSError as error:
-        raise ReplicaStops(f"{what}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +98,6 @@ class Started(State):
 
     def advance(self) -> None:
         """Do what has become possible."""
-        self.take_events()
-
-    def take_events(self) -> None:
-        """Take what the port notifies the replica of."""
         while events := self.port.take_events():
             for event in events:
                 self.port_event(event)
@@ -124,3 +106,24 @@ class Started(State):
         """Without its component, or the component's disk, a replica is none."""
         if isinstance(event, PortFailed | StorageFailed):
             raise ReplicaStops(str(event.fault))
+
+
+@dataclass(eq=False)
+class Stopped(State):
+    """The replica says why it cannot go on, and ends its process like any other crash: its supervisor knows those."""
+
+    reason: str
+
+    def enter(self) -> None:
+        replica = self.replica
+        replica.log.critical("replica_stops", replica=replica.name, reason=self.reason)
+        self._answer = ReplicaStopped(name=replica.name, pid=replica.machine.pid(), reason=self.reason)
+        self._since = replica.environment.monotonic()
+        replica.send(replica.script, self._answer)
+
+    def receive(self, message: object, sender: ActorAddress) -> None:
+        """End the process if it is time, whatever woke the replica, or say why again."""
+        if self.replica.environment.monotonic() - self._since > END_DELAY:
+            self.replica.machine.end()
+        elif isinstance(message, StartReplica | Join):
+            self.replica.send(sender, self._answer)

@@ -1,7 +1,7 @@
 """One replica as an actor: the door. It hands each message to the state that the replica is in.
 
 Guarantees: only the script that started the replica commands it, and only members at the addresses that the script told
-are heard. Whatever `OSError` a handler lets out stops the replica.
+are heard. An `OSError` or `LogStoreError` that a handler lets out stops the replica, and is the reason that it gives.
 
 Limits: a replica does not go on without its log or its component. It stops, and its supervisor starts it again.
 
@@ -23,16 +23,16 @@ from client_replies.actors.thespian.component_actor import ComponentActor, Handl
 from client_replies.cluster.control import Finish, GetProgress, Join, Sender, StartReplica
 from client_replies.cluster.door.forwarding_messages import ForwardRequests
 from client_replies.cluster.door.gateway_port import GatewayPort
+from client_replies.cluster.log.log_store import LogStoreError
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.execution import StateMachine
 from client_replies.messages.peers import GetReplies
 from client_replies.messages.protocol import Party
 
-from .lifecycle import Parts, ReplicaStops, State, os_error_stops
+from .lifecycle import END_DELAY, Parts, ReplicaStops, State, Stopped
 from .machine import Machine
 from .network import Envelope, Network
 from .starting import Waiting
-from .stopped import END_DELAY, Stopped
 from .taking_part import TakingPart
 
 HEARTBEATS = 5  # in the time after which a silent primary is given up
@@ -139,8 +139,10 @@ class ReplicaActor(ComponentActor):
         return ThespianWatch([self._timer.fileno()])
 
     def _work(self, message: object, sender: ActorAddress) -> None:
-        with os_error_stops(type(message).__name__):
+        try:
             super()._work(message, sender)
+        except (LogStoreError, OSError) as error:
+            raise ReplicaStops(str(error)) from error
 
     def start(self, message: StartReplica, sender: ActorAddress) -> None:
         """Begin, or say that the beginning ended well."""

@@ -18,14 +18,14 @@ from client_replies.actors.component.lifecycle import NOBODY
 from client_replies.actors.owner.port_events import PORT_MESSAGES, PortEvent, PortFailed
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.cluster.control import Join, ReplicaStarted, StartReplica
-from client_replies.cluster.log.log_store import LogStore, LogStoreError, StoreDamaged, StoreIdentity, StoreMissing
+from client_replies.cluster.log.log_store import LogStore, StoreDamaged, StoreIdentity, StoreMissing
 from client_replies.cluster.vsr.durable import StoredLog
 from client_replies.cluster.vsr.replica import Replica, RestartImpossible
 from client_replies.messages.config import OpenMode
 from client_replies.messages.faults import Fault, FaultClass
 from client_replies.messages.replies import RepliesOpened
 
-from .lifecycle import TICK, ReplicaStops, Started, State, os_error_stops
+from .lifecycle import TICK, ReplicaStops, Started, State
 from .taking_part import TakingPart
 
 NO_MAJORITY = "left as it is while no majority of the replicas votes without this one"
@@ -39,8 +39,7 @@ class Waiting(State):
         replica.name, replica.script = message.name, sender
         # First of all: a child inherits what is open when it is made.
         component = replica.component = replica.create_child(ClientRepliesActor)
-        with os_error_stops("its directory"):
-            replica.machine.make_directory(message.directory)
+        replica.machine.make_directory(message.directory)
         port = RepliesPort(
             owner=environment.unique(),
             send=lambda request: replica.send(component, request),
@@ -90,8 +89,6 @@ class Opening(Started):
             stored = store.load()
         except StoreDamaged as error:
             _give_up(self, self.setup.directory, str(error))
-        except LogStoreError as error:
-            raise ReplicaStops(str(error)) from error
         answer = ReplicaStarted(name=self.setup.name, replies=self._address, pid=replica.machine.pid())
         replica.become(Joining(replica, self.setup, self.port, self.parts, answer, store, stored, opened))
 
@@ -146,8 +143,10 @@ def _give_up(state: Started, path: str, reason: str) -> NoReturn:
     """What is there is damaged: go on without it in the next life, if the others can do without it."""
     if not state.setup.rebuild:
         raise ReplicaStops(f"{reason}; {NO_MAJORITY}")
-    with os_error_stops(f"{reason}; it cannot be set aside"):
+    try:
         aside = state.replica.machine.set_aside(path)
+    except OSError as error:
+        raise ReplicaStops(f"{reason}; it cannot be set aside: {error}") from error
     raise ReplicaStops(f"{reason}; set aside as {aside}")
 
 

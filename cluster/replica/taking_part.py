@@ -27,7 +27,6 @@ from client_replies.cluster.control import (
     StartReplica,
     replica_name,
 )
-from client_replies.cluster.door import frames
 from client_replies.cluster.door.forwarding_messages import ForwardRequests, request_of
 from client_replies.cluster.door.frames import PRIMARY_UNKNOWN
 from client_replies.cluster.log.log_store import LogStore
@@ -45,7 +44,7 @@ from client_replies.cluster.vsr.replica import Replica
 from client_replies.messages.message import MessageInvalid
 
 from .finishing import Finishing, Stage
-from .lifecycle import TICK, Started, stop
+from .lifecycle import TICK, Started
 from .network import Envelope
 from .replica_replies import Replies
 
@@ -64,7 +63,7 @@ class TakingPart(Started):
     joined: Join
 
     def __post_init__(self) -> None:
-        self._log = LogWriter(self.store, self.replica.executor(), self._written, stop)
+        self._log = LogWriter(self.store, self.replica.executor(), self._written)
         self._replies = Replies(self.port, self._input, self.parts.observer)
         self._finishing = Finishing(self.vsr.core, self.port, self.parts.observer)
         self._peers_known: tuple[tuple[int, ActorAddress], ...] = ()
@@ -170,7 +169,6 @@ class TakingPart(Started):
             self._carry_out(getattr(self.vsr, name)(*args, self._now()))
 
     def _carry_out(self, effects: list[Effect]) -> None:
-        gateways = self.parts.gateways
         for effect in effects:
             match effect:
                 case SendMessage():
@@ -179,25 +177,18 @@ class TakingPart(Started):
                 case WriteLog():
                     self._log.add(effect)
                 case AnswerClient():
-                    gateways.reply(effect.reply, view=effect.view, repeated=effect.repeated)
+                    self.parts.gateways.reply(effect)
                 case RefuseClient():
-                    gateways.refuse(
-                        frames.Reason[effect.reason.name],
-                        client=effect.client,
-                        session=effect.session,
-                        request=effect.number,
-                        view=effect.view,
-                    )
+                    self.parts.gateways.refuse(effect)
                 case RedirectClient():
-                    primary = PRIMARY_UNKNOWN if effect.replica is None else effect.replica
-                    gateways.redirect(client=effect.client, view=effect.view, primary=primary)
+                    self.parts.gateways.redirect(effect)
                 case _:
                     self._replies.carry_out(effect)
 
     # What has become possible.
 
     def advance(self) -> None:
-        self.take_events()
+        super().advance()
         core = self.vsr.core
         if self.port.ready != self._was_ready:
             self._was_ready = self.port.ready
@@ -208,7 +199,7 @@ class TakingPart(Started):
             self.parts.network.flush(now)
             self._log.flush()
             self._input("execute")
-        if not self._finishing.is_closing:
+        if self.port.is_open:
             self._meet_peers()
         self._finishing.advance()
         self.parts.observer.flush(core)

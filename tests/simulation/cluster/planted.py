@@ -170,7 +170,7 @@ SEAM = (
             LogWriter,
             "flush",
             "lambda outcome: self._done(batch, outcome))",
-            "lambda outcome: setattr(self, '_busy', False)); [self._written(effect.number) for effect in batch]",
+            "lambda outcome: setattr(self, '_busy', False)); self._written(tuple(effect.number for effect in batch))",
         ),
     ),
     _bug(
