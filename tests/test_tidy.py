@@ -12,7 +12,7 @@ LAYERS = ("messages", "storage", "actors", "cluster", "examples")
 SHIPPED = LAYERS[:4]
 FACE = "client_replies"
 # The rooms of the cluster, in the order of dependence.
-CLUSTER_ROOMS = ("protocol", "durable_files", "control", "vsr", "log", "door", "replica", "host", "client")
+CLUSTER_ROOMS = ("protocol", "durable_files", "control", "window", "vsr", "log", "door", "replica", "host", "client")
 FOLDERS = (*LAYERS, FACE, "benchmarks", "tests", "tools")
 DOCSTRING_LINES_MAX = 25
 FUNCTION_LINES_MAX = 70

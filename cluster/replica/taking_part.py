@@ -117,7 +117,7 @@ class TakingPart(Started):
 
     def envelope(self, message: Envelope, sender: ActorAddress) -> None:
         """Take what another member said."""
-        for item in self.parts.network.receive(message):
+        for item in self.parts.network.receive(message, self.replica.environment.monotonic()):
             self._carry_out(self.vsr.receive(item, self._now()))
         self.advance()
 
