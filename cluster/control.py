@@ -138,6 +138,11 @@ class FinishState(Message):
     waiting_for: str
 
 
+def replica_name(replica: int) -> str:
+    """The name by which the members know a replica."""
+    return f"replica-{replica}"
+
+
 def may_lose_disk(replica: str, voters: Iterable[str], replicas: int) -> bool:
     """True if those that vote are a majority without this replica: only then may what is on its disk be given up."""
     return len(set(voters) - {replica}) > replicas // 2

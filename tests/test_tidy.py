@@ -17,6 +17,7 @@ CLUSTER_ROOMS = (
     "protocol",
     "durable_files",
     "control",
+    "window",
     "vsr",
     "log",
     "door",
@@ -34,13 +35,11 @@ CLASS_LINES_MAX = 350
 LONG_MODULES = frozenset(
     {
         "actors/thespian/base/transport.py",
-        "cluster/replica/replica.py",
     }
 )
 LONG_CLASSES = frozenset(
     {
         "actors/thespian/base/transport.py:Transport",
-        "cluster/replica/replica.py:ReplicaActor",
     }
 )
 VSR = "cluster/vsr"

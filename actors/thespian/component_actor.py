@@ -111,10 +111,7 @@ class ComponentActor(Actor):
     def receiveMessage(self, message: object, sender: ActorAddress) -> ThespianWatch | None:
         """Thespian's entry: dispatch, then everything that has become due."""
         try:
-            self._dispatch(message, sender)
-            if self._executor is not None:
-                self._executor.collect()
-            self._look_at_clock()
+            self._work(message, sender)
         except Exception as error:
             self.log.critical("bug", actor=type(self).__name__, message=type(message).__name__, exc_info=True)
             raise InvariantBroken(f"{type(self).__name__} failed on {type(message).__name__}: {error!r}") from error
@@ -123,6 +120,12 @@ class ComponentActor(Actor):
             raise
         filenos = self._filenos()
         return ThespianWatch(filenos) if filenos else None
+
+    def _work(self, message: object, sender: ActorAddress) -> None:
+        self._dispatch(message, sender)
+        if self._executor is not None:
+            self._executor.collect()
+        self._look_at_clock()
 
     def _dispatch(self, message: object, sender: ActorAddress) -> None:
         handler = self._handlers.get(type(message))

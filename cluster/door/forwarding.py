@@ -22,7 +22,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 
+from client_replies.cluster.window import Window
 from client_replies.messages.config import Pause
 from client_replies.messages.message import U64, Number
 from client_replies.messages.reply_header import CHECKSUM_SIZE
@@ -80,15 +82,10 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Link:
-    """The way to one replica. `sent_at`: since when nothing was confirmed, while a batch or a question waits for it."""
+    """The way to one replica. A question is not numbered, but the window's clock runs for it, too."""
 
     queue: deque[Key] = field(default_factory=deque)
-    number: int = 0
-    confirmed: int = 0
-    taken: int = 0
-    owed: int = 0  # batches of the replica that are not confirmed
-    owed_since: float = 0.0
-    sent_at: float | None = None
+    window: Window = field(default_factory=Window)
     heard_at: float = float("-inf")
     is_silent: bool = False
     probe_at: float = 0.0
@@ -217,18 +214,18 @@ class Forwarding:
                 continue
             batch = self._batch(replica, link) if self._has_room(link) else ()
             asks = not batch and self._asks(link, now)
+            window = link.window
             if batch:
-                link.number += 1
-            elif not asks and not self._owes(link, now):
+                window.send(now)
+            elif asks:
+                window.since = now
+            elif window.owed < ANSWER_BATCHES_MAX and now < window.owed_at:
                 continue
-            if link.sent_at is None and (batch or asks):
-                link.sent_at = now
             if link.is_silent:
                 link.probe_pause = min(self.limits.probe_max_s, 2.0 * link.probe_pause)
                 link.probe_at = now + link.probe_pause
-            link.owed = 0
             message = ForwardRequests(
-                gateway=self.gateway, number=link.number, taken=link.taken, requests=batch, asks=asks
+                gateway=self.gateway, number=window.sent, taken=window.settle(), requests=batch, asks=asks
             )
             messages.append((replica, message))
         return messages
@@ -236,18 +233,14 @@ class Forwarding:
     @staticmethod
     def _has_room(link: _Link) -> bool:
         """Another batch may be in flight; a silent replica gets one at a time."""
-        return link.sent_at is None or (not link.is_silent and link.number - link.confirmed < REQUEST_BATCHES_MAX)
+        window = link.window
+        return window.since == inf or (not link.is_silent and window.in_flight < REQUEST_BATCHES_MAX)
 
     def _asks(self, link: _Link, now: float) -> bool:
         """A silent replica is asked whether it is there; any other, while requests wait, whether its view is new."""
-        if link.sent_at is not None:
+        if link.window.since < inf:
             return False
         return link.is_silent or (bool(self._waiting) and now - link.heard_at >= self.limits.ask_interval_s)
-
-    @staticmethod
-    def _owes(link: _Link, now: float) -> bool:
-        """A confirmation cannot wait for requests: the replica may send no more, or has waited long enough."""
-        return link.owed >= ANSWER_BATCHES_MAX or (link.owed > 0 and now - link.owed_since >= CONFIRM_LAG_S)
 
     def _batch(self, replica: int, link: _Link) -> tuple[bytes, ...]:
         batch: list[bytes] = []
@@ -274,10 +267,9 @@ class Forwarding:
         self._heard(message.replica, link, message, now)
         if message.answers:
             # A number that is a little lower was overtaken on its way; a replica that started again counts from 1.
-            if message.number > link.taken or link.taken - message.number >= ANSWER_BATCHES_MAX:
-                link.taken = message.number
-            link.owed_since = link.owed_since if link.owed else now
-            link.owed += 1
+            if link.window.taken - message.number >= ANSWER_BATCHES_MAX:
+                link.window.taken = 0
+            link.window.take(message.number, now + CONFIRM_LAG_S)
         deliveries = []
         for packed in message.answers:
             try:
@@ -292,10 +284,7 @@ class Forwarding:
 
     def _heard(self, replica: int, link: _Link, message: ForwardedReplies, now: float) -> None:
         link.heard_at = now
-        if message.taken > link.confirmed:
-            link.confirmed, link.sent_at = min(message.taken, link.number), now
-        if link.confirmed == link.number:
-            link.sent_at = None
+        link.window.confirm(message.taken, now)
         if link.is_silent:
             self.counters["replicas_heard_again"] += 1
             link.is_silent = False
@@ -386,14 +375,14 @@ class Forwarding:
             self.counters["requests_expired"] += 1
             released.append((waiting.connection, key))
         for replica, link in self._links.items():
-            if link.sent_at is not None and now - link.sent_at >= self.limits.confirm_timeout_s:
+            if now - link.window.since >= self.limits.confirm_timeout_s:
                 self._silence(replica, link, now)
         return released
 
     def _silence(self, replica: int, link: _Link, now: float) -> None:
         """What was sent is lost, or may be; what was not goes to another replica."""
         self.counters["batches_unconfirmed"] += 1
-        link.confirmed, link.sent_at = link.number, None
+        link.window.lose()
         if not link.is_silent:
             link.is_silent = True
             link.probe_pause = self.limits.probe_first_s

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from thespian.actors import ActorAddress
 
-from client_replies.messages.message import (
-    U8_MAX,
-)
+from client_replies.cluster.vsr.effects import AnswerClient, RedirectClient, RefuseClient
+from client_replies.cluster.window import Window
+from client_replies.messages.message import U8_MAX
 from client_replies.messages.reply_header import CHECKSUM_SIZE
 
 from .forwarding_messages import (
@@ -41,12 +42,8 @@ class _Door:
     """What a replica's port knows of one gateway."""
 
     address: ActorAddress
-    taken: int = 0
-    confirm_at: float = float("inf")  # when what was taken is to be confirmed, with or without answers
+    window: Window = field(default_factory=Window)
     heard_at: float = 0.0
-    number: int = 0
-    confirmed: int = 0
-    sent_at: float = 0.0  # when the first of the batches that are not confirmed was sent
     answers: deque[bytes] = field(default_factory=deque)
 
 
@@ -102,14 +99,10 @@ class GatewayPort:
             self.counters["batches_of_strangers"] += 1
             return ()
         door.heard_at = now
-        door.taken = max(door.taken, message.number)
-        if message.requests:
-            # Not at once: the answers will say it, and what comes until then makes one batch instead of many.
-            door.confirm_at = min(door.confirm_at, now + self._confirm_lag_s)
-        if message.asks:
-            door.confirm_at = now
-        if message.taken > door.confirmed:
-            door.confirmed, door.sent_at = min(message.taken, door.number), now
+        door.window.confirm(message.taken, now)
+        # Not at once: the answers will say it, and what comes until then makes one batch instead of many.
+        lag = self._confirm_lag_s if message.requests else inf
+        door.window.take(message.number, now if message.asks else now + lag)
         frames = []
         for packed in message.requests:
             try:
@@ -124,47 +117,47 @@ class GatewayPort:
             self._routes.popitem(last=False)
         return frames
 
-    def reply(self, reply: bytes, *, view: int, repeated: bool) -> None:
-        """The client gets this packed reply; `repeated` if it was stored before. Raises a `FrameInvalid`."""
-        self.answer(reply_frame(reply, view=view, primary=self.replica, repeated=repeated))
+    def reply(self, effect: AnswerClient) -> None:
+        """The client gets its reply. Raises a `FrameInvalid`."""
+        frame = reply_frame(effect.reply, view=effect.view, primary=self.replica, repeated=effect.repeated)
+        self.answer(frame)
 
-    def refuse(self, reason: Reason, *, client: int, session: int, request: int | None, view: int) -> None:
+    def refuse(self, effect: RefuseClient) -> None:
         """The client's request gets no reply; without a request it is the session that is over."""
         checksum = bytes(CHECKSUM_SIZE)
-        if request is not None:
-            route = self._routes.get(client)
-            if route is None or (route.session, route.request) != (session, request):
+        if effect.number is not None:
+            route = self._routes.get(effect.client)
+            if route is None or (route.session, route.request) != (effect.session, effect.number):
                 self.counters["refusals_nobody_waits_for"] += 1
                 return
             checksum = route.checksum
-        self.answer(
-            refused_frame(
-                reason,
-                cluster=self.cluster,
-                client=client,
-                session=session,
-                request=request or 0,
-                checksum=checksum,
-                view=view,
-                primary=self.replica,
-            )
+        frame = refused_frame(
+            Reason[effect.reason.name],
+            cluster=self.cluster,
+            client=effect.client,
+            session=effect.session,
+            request=effect.number or 0,
+            checksum=checksum,
+            view=effect.view,
+            primary=self.replica,
         )
+        self.answer(frame)
 
-    def redirect(self, *, client: int, view: int, primary: int) -> None:
+    def redirect(self, effect: RedirectClient) -> None:
         """What the client asked last is for another replica."""
-        route = self._routes.get(client)
+        route = self._routes.get(effect.client)
         if route is not None:
-            refused = refused_frame(
+            frame = refused_frame(
                 Reason.NOT_PRIMARY,
                 cluster=self.cluster,
-                client=client,
+                client=effect.client,
                 session=route.session,
                 request=route.request,
                 checksum=route.checksum,
-                view=view,
-                primary=primary,
+                view=effect.view,
+                primary=PRIMARY_UNKNOWN if effect.replica is None else effect.replica,
             )
-            self.answer(refused)
+            self.answer(frame)
 
     def answer(self, frame: Frame) -> None:
         """Queue a frame for its client; without a way to it the client asks again, or asks another replica."""
@@ -181,24 +174,19 @@ class GatewayPort:
         for gateway in [name for name, door in self._doors.items() if now - door.heard_at > GATEWAY_TIMEOUT_S]:
             del self._doors[gateway]  # it has nothing in flight here, or is gone
         for gateway, door in self._doors.items():
-            in_flight = door.number - door.confirmed
-            if in_flight and now - door.sent_at >= self._confirm_timeout_s:
-                self.counters["batches_unconfirmed"] += in_flight
-                door.confirmed, in_flight = door.number, 0
-            answers = self._batch(door) if in_flight < ANSWER_BATCHES_MAX else ()
-            if not answers and now < door.confirm_at and not news:
+            window = door.window
+            if now - window.since >= self._confirm_timeout_s:
+                self.counters["batches_unconfirmed"] += window.lose()
+            answers = self._batch(door) if window.in_flight < ANSWER_BATCHES_MAX else ()
+            if not answers and now < window.owed_at and not news:
                 continue
-            if answers:
-                door.number += 1
-                door.sent_at = door.sent_at if in_flight else now
-            door.confirm_at = float("inf")
             message = ForwardedReplies(
                 gateway=gateway,
                 replica=self.replica,
                 view=view,
                 primary=primary,
-                number=door.number,
-                taken=door.taken,
+                number=window.send(now) if answers else window.sent,
+                taken=window.settle(),
                 answers=answers,
             )
             self._send(door.address, message)
@@ -206,7 +194,7 @@ class GatewayPort:
     @property
     def is_idle(self) -> bool:
         """True if there is nothing to be sent, now or in a while."""
-        return all(not door.answers and door.confirm_at == float("inf") for door in self._doors.values())
+        return all(not door.answers and door.window.owed_at == inf for door in self._doors.values())
 
     @staticmethod
     def _batch(door: _Door) -> tuple[bytes, ...]:

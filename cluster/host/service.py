@@ -29,10 +29,10 @@ from pathlib import Path
 
 from client_replies.actors.thespian.system import OwnedSystem, configure_logging, running_system
 from client_replies.cluster.client import ClusterClient, RetryPolicy
-from client_replies.cluster.control import StartReplica
+from client_replies.cluster.control import StartReplica, replica_name
 from client_replies.cluster.durable_files import replace_file
 from client_replies.cluster.replica.machine_replica import MachineReplica, StartMachine, load_machine, name_of
-from client_replies.cluster.replica.replica import DATA_FILE, ReplicaActor, replica_name
+from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.cluster.state_machine import StateMachine
 from client_replies.messages.config import RepliesConfig
 
@@ -42,6 +42,7 @@ from .gateway_keeper import GatewayKeeper
 from .members import Members, kill, on_machine
 
 TURN = 0.2  # seconds between two looks at the processes, if nobody says anything
+DATA_FILE = "replies.data"  # in a replica's directory
 LOG_FILE = "log.jsonl"
 START_TIMEOUT = 120.0  # seconds until a service that runs in a thread must be up
 

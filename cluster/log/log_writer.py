@@ -1,7 +1,7 @@
 """The writes of a replica to its log store, beside its mailbox: one transaction at a time, of all that waits.
 
 Guarantees: in order, each reported once, in a handler of the actor, when it is durable; those of one transaction
-together. Limits: it does not go on after an error; `failed` is told, and the replica ends. Owns: the store.
+together. Limits: it does not go on after an error, which is raised in the handler. Owns: the store.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ class LogWriter:
         store: LogStore,
         executor: Executor,
         written: Callable[[tuple[int, ...]], None],
-        failed: Callable[[str], None],
     ) -> None:
         self._store = store
         self._executor = executor
         self._written = written
-        self._failed = failed
         self._queue: deque[WriteLog] = deque()
         self._busy = False
 
@@ -49,10 +47,5 @@ class LogWriter:
     def _done(self, batch: tuple[WriteLog, ...], outcome: Completed) -> None:
         self._busy = False
         if outcome.error is not None:
-            self._failed(str(outcome.error))
-            return
+            raise outcome.error
         self._written(tuple(effect.number for effect in batch))
-
-    def close(self) -> None:
-        """Let another owner open the store."""
-        self._store.close()

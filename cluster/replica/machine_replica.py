@@ -16,7 +16,8 @@ from client_replies.actors.thespian.component_actor import Handler
 from client_replies.cluster.control import Sender, StartReplica
 from client_replies.cluster.state_machine import Command, StateMachine
 
-from .replica import ReplicaActor, ReplicaStops
+from .lifecycle import ReplicaStops
+from .replica import ReplicaActor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

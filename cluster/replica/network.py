@@ -12,13 +12,13 @@ Owns: the queues, and the counts of everything that it did.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from client_replies.cluster.vsr.messages import Commit, VsrMessage
+from client_replies.cluster.window import Window
 from client_replies.messages.limits import Length, Unchecked
 from client_replies.messages.message import U64, Message
 
@@ -55,13 +55,9 @@ class _Peer:
     """Both directions of the traffic with one peer."""
 
     queue: deque[VsrMessage] = field(default_factory=deque)
-    sent: int = 0  # the number of the last envelope sent
-    answered: int = 0  # the highest that the peer has had
-    sent_at: float = 0.0
+    window: Window = field(default_factory=Window)
+    sent_at: float = 0.0  # when the last envelope was: each has the whole timeout
     timeout: float = ENVELOPE_TIMEOUT
-    taken: int = 0  # the highest envelope had from the peer
-    unanswered: int = 0  # envelopes had from the peer since the last one to it
-    answer_at: float = math.inf  # when they are to be answered at the latest
     heartbeats: int = 0  # envelopes sent that are not answered, since the last one that is
 
 
@@ -79,53 +75,46 @@ class Network:
         self.counters[f"{type(item).__name__}_sent"] += 1
         self._queue(peer, item)
 
-    def receive(self, envelope: Envelope) -> tuple[VsrMessage, ...]:
+    def receive(self, envelope: Envelope, now: float) -> tuple[VsrMessage, ...]:
         """The items of an envelope that has arrived."""
         peer = self._peer(envelope.sender)
         peer.timeout = ENVELOPE_TIMEOUT
-        peer.answered = max(peer.answered, min(envelope.taken, peer.sent))
+        peer.window.confirm(envelope.taken, now)
         if envelope.number:
             # A lower number than the last was overtaken: its items are as welcome, and its answer is given already.
-            peer.taken = max(peer.taken, envelope.number)
-            peer.unanswered += 1
+            peer.window.take(envelope.number, now + ANSWER_LAG)
         return envelope.items
 
     def restarted(self, name: str) -> None:
         """The peer is another process now: what was on its way to the old one is lost."""
         peer = self._peer(name)
-        peer.answered = peer.sent
         peer.timeout = ENVELOPE_TIMEOUT
-        peer.taken = peer.unanswered = 0
-        peer.answer_at = math.inf
+        peer.window = Window(sent=peer.window.sent, confirmed=peer.window.sent)
         peer.queue.clear()
 
     def flush(self, now: float) -> None:
         """Send what may be sent. What was received is answered by the way, when the peer may not send more, or late."""
         for name, peer in self._peers.items():
-            if peer.sent > peer.answered and now - peer.sent_at > peer.timeout:
-                self.counters["envelopes_unanswered"] += peer.sent - peer.answered
-                peer.answered = peer.sent
+            window = peer.window
+            if window.in_flight and now - peer.sent_at > peer.timeout:
+                self.counters["envelopes_unanswered"] += window.lose()
                 peer.timeout = min(ENVELOPE_TIMEOUT_MAX, 2.0 * peer.timeout)
-            window = WINDOW if peer.timeout == ENVELOPE_TIMEOUT else 1
-            while peer.queue and peer.sent - peer.answered < window:
+            while peer.queue and window.in_flight < (WINDOW if peer.timeout == ENVELOPE_TIMEOUT else 1):
                 count = min(len(peer.queue), ITEMS_IN_ENVELOPE_MAX)
                 items = tuple(peer.queue.popleft() for _ in range(count))
                 self._send_envelope(name, peer, self._number(peer, items, now), items)
-            if peer.unanswered >= WINDOW or now >= peer.answer_at:
+            if window.owed >= WINDOW or now >= window.owed_at:
                 self._send_envelope(name, peer, 0, ())
-            elif peer.unanswered and peer.answer_at == math.inf:
-                peer.answer_at = now + ANSWER_LAG
 
     def _number(self, peer: _Peer, items: tuple[VsrMessage, ...], now: float) -> int:
         """The number of the next envelope; 0 if it is not to be answered."""
-        answers = peer.sent == peer.answered and peer.timeout == ENVELOPE_TIMEOUT
+        answers = not peer.window.in_flight and peer.timeout == ENVELOPE_TIMEOUT
         if answers and peer.heartbeats < HEARTBEATS_UNANSWERED_MAX and all(type(item) is Commit for item in items):
             peer.heartbeats += 1
             return 0
         peer.heartbeats = 0
-        peer.sent += 1
         peer.sent_at = now
-        return peer.sent
+        return peer.window.send(now)
 
     @property
     def is_idle(self) -> bool:
@@ -133,9 +122,8 @@ class Network:
         return not any(peer.queue for peer in self._peers.values())
 
     def _send_envelope(self, name: str, peer: _Peer, number: int, items: tuple[VsrMessage, ...]) -> None:
-        peer.unanswered, peer.answer_at = 0, math.inf
         self.counters["envelopes_sent"] += 1
-        self._send(name, Envelope(sender=self.name, number=number, taken=peer.taken, items=items))
+        self._send(name, Envelope(sender=self.name, number=number, taken=peer.window.settle(), items=items))
 
     def _queue(self, name: str, item: VsrMessage) -> None:
         peer = self._peer(name)

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from client_replies.actors.owner.port_events import PortFailed, ReadFailed, ReadSucceeded, SlotsAreDurable
+from client_replies.actors.owner.port_events import PortEvent, ReadFailed, ReadSucceeded, SlotsAreDurable
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.cluster.vsr.effects import (
     AwaitReply,
@@ -28,11 +27,9 @@ from client_replies.cluster.vsr.effects import (
 from client_replies.messages.replies import (
     CheckpointDone,
     NotRead,
-    RepliesClosed,
     RepliesRepaired,
     ReplyLost,
     SessionsInstalled,
-    StorageFailed,
 )
 
 from .observer import Observer
@@ -40,19 +37,10 @@ from .observer import Observer
 REPAIR_WAIT = 1.0  # seconds that a read waits for the repair of its slot
 
 
-@dataclass(slots=True)
-class _Awaited:
-    """A read that waits for a repair."""
-
-    slot: int
-    since: float
-
-
-class Replies:
+class ReplicaReplies:
     """See the module."""
 
     def __init__(self, port: RepliesPort, tell: Callable[..., None], observer: Observer) -> None:
-        self.closed: Callable[[], None] | None = None
         self.counters: Counter[str] = Counter()
         self._port = port
         self._tell = tell
@@ -60,8 +48,7 @@ class Replies:
         self._now = 0.0
         self._installs: deque[int] = deque()
         self._waits: dict[int, int] = {}  # the protocol's: slots by number
-        self._all: tuple[int, Callable[[], None]] | None = None
-        self._awaited: dict[bytes, _Awaited] = {}  # by header
+        self._awaited: dict[bytes, float] = {}  # reads that wait for a repair, by header: since when
 
     def carry_out(self, effect: Effect) -> None:
         """Ask the component for what the protocol wants."""
@@ -88,7 +75,7 @@ class Replies:
             self._observer.reply_needed(effect.slot, effect.header)
             port.read(effect.slot, effect.header)
 
-    def port_event(self, event: object, die: Callable[[str], None]) -> None:
+    def port_event(self, event: PortEvent) -> None:
         """Tell the protocol what the component says."""
         if isinstance(event, ReadSucceeded):
             self.counters["replies_read"] += 1
@@ -112,15 +99,10 @@ class Replies:
             self._tell("reply_lost", event.slot)
             if self._awaited.pop(event.header, None) is not None:
                 self._tell("reply_not_read", event.header, True)
-        elif isinstance(event, RepliesClosed):
-            if self.closed is not None:
-                self.closed()
-        elif isinstance(event, PortFailed | StorageFailed):
-            die(str(event.fault))
 
     def _not_had(self, event: ReadFailed) -> None:
         if event.reason is NotRead.CORRUPT:
-            self._awaited[event.header] = _Awaited(event.slot, self._now)
+            self._awaited[event.header] = self._now
         else:
             # Unexpected: the client has moved on. Busy or closed: it asks again.
             self._tell("reply_not_read", event.header, event.reason is NotRead.LOST)
@@ -129,18 +111,12 @@ class Replies:
         slot = self._waits.pop(event.wait, None)
         if slot is not None:
             self._tell("reply_durable", slot)
-        elif self._all is not None and self._all[0] == event.wait:
-            self._all[1]()
         else:
             self._observer.slots_durable(event.wait)
-
-    def await_all(self, slots: tuple[int, ...], done: Callable[[], None]) -> None:
-        """Say when all these slots are durable."""
-        self._all = (self._port.await_durable(slots), done)
 
     def tick(self, now: float) -> None:
         """Let clients ask again whose replies were not repaired in time."""
         self._now = now
-        for header in [header for header, one in self._awaited.items() if now - one.since > REPAIR_WAIT]:
+        for header in [header for header, since in self._awaited.items() if now - since > REPAIR_WAIT]:
             del self._awaited[header]
             self._tell("reply_not_read", header, False)

@@ -91,12 +91,12 @@ class FaultyNetwork(Network):
             else:
                 super().post(peer, item, now)
 
-    def receive(self, envelope: Envelope) -> tuple[VsrMessage, ...]:
+    def receive(self, envelope: Envelope, now: float) -> tuple[VsrMessage, ...]:
         """The items of an envelope that has arrived; none from a peer that is cut off."""
         if envelope.sender in self.cut:
             self.counters["envelopes_cut"] += 1
             return ()
-        return super().receive(envelope)
+        return super().receive(envelope, now)
 
     def flush(self, now: float) -> None:
         """Send what may be sent, and what was delayed until now."""

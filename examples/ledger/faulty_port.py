@@ -12,15 +12,15 @@ Owns: the links.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from thespian.actors import ActorAddress
 
 from client_replies.cluster.control import StartReplica
 from client_replies.cluster.door.forwarding_messages import ForwardedReplies, ForwardRequests
-from client_replies.cluster.door.frames import Frame, Reason
+from client_replies.cluster.door.frames import Frame
 from client_replies.cluster.door.gateway_port import GatewayPort
-from client_replies.cluster.vsr.effects import AnswerClient
-from client_replies.messages.reply_header import packed_client_request
+from client_replies.cluster.vsr.effects import AnswerClient, RefuseClient
 
 from .faulty_network import NO_FAULTS, REPLY, REQUEST, Faults, FaultyLink
 from .hurt import Hurts
@@ -57,10 +57,8 @@ class FaultyGatewayPort(GatewayPort):
             self._copies += [frame] * (times > 1)
         return arrived
 
-    def reply(self, reply: bytes, *, view: int, repeated: bool) -> None:
-        client = packed_client_request(reply)[0]
-        is_routed = client in self._routes
-        effect = AnswerClient(client, view, reply, repeated)
+    def reply(self, effect: AnswerClient) -> None:
+        is_routed = effect.client in self._routes
         said = self._hurts.answer(effect, routed=is_routed)
         if not is_routed:
             return
@@ -69,9 +67,9 @@ class FaultyGatewayPort(GatewayPort):
         if said is None:
             self.counters["replies_lost"] += 1
         else:
-            super().reply(said, view=view, repeated=repeated)
+            super().reply(replace(effect, reply=said))
         self._hurts.answered(effect, sent=said is not None)
 
-    def refuse(self, reason: Reason, *, client: int, session: int, request: int | None, view: int) -> None:
-        if self._hurts.may_refuse(client):
-            super().refuse(reason, client=client, session=session, request=request, view=view)
+    def refuse(self, effect: RefuseClient) -> None:
+        if self._hurts.may_refuse(effect.client):
+            super().refuse(effect)

@@ -18,7 +18,8 @@ from thespian.actors import ActorAddress
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.actors.thespian.component_actor import Handler
 from client_replies.cluster.control import Sender, StartReplica
-from client_replies.cluster.replica.replica import Parts, ReplicaActor
+from client_replies.cluster.replica.lifecycle import ReplicaParts
+from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.messages.faults import InvariantBroken
 
 from .damage import NO_MOMENTS, MomentsPlan
@@ -67,7 +68,7 @@ class LedgerReplica(ReplicaActor):
             Hurt: self.hurt,
         }
 
-    def make_parts(self, message: StartReplica, port: RepliesPort) -> Parts:
+    def make_parts(self, message: StartReplica, port: RepliesPort) -> ReplicaParts:
         if not isinstance(message, StartLedgerReplica):
             raise InvariantBroken(f"found {type(message).__name__}, expected a StartLedgerReplica")
         network = FaultyNetwork(message.name, message.seed, message.network_faults, self.tell_member)
@@ -93,7 +94,7 @@ class LedgerReplica(ReplicaActor):
             machine = LedgerMachine()
             self._hurts = Hurts(network, message.faults, self._tell_faults)
         gateways = FaultyGatewayPort(message, message.network_faults, self.send, self._hurts)
-        return Parts(state_machine=machine, network=network, gateways=gateways, observer=self._hurts)
+        return ReplicaParts(state_machine=machine, network=network, gateways=gateways, observer=self._hurts)
 
     def hurt(self, message: Hurt, sender: ActorAddress) -> None:
         """Behave badly, as told."""
@@ -102,13 +103,13 @@ class LedgerReplica(ReplicaActor):
             self._tell_faults(message.request)
 
     def _tell_faults(self, request: int) -> None:
-        if self._start is None or self._script is None or self._hurts is None:
+        if self._hurts is None:
             return
         done = HurtDone(
             request=request,
-            name=self._start.name,
+            name=self.name,
             pid=self.machine.pid(),
             version=self._hurts.version,
             drop_answers=self._hurts.drop_answers_told(),
         )
-        self.send(self._script, done)
+        self.send(self.script, done)

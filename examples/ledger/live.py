@@ -37,12 +37,11 @@ from client_replies.cluster.host.cluster_directory import (
 from client_replies.cluster.host.gateway_keeper import GATEWAY
 from client_replies.cluster.host.members import is_living, is_stopped, kill, on_machine
 from client_replies.cluster.host.service import Host
-from client_replies.cluster.replica.replica import DATA_FILE
 from client_replies.messages.replies import GetStatus, RepliesStatus
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
 
-from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
+from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, DATA_FILE, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control_socket import (
     AskStatus,
     Block,

@@ -24,6 +24,7 @@ from client_replies.cluster.door.frames import (
 )
 from client_replies.cluster.door.frames import TO_CLIENT as ANSWERS
 from client_replies.cluster.door.gateway_port import GatewayPort
+from client_replies.cluster.vsr import effects
 from client_replies.messages.message import MessageInvalid
 
 from tests.cluster.stand_in import CLUSTER, OPERATION_ECHO, StandIn, StandInBehaves
@@ -297,11 +298,14 @@ def test_a_port_refuses_and_redirects_what_the_client_asked_last() -> None:
     port = wires.ports[0]
     wires.forwarding.submit(5, request(1, 4), wires.now)
     port.take(wires.due()[0][1], HERE, wires.now)
-    port.refuse(Reason.REPLY_LOST, client=1, session=1, request=4, view=2)
-    port.refuse(Reason.REPLY_LOST, client=1, session=1, request=3, view=2)
-    port.refuse(Reason.REPLACED, client=1, session=1, request=None, view=2)
-    port.redirect(client=1, view=2, primary=1)
-    port.redirect(client=2, view=2, primary=1)
+    for number, reason in (
+        (4, effects.Reason.REPLY_LOST),
+        (3, effects.Reason.REPLY_LOST),
+        (None, effects.Reason.REPLACED),
+    ):
+        port.refuse(effects.RefuseClient(client=1, view=2, session=1, number=number, reason=reason))
+    for client in (1, 2):
+        port.redirect(effects.RedirectClient(client=client, view=2, replica=1))
     port.flush(wires.now, view=2, primary=1)
     answers = [unpack_frame(packed, ANSWERS, 0) for packed in wires.sent[0].answers]
     reasons = [(Reason(answer.reason), answer.request_checksum) for answer in answers]

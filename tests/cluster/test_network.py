@@ -97,7 +97,7 @@ def test_a_peer_that_does_not_answer_gets_no_more_than_the_window() -> None:
     net.post("c", item(0), 0.0)
     net.flush(0.0)
     assert sent[-1][0] == "c"
-    net.receive(Envelope(sender="b", number=0, taken=1, items=()))
+    net.receive(Envelope(sender="b", number=0, taken=1, items=()), 0.0)
     net.flush(0.0)
     assert len(sent[-1][1].items) == 10 - WINDOW
 
@@ -125,7 +125,7 @@ def test_a_peer_that_stands_still_is_sent_ever_less_until_it_is_heard_again() ->
         net.post("b", item(1), now)
         net.flush(now)
     assert len(sent) <= 6
-    net.receive(Envelope(sender="b", number=0, taken=len(sent), items=()))
+    net.receive(Envelope(sender="b", number=0, taken=len(sent), items=()), ticks[-1])
     before = len(sent)
     for _ in range(WINDOW + 1):
         net.post("b", item(1), ticks[-1])
@@ -137,7 +137,7 @@ def test_what_was_received_is_answered_on_the_way_or_when_it_is_time() -> None:
     """With the next envelope to the peer; alone once the peer may send no more, and at the latest after a while."""
     sent: list[tuple[str, Envelope]] = []
     net = network(sent)
-    assert net.receive(Envelope(sender="b", number=1, taken=0, items=(item(1),))) == (item(1),)
+    assert net.receive(Envelope(sender="b", number=1, taken=0, items=(item(1),)), 0.0) == (item(1),)
     net.flush(0.0)
     net.flush(ANSWER_LAG / 2)
     assert sent == []
@@ -146,10 +146,10 @@ def test_what_was_received_is_answered_on_the_way_or_when_it_is_time() -> None:
     net.flush(3 * ANSWER_LAG)
     assert len(sent) == 1
     for number in (2, 3):
-        net.receive(Envelope(sender="b", number=number, taken=0, items=(item(1),)))
+        net.receive(Envelope(sender="b", number=number, taken=0, items=(item(1),)), 0.0)
     net.flush(0.0)
     assert sent[-1][1].taken == 3
-    net.receive(Envelope(sender="b", number=4, taken=0, items=(item(1),)))
+    net.receive(Envelope(sender="b", number=4, taken=0, items=(item(1),)), 0.0)
     net.post("b", item(7), 0.0)
     net.flush(0.0)
     assert (sent[-1][1].taken, len(sent[-1][1].items)) == (4, 1)
@@ -167,7 +167,7 @@ def test_heartbeats_alone_are_mostly_not_answered_and_a_peer_that_says_nothing_g
     assert numbers == [0] * HEARTBEATS_UNANSWERED_MAX + [1, 2]
     heard: list[tuple[str, Envelope]] = []
     peer = network(heard)
-    assert peer.receive(replace(sent[0][1], sender="b")) == (heartbeat,)
+    assert peer.receive(replace(sent[0][1], sender="b"), 0.0) == (heartbeat,)
     peer.flush(0.0)
     peer.flush(10.0)
     assert heard == []
@@ -178,12 +178,12 @@ def test_answers_that_come_in_the_wrong_order_do_no_harm() -> None:
     sent: list[tuple[str, Envelope]] = []
     net = network(sent)
     for taken in (99, 1, 0):
-        net.receive(Envelope(sender="b", number=0, taken=taken, items=()))
+        net.receive(Envelope(sender="b", number=0, taken=taken, items=()), 0.0)
     for op in range(WINDOW):
         net.post("b", item(op), 0.0)
         net.flush(0.0)
-    net.receive(Envelope(sender="b", number=0, taken=2, items=()))
-    net.receive(Envelope(sender="b", number=0, taken=1, items=()))
+    net.receive(Envelope(sender="b", number=0, taken=2, items=()), 0.0)
+    net.receive(Envelope(sender="b", number=0, taken=1, items=()), 0.0)
     for op in range(WINDOW):
         net.post("b", item(op), 0.0)
         net.flush(0.0)
@@ -256,7 +256,7 @@ def test_a_peer_that_is_cut_off_is_neither_heard_nor_reached() -> None:
     net.post("b", item(1), 0.0)
     net.flush(0.0)
     assert sent == []
-    assert net.receive(Envelope(sender="b", number=1, taken=0, items=(item(1),))) == ()
+    assert net.receive(Envelope(sender="b", number=1, taken=0, items=(item(1),)), 0.0) == ()
     net.cut = frozenset()
     for op in range(WINDOW + 1):
         net.post("b", item(op), 0.0)

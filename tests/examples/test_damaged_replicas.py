@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from client_replies.cluster.host.cluster_directory import ask
-from client_replies.cluster.replica.replica import NO_MAJORITY
+from client_replies.cluster.replica.starting import NO_MAJORITY
 
 from tests.examples.hostile import NOBODY, Cluster, eventually
 

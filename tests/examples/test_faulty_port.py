@@ -8,8 +8,8 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.cluster.door.forwarding_messages import ForwardedReplies, ForwardRequests
-from client_replies.cluster.door.frames import TO_CLIENT, Reason, request_frame, unpack_frame
-from client_replies.cluster.vsr.effects import AnswerClient
+from client_replies.cluster.door.frames import TO_CLIENT, request_frame, unpack_frame
+from client_replies.cluster.vsr.effects import AnswerClient, Reason, RefuseClient
 from client_replies.messages.reply import Reply
 
 from examples.ledger.config import replies_config
@@ -70,7 +70,7 @@ class Bench:
         reply = Reply.build(
             cluster=CLUSTER, client=client, session=1, request=1, op=client, operation=2, timestamp=1, body=b"body"
         )
-        self.port.reply(reply.pack(), view=0, repeated=False)
+        self.port.reply(AnswerClient(client, 0, reply.pack()))
 
     def delivered(self) -> list[int]:
         """Whose answers leave now."""
@@ -124,7 +124,7 @@ def test_a_blocked_client_gets_neither_replies_nor_refusals() -> None:
     for client in (1, 2, 3):
         bench.reply(client)
     for client in (1, 2):
-        bench.port.refuse(Reason.NO_SESSION, client=client, session=1, request=1, view=0)
+        bench.port.refuse(RefuseClient(client=client, view=0, session=1, number=1, reason=Reason.NO_SESSION))
     assert bench.delivered() == [3, 2]
     assert bench.port.counters["replies_lost"] == 2
     assert bench.hurts.drop_answers_told() == 0

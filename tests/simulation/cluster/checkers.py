@@ -32,7 +32,7 @@ from client_replies.cluster.door.frames import (
     unpack_frame,
 )
 from client_replies.cluster.replica.network import Envelope
-from client_replies.cluster.replica.replica import NO_MAJORITY
+from client_replies.cluster.replica.starting import NO_MAJORITY
 from client_replies.cluster.vsr.durable import Snapshot
 from client_replies.cluster.vsr.effects import AnswerClient, RefuseClient
 from client_replies.cluster.vsr.effects import Reason as Refusal
@@ -457,8 +457,9 @@ class ClusterCheckers(Checkers):
             return [f"r{index} has no component"]
         left, core, slots = [], replica.core, parts.opened.slots
         if not replica.is_whole or core.executed < max(core.log.op, self.world.history.op):
-            left.append(f"r{index} is at {replica._vsr.status()}")
-        if replica._port.pending or replica._port.accepted < core.executed:
+            left.append(f"r{index} is at {replica.part.vsr.status()}")
+        port = replica.part.port
+        if port.pending or port.accepted < core.executed:
             left.append(f"r{index} has work in its port")
         if slots.queued or slots.writing or slots.repairs:
             left.append(f"r{index} writes")

@@ -19,9 +19,10 @@ from client_replies.actors.component.client_replies import ClientRepliesActor
 from client_replies.actors.owner.replies_port import RepliesPort
 from client_replies.cluster.control import StartReplica
 from client_replies.cluster.log.log_store import LogStore, StoreFailed, StoreIdentity, StoreMissing
+from client_replies.cluster.replica.lifecycle import ReplicaParts, State
 from client_replies.cluster.replica.machine import Machine
 from client_replies.cluster.replica.observer import Observer
-from client_replies.cluster.replica.replica import Parts
+from client_replies.cluster.replica.taking_part import TakingPart
 from client_replies.cluster.vsr.config import VsrConfig
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.durable import DurableState, LogWrite
@@ -155,6 +156,7 @@ class ClusterReplicaActor(LedgerReplica):
 
     def __init__(self, capabilities: Any = None, requirements: Any = None) -> None:
         self._place: ReplicaEnvironment = requirements
+        self._part: TakingPart | None = None
         super().__init__(capabilities, requirements)
 
     def make_machine(self) -> Machine:
@@ -166,8 +168,13 @@ class ClusterReplicaActor(LedgerReplica):
             self._place.world.component_created(self._place.index, address)
         return address
 
-    def make_parts(self, message: StartReplica, port: RepliesPort) -> Parts:
-        return replace(super().make_parts(message, port), observer=_Finals(self))
+    def become(self, state: State) -> None:
+        if isinstance(state, TakingPart):
+            self._part = state
+        super().become(state)
+
+    def make_parts(self, message: StartReplica, port: RepliesPort) -> ReplicaParts:
+        return replace(super().make_parts(message, port), observer=_Watch(self, self._place))
 
     def vsr_config(self, message: StartReplica) -> VsrConfig:
         plan = self._place.world.plan
@@ -184,14 +191,19 @@ class ClusterReplicaActor(LedgerReplica):
     @property
     def opened(self) -> bool:
         """True once log and replies are open and the protocol runs."""
-        return self._vsr is not None
+        return self._part is not None
+
+    @property
+    def part(self) -> TakingPart:
+        """What takes part, or did until the replica stopped."""
+        if self._part is None:
+            raise RuntimeError("the replica has not begun")
+        return self._part
 
     @property
     def core(self) -> Core:
         """The protocol's state."""
-        if self._vsr is None:
-            raise RuntimeError("the replica has not begun")
-        return self._vsr.core
+        return self.part.vsr.core
 
     @property
     def sessions(self) -> ClientSessions:
@@ -206,18 +218,18 @@ class ClusterReplicaActor(LedgerReplica):
     @property
     def is_whole(self) -> bool:
         """True if the replica votes and has no state sync before it."""
-        return self._vsr is not None and self._vsr.is_whole and not self._vsr.core.log.rotten()
-
-    def observe(self, entry: LogEntry, applied: Applied | Skipped) -> None:
-        super().observe(entry, applied)
-        self._place.world.checkers.executed(self._place.index, entry, applied)
+        return self.opened and self.part.vsr.is_whole and not self.core.log.rotten()
 
 
-class _Finals(Observer):
-    """Leaves the state that a replica ends with, for the checkers."""
+class _Watch(Observer):
+    """Tells the checkers what a replica executes, and leaves them the state that it ends with."""
 
-    def __init__(self, replica: ClusterReplicaActor) -> None:
+    def __init__(self, replica: ClusterReplicaActor, place: ReplicaEnvironment) -> None:
         self._replica = replica
+        self._place = place
+
+    def executed(self, entry: LogEntry, applied: Applied | Skipped) -> None:
+        self._place.world.checkers.executed(self._place.index, entry, applied)
 
     def close(self, core: Core) -> None:
         machine: Any = core.execution.machine

@@ -7,8 +7,9 @@ from client_replies.cluster.client.call import Call
 from client_replies.cluster.door.forwarding import Forwarding
 from client_replies.cluster.door.gateway import GatewayActor
 from client_replies.cluster.log.log_writer import LogWriter
-from client_replies.cluster.replica.replica import ReplicaActor
-from client_replies.cluster.replica.replica_replies import Replies
+from client_replies.cluster.replica.replica_replies import ReplicaReplies
+from client_replies.cluster.replica.starting import Opening
+from client_replies.cluster.replica.taking_part import TakingPart
 from client_replies.cluster.vsr import checkpoint, clients, normal, recovery, sync, view_change
 from client_replies.cluster.vsr.core import Core
 from client_replies.cluster.vsr.execution import Execution
@@ -94,7 +95,7 @@ SEAM = (
     _bug(
         "recovery",
         "a replica that lost its disk votes at once",
-        (ReplicaActor, "_open_store", "voting=message.fresh", "voting=True"),
+        (Opening, "_open_store", "voting=setup.fresh", "voting=True"),
     ),
     _bug(
         "log",
@@ -103,7 +104,7 @@ SEAM = (
             LogWriter,
             "flush",
             "lambda outcome: self._done(batch, outcome))",
-            "lambda outcome: setattr(self, '_busy', False)); [self._written(effect.number) for effect in batch]",
+            "lambda outcome: setattr(self, '_busy', False)); self._written(tuple(effect.number for effect in batch))",
         ),
     ),
     _bug(
@@ -121,7 +122,7 @@ SEAM = (
         "reply",
         "the component hears of an op before its reply",
         (
-            Replies,
+            ReplicaReplies,
             "carry_out",
             "RepliesCommitted):\n        port.committed(effect.op)",
             "RepliesCommitted):\n        port.committed(effect.op + 8)",
@@ -176,7 +177,7 @@ GATEWAY = (
         "gateway",
         "a view is followed although it has not begun",
         (clients, "_on_request", "core.primary if core.status is Status.NORMAL else None", "core.primary"),
-        (ReplicaActor, "_advance", "vsr.core.primary if knows else PRIMARY_UNKNOWN", "vsr.core.primary"),
+        (TakingPart, "_flush", "core.primary if knows else PRIMARY_UNKNOWN", "core.primary"),
     ),
     _bug(
         "gateway",

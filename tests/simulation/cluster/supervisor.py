@@ -19,9 +19,9 @@ from client_replies.cluster.control import (
     ReplicaStarted,
     ReplicaStopped,
     may_lose_disk,
+    replica_name,
 )
 from client_replies.cluster.door.gateway import GatewayStarted, SetReplica, StartGateway
-from client_replies.cluster.replica.replica import replica_name
 
 from ..chance import MICROSECONDS, Chance
 from ..history import CLUSTER
