@@ -60,7 +60,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/actors/owner/test_write_queue.py",
         "tests/actors/owner/test_replies_port.py",
     ),
-    "actors/owner/buffers.py": ("tests/actors/owner/test_replies_port.py",),
+    "actors/owner/buffers.py": (
+        "tests/actors/owner/test_buffers.py",
+        "tests/actors/owner/test_replies_port.py",
+    ),
     "actors/owner/queries.py": ("tests/actors/owner/test_replies_port.py",),
 }
 

@@ -118,7 +118,7 @@ class RepliesPort:
         self._queries: Queries
         self._outbox = Outbox(send, resend_timeout)
         self._queue = WriteQueue(pending_max=pending_max, batch_max=batch_max, interval=write_interval)
-        self._ask_at = 0.0  # when it is time to ask again what is durable
+        self._ask_at: float  # when it is time to ask again what is durable, once a batch was sent
         self._events: deque[PortEvent] = deque()
         self._receivers: dict[type, Callable[..., object]] = {
             **dict.fromkeys(PORT_MESSAGES, _ignore),

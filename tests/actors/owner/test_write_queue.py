@@ -109,11 +109,12 @@ def test_what_is_not_committed_stays_and_is_not_told(queue: Queue) -> None:
 def test_operations_that_nobody_waits_for_go_out_once_per_interval() -> None:
     """Each reason to wait no longer lets them go at once."""
     for reason in ("awaited", "asked", "barrier", "buffer", "many", "time"):
-        queue = Queue(interval=5.0, pending_max=4)
+        queue = Queue(interval=5.0, pending_max=6)  # three are half of that
         queue.put(0, 1, b"x")
         assert queue.next(now=7.0) == ((0,), 100)
         queue.accept()
         queue.put(1, 2, b"x")
+        queue.put(3, 2, b"x")
         assert queue.next(now=11.9) is None
         if reason == "asked":
             queue.durable_asked = 2
@@ -206,6 +207,14 @@ class TestBarriers:
         queue.accept()
         assert (queue.is_changing(7), queue.told, queue.accepted) == (False, 200, 200)
         assert queue.next(1) == ((3,), 201)
+
+    def test_an_installation_leaves_nothing_waiting_if_nothing_is_in_flight(self, queue: Queue) -> None:
+        """Else the queue would be full too early, and never idle."""
+        queue.put(0, 1, b"x")
+        queue.install(2, b"t")
+        assert queue.pending == 0
+        assert queue.next_accepted() == (InstallSessions, 2)
+        assert queue.is_idle
 
     def test_the_end_takes_with_it_what_was_not_called_committed(self, queue: Queue) -> None:
         """Nobody could call it so any more."""
@@ -314,6 +323,21 @@ def test_a_query_sees_what_is_not_accepted(queue: Queue) -> None:
     assert [queue.is_changing(slot) for slot in range(3)] == [True, True, False]
     queue.accept()
     assert (queue.oldest, queue.is_changing(0)) == (3, False)
+
+
+def test_a_query_does_not_wait_for_a_checkpoint_but_for_an_installation(queue: Queue) -> None:
+    """A checkpoint changes no slot, before it goes out or in flight."""
+    queue.checkpoint(0, b"t")
+    assert queue.oldest == queue.serial + 1
+    assert queue.next() == (Checkpoint, 0)
+    assert queue.oldest == queue.serial + 1
+    queue.accept()
+    queue.install(2, b"t")
+    assert queue.oldest == queue.serial == 1
+    assert queue.next() == (InstallSessions, 2)
+    assert queue.oldest == queue.serial == 1
+    queue.accept()
+    assert queue.oldest == queue.serial + 1
 
 
 @pytest.mark.parametrize("seed", range(20))
