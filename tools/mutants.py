@@ -70,11 +70,17 @@ TESTS: dict[str, tuple[str, ...]] = {
 # Mutants that no test could catch, as they are printed, each with its reason.
 FAST_PATH = "the checks one by one, which follow, come to the same"
 SET_BEFORE_READ = "set before it is read"
+ONE_OF_THE_TWO = "for the holder's 0; each message names an owner or a holder"
 NO_OP_BELOW = "ops and serials are 0 or more"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "storage/data_file.py": {
         'self._cluster = superblock.cluster.to_bytes(16, "little") [16 -> 17]': FAST_PATH,
         "ahead.append((run, reader.submit(self._read_run, run, memories[0]))) [0 -> -1]": "the other of the two",
+    },
+    "actors/owner/replies_port.py": {
+        "if op > self._queue.committed: [op > self._queue.committed -> op >= self._queue.committed]": "sets what it is",
+        'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> -1]': ONE_OF_THE_TWO,
+        'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> 1]': ONE_OF_THE_TWO,
     },
     "actors/owner/write_queue.py": {
         "op: int = 0  # of the last operation [0 -> 1]": SET_BEFORE_READ,

@@ -129,13 +129,13 @@ class Bench:
         self.sent.clear()
         return self
 
-    def opening(self, credit: int = 100) -> RepliesOpened:
-        """What a new file is answered with."""
+    def opening(self, credit: int = 100, op: int = 0) -> RepliesOpened:
+        """What the opening of a file of that op is answered with."""
         return RepliesOpened(
             owner=OWNER,
             formatted=True,
             sequence=0,
-            op=0,
+            op=op,
             sessions=b"",
             faulty=(),
             credit=credit,
@@ -214,6 +214,41 @@ def test_a_file_that_cannot_be_opened_ends_the_port(bench: Bench) -> None:
     assert not bench.port.ready
     with pytest.raises(PortMisused):
         bench.port.read(0, bytes(HEADER_SIZE))
+
+
+def test_a_pool_whose_memory_cannot_be_mapped_ends_the_port(bench: Bench) -> None:
+    """It died meanwhile; the owner recovers with another port."""
+    bench.port.open(CONFIG, OpenMode.OPEN)
+    opening = bench.opening()
+    bench.memory.close()
+    bench.port.receive(opening)
+    (failed,) = bench.port.take_events()
+    assert isinstance(failed, PortFailed)
+    assert failed.fault.kind is FaultKind.MEMORY_UNAVAILABLE
+    assert not is_ready(bench.port)
+
+
+def test_a_port_goes_on_from_the_op_of_the_file(bench: Bench) -> None:
+    """The component knows everything up to there: nothing is told, or called durable, anew."""
+    port = bench.port
+    port.open(CONFIG, OpenMode.OPEN)
+    assert port.accepted == 0
+    port.receive(bench.opening(op=7))
+    assert port.accepted == 7
+    bench.sent.clear()
+    port.committed(7, tell_durable=True)
+    bench.pass_time(5)
+    assert bench.sent == []
+    port.write(0, reply(0, 8))
+    port.committed(8)
+    assert bench.writes().op == 8
+
+
+def test_a_port_that_has_ended_has_no_more_events(bench: Bench) -> None:
+    """Also what comes unsolicited is ignored then."""
+    port = port_that_is("failed", bench)
+    assert port.receive(StorageFailed(owner=OWNER, fault=FAULT))
+    assert port.take_events() == []
 
 
 def test_a_storage_that_stops_before_the_port_has_heard_that_it_is_open_is_an_event(bench: Bench) -> None:
@@ -389,7 +424,8 @@ def test_a_full_port_is_not_ready_and_refuses_more(bench: Bench) -> None:
     [
         (SLOTS, reply(0, 1), "slot 8 of 8"),
         (-1, reply(0, 1), "slot -1 of 8"),
-        (0, LARGEST[:-1], "16383 bytes whose header says 16384"),
+        (0, reply(0, 1)[:-1], "355 bytes whose header says 356"),
+        (0, reply(0, 1, size=len(LARGEST) - HEADER_SIZE - 1) + b"\0", "16384 bytes whose header says 16383"),
         (0, reply(0, 1, size=0), "256 bytes, expected more than 256 and at most 16384"),
         (0, reply(0, 1) + b"\0", "357 bytes whose header says 356"),
         (0, b"", "0 bytes, expected more than 256 and at most 16384"),
@@ -418,6 +454,23 @@ def grant(bench: Bench, buffers: tuple[int, ...]) -> None:
     asked = [message for message in bench.pool_sent if isinstance(message, AcquireLeases)][-1]
     leases = tuple(make_lease(buffer, 1) for buffer in buffers)
     bench.port.receive(LeasesGranted(holder=OWNER, number=asked.number, leases=leases))
+
+
+@pytest.mark.parametrize(("size", "waits"), [(4096, False), (4097, True)])
+def test_a_reply_of_the_inline_size_waits_for_no_buffer(bench: Bench, size: int, waits: bool) -> None:
+    """One that is larger does: messages are no place for its bytes."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=size - HEADER_SIZE))
+    port.committed(1)
+    assert (bench.sent == []) == waits
+
+
+def test_a_refusal_of_the_pool_that_does_not_pass_ends_the_port(bench: Bench) -> None:
+    """Its holder is gone: large replies would wait for ever."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=6000))
+    port.receive(LeasesRefused(holder=OWNER, number=1, fault=FAULT))
+    assert port.take_events() == [PortFailed(fault=FAULT)]
 
 
 def test_a_large_reply_waits_for_a_buffer_and_travels_as_a_lease(bench: Bench) -> None:
@@ -595,8 +648,11 @@ def test_what_the_owner_does_when_something_is_durable_joins_what_waits(bench: B
         port.write(op, reply(op, op))
         port.committed(op, tell_durable=True)
     assert bench.writes().slots == (1,)
-    port.receive(WritesAccepted(owner=OWNER, number=1, credit=9, durable_through=1))
-    assert port.take_events() == [WritesAreDurable(op=1)]
+    port.read(2, reply(2, 2)[:HEADER_SIZE])
+    assert port.receive(WritesAccepted(owner=OWNER, number=1, credit=9, durable_through=1))
+    read, durable = port.take_events()
+    assert isinstance(read, ReadSucceeded)
+    assert durable == WritesAreDurable(op=1)
     assert bench.sent == []
     port.write(3, reply(3, 3))
     port.committed(3, tell_durable=True)
