@@ -60,16 +60,41 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/actors/owner/test_write_queue.py",
         "tests/actors/owner/test_replies_port.py",
     ),
-    "actors/owner/buffers.py": ("tests/actors/owner/test_replies_port.py",),
+    "actors/owner/buffers.py": (
+        "tests/actors/owner/test_buffers.py",
+        "tests/actors/owner/test_replies_port.py",
+    ),
     "actors/owner/queries.py": ("tests/actors/owner/test_replies_port.py",),
 }
 
 # Mutants that no test could catch, as they are printed, each with its reason.
 FAST_PATH = "the checks one by one, which follow, come to the same"
+SET_BEFORE_READ = "set before it is read"
+ONE_OF_THE_TWO = "for the holder's 0; each message names an owner or a holder"
+NO_OP_BELOW = "ops and serials are 0 or more"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "storage/data_file.py": {
         'self._cluster = superblock.cluster.to_bytes(16, "little") [16 -> 17]': FAST_PATH,
         "ahead.append((run, reader.submit(self._read_run, run, memories[0]))) [0 -> -1]": "the other of the two",
+    },
+    "actors/owner/replies_port.py": {
+        "if op > self._queue.committed: [op > self._queue.committed -> op >= self._queue.committed]": "sets what it is",
+        'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> -1]': ONE_OF_THE_TWO,
+        'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> 1]': ONE_OF_THE_TWO,
+    },
+    "actors/owner/write_queue.py": {
+        "op: int = 0  # of the last operation [0 -> 1]": SET_BEFORE_READ,
+        "op: int = 0  # of the last operation [0 -> -1]": SET_BEFORE_READ,
+        "after: int = 0  # the op of the last operation before a checkpoint [0 -> -1]": NO_OP_BELOW,
+        "self._last_op = 0  # of the last operation [0 -> -1]": NO_OP_BELOW,
+        "self._due_at = 0.0  # when operations that nobody waits for may go out [0.0 -> -1.0]": "no clock shows less",
+        "self._placed = 0  # the last place that got a buffer [0 -> 1]": "no place is before the first, which is 1",
+        "self._placed = 0  # the last place that got a buffer [0 -> -1]": "no place is before the first, which is 1",
+        "first = self._stages[0] if len(self._stages) == 1 else None [0 -> -1]": "the only one",
+        'raise InvariantBroken("what waits for a buffer is a reply\'s bytes") [removed]': "nothing else is listed",
+        "for slot, payload in reversed(stage.payloads.items()) if first < self._placed else (): "
+        "[first < self._placed -> first <= self._placed]": "nothing behind the last place with a buffer has one",
+        "committed, unplaced = self.committed, self.unplaced[0][0] if self.unplaced else 0 [0 -> -1]": NO_OP_BELOW,
     },
     "actors/component/repair_planner.py": {
         "longest = min(self._backoff_max, self._timeout * 2.0 ** min(failures, 30)) [30 -> 29]": "far beyond the bound",

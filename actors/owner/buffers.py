@@ -73,9 +73,12 @@ class Buffers:
             self._fill(lease, self._queue.place(lease))
 
     def lend(self, payloads: list[Payload]) -> tuple[Lease, ...]:
-        """Lend the leases in a batch that goes out, and return them. Replies that need none get what is to spare."""
+        """Lend the leases in a batch that goes out, and return them. Replies that need none get what is to spare.
+
+        That is nothing while a large one waits: it was given what was free.
+        """
         wanted = [at for at, reply in enumerate(payloads) if isinstance(reply, bytes) and len(reply) >= LEASE_SIZE_MIN]
-        if wanted and not self._queue.unplaced:
+        if wanted:
             # With half of the pool lent or free, what comes back is enough: more would be given back at once.
             more = self._queue.lent + len(self.free) < self._free_max
             for at, lease in zip(wanted, self.take(len(wanted), more=more), strict=False):
@@ -140,5 +143,4 @@ class Buffers:
 
     def close(self) -> None:
         """Unmap the memory."""
-        self._outbox.forget()
         self._memory.close()

@@ -110,7 +110,7 @@ class RepliesPort:
         self._open_memory = open_memory
         self._resend_timeout = resend_timeout
         self._config: RepliesConfig | None = None
-        self._cluster = b""  # as it is packed
+        self._cluster: bytes  # as it is packed, once there is a config
         self._closing = False
         self._is_live = False  # from `RepliesOpened` until the end; these three are made then
         self._pool: Outbox
@@ -118,7 +118,7 @@ class RepliesPort:
         self._queries: Queries
         self._outbox = Outbox(send, resend_timeout)
         self._queue = WriteQueue(pending_max=pending_max, batch_max=batch_max, interval=write_interval)
-        self._ask_at = 0.0  # when it is time to ask again what is durable
+        self._ask_at: float  # when it is time to ask again what is durable, once a batch was sent
         self._events: deque[PortEvent] = deque()
         self._receivers: dict[type, Callable[..., object]] = {
             **dict.fromkeys(PORT_MESSAGES, _ignore),
@@ -229,7 +229,6 @@ class RepliesPort:
         self._buffers.free += self._queue.install(op, sessions)
         self._queries.installed()
         self._pump()
-        self._queries.pump()
 
     def await_durable(self, slots: tuple[int, ...]) -> int:
         """Wait until each slot has on disk what it is to hold now, or newer; `SlotsAreDurable` follows.

@@ -27,6 +27,7 @@ from client_replies.messages.leases import (
     Lease,
     LeasesGranted,
     LeasesRefused,
+    MemoryName,
     make_lease,
 )
 from client_replies.messages.message import Message
@@ -81,12 +82,15 @@ CONFIG = RepliesConfig(
 )
 
 
-def reply(slot: int, op: int, size: int = 100) -> bytes:
+def reply(slot: int, op: int, size: int = 100, cluster: int = CLUSTER) -> bytes:
     """A reply of the slot's client whose body says which op it is of."""
     body = op.to_bytes(8, "little") * (size // 8 + 1)
     return Reply.build(
-        cluster=CLUSTER, client=slot + 1, session=1, request=op, op=op, operation=2, timestamp=1, body=body[:size]
+        cluster=cluster, client=slot + 1, session=1, request=op, op=op, operation=2, timestamp=1, body=body[:size]
     ).pack()
+
+
+LARGEST = reply(0, 1, size=CONFIG.message_size_max - HEADER_SIZE)
 
 
 def is_ready(port: RepliesPort) -> bool:
@@ -103,6 +107,7 @@ class Bench:
     write_interval: float = 0.0
     sent: list[Message] = field(default_factory=list)
     pool_sent: list[Message] = field(default_factory=list)
+    mapped: list[PoolMemory] = field(default_factory=list)  # what the port has mapped
     port: RepliesPort = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +116,7 @@ class Bench:
             send=lambda message: self.sent.append(message),  # type: ignore[arg-type]
             send_pool=lambda pool, message: self.pool_sent.append(message),  # type: ignore[arg-type]
             now=lambda: self.time,
-            open_memory=PoolMemory.open,
+            open_memory=self.map,
             pending_max=16,
             write_interval=self.write_interval,
         )
@@ -124,19 +129,24 @@ class Bench:
         self.sent.clear()
         return self
 
-    def opening(self, credit: int = 100) -> RepliesOpened:
-        """What a new file is answered with."""
+    def opening(self, credit: int = 100, op: int = 0) -> RepliesOpened:
+        """What the opening of a file of that op is answered with."""
         return RepliesOpened(
             owner=OWNER,
             formatted=True,
             sequence=0,
-            op=0,
+            op=op,
             sessions=b"",
             faulty=(),
             credit=credit,
             pool=POOL,
             memory=self.memory.name,
         )
+
+    def map(self, name: MemoryName) -> PoolMemory:
+        """Map the pool's memory for the port."""
+        self.mapped.append(PoolMemory.open(name))
+        return self.mapped[-1]
 
     def only_sent(self) -> Message:
         """The one message that went out since the last look."""
@@ -187,6 +197,7 @@ def test_opening_is_asked_for_again_until_it_is_answered_and_told_once(bench: Be
     bench.pass_time(10)
     assert isinstance(bench.only_sent(), OpenReplies)
     assert not is_ready(bench.port)
+    assert bench.port.credit == 0
     bench.port.receive(bench.opening())
     bench.port.receive(bench.opening())
     assert [type(event) for event in bench.port.take_events()] == [RepliesOpened]
@@ -203,6 +214,41 @@ def test_a_file_that_cannot_be_opened_ends_the_port(bench: Bench) -> None:
     assert not bench.port.ready
     with pytest.raises(PortMisused):
         bench.port.read(0, bytes(HEADER_SIZE))
+
+
+def test_a_pool_whose_memory_cannot_be_mapped_ends_the_port(bench: Bench) -> None:
+    """It died meanwhile; the owner recovers with another port."""
+    bench.port.open(CONFIG, OpenMode.OPEN)
+    opening = bench.opening()
+    bench.memory.close()
+    bench.port.receive(opening)
+    (failed,) = bench.port.take_events()
+    assert isinstance(failed, PortFailed)
+    assert failed.fault.kind is FaultKind.MEMORY_UNAVAILABLE
+    assert not is_ready(bench.port)
+
+
+def test_a_port_goes_on_from_the_op_of_the_file(bench: Bench) -> None:
+    """The component knows everything up to there: nothing is told, or called durable, anew."""
+    port = bench.port
+    port.open(CONFIG, OpenMode.OPEN)
+    assert port.accepted == 0
+    port.receive(bench.opening(op=7))
+    assert port.accepted == 7
+    bench.sent.clear()
+    port.committed(7, tell_durable=True)
+    bench.pass_time(5)
+    assert bench.sent == []
+    port.write(0, reply(0, 8))
+    port.committed(8)
+    assert bench.writes().op == 8
+
+
+def test_a_port_that_has_ended_has_no_more_events(bench: Bench) -> None:
+    """Also what comes unsolicited is ignored then."""
+    port = port_that_is("failed", bench)
+    assert port.receive(StorageFailed(owner=OWNER, fault=FAULT))
+    assert port.take_events() == []
 
 
 def test_a_storage_that_stops_before_the_port_has_heard_that_it_is_open_is_an_event(bench: Bench) -> None:
@@ -374,23 +420,33 @@ def test_a_full_port_is_not_ready_and_refuses_more(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slot", "data"),
+    ("slot", "data", "why"),
     [
-        (SLOTS, reply(0, 1)),
-        (-1, reply(0, 1)),
-        (0, reply(0, 1)[:-1]),
-        (0, reply(0, 1, size=0)),
-        (0, reply(0, 1) + b"\0"),
-        (0, b""),
-        (0, reply(0, 1, size=20000)),
+        (SLOTS, reply(0, 1), "slot 8 of 8"),
+        (-1, reply(0, 1), "slot -1 of 8"),
+        (0, reply(0, 1)[:-1], "355 bytes whose header says 356"),
+        (0, reply(0, 1, size=len(LARGEST) - HEADER_SIZE - 1) + b"\0", "16384 bytes whose header says 16383"),
+        (0, reply(0, 1, size=0), "256 bytes, expected more than 256 and at most 16384"),
+        (0, reply(0, 1) + b"\0", "357 bytes whose header says 356"),
+        (0, b"", "0 bytes, expected more than 256 and at most 16384"),
+        (0, LARGEST + b"\0", "16385 bytes, expected more than 256 and at most 16384"),
+        (0, reply(0, 1, cluster=10), "a reply of cluster a, expected 7"),
     ],
 )
-def test_what_is_no_reply_for_a_slot_is_refused_at_once(bench: Bench, slot: int, data: bytes) -> None:
-    """The owner's mistake is shown to the owner, before anything waits."""
+def test_what_is_no_reply_for_a_slot_is_refused_at_once(bench: Bench, slot: int, data: bytes, why: str) -> None:
+    """The owner's mistake is shown to the owner, before anything waits; the text names what is wrong."""
     port = bench.opened().port
-    with pytest.raises(PortMisused):
+    with pytest.raises(PortMisused, match=f"{why}$"):
         port.write(slot, data)
     assert port.pending == 0
+
+
+def test_replies_of_every_slot_and_of_the_smallest_and_largest_size_are_taken(bench: Bench) -> None:
+    """The limits themselves are allowed."""
+    port = bench.opened().port
+    for slot, data in ((0, reply(0, 1, size=1)), (SLOTS - 1, LARGEST)):
+        port.write(slot, data)
+    assert port.pending == 2
 
 
 def grant(bench: Bench, buffers: tuple[int, ...]) -> None:
@@ -398,6 +454,23 @@ def grant(bench: Bench, buffers: tuple[int, ...]) -> None:
     asked = [message for message in bench.pool_sent if isinstance(message, AcquireLeases)][-1]
     leases = tuple(make_lease(buffer, 1) for buffer in buffers)
     bench.port.receive(LeasesGranted(holder=OWNER, number=asked.number, leases=leases))
+
+
+@pytest.mark.parametrize(("size", "waits"), [(4096, False), (4097, True)])
+def test_a_reply_of_the_inline_size_waits_for_no_buffer(bench: Bench, size: int, waits: bool) -> None:
+    """One that is larger does: messages are no place for its bytes."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=size - HEADER_SIZE))
+    port.committed(1)
+    assert (bench.sent == []) == waits
+
+
+def test_a_refusal_of_the_pool_that_does_not_pass_ends_the_port(bench: Bench) -> None:
+    """Its holder is gone: large replies would wait for ever."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=6000))
+    port.receive(LeasesRefused(holder=OWNER, number=1, fault=FAULT))
+    assert port.take_events() == [PortFailed(fault=FAULT)]
 
 
 def test_a_large_reply_waits_for_a_buffer_and_travels_as_a_lease(bench: Bench) -> None:
@@ -575,8 +648,11 @@ def test_what_the_owner_does_when_something_is_durable_joins_what_waits(bench: B
         port.write(op, reply(op, op))
         port.committed(op, tell_durable=True)
     assert bench.writes().slots == (1,)
-    port.receive(WritesAccepted(owner=OWNER, number=1, credit=9, durable_through=1))
-    assert port.take_events() == [WritesAreDurable(op=1)]
+    port.read(2, reply(2, 2)[:HEADER_SIZE])
+    assert port.receive(WritesAccepted(owner=OWNER, number=1, credit=9, durable_through=1))
+    read, durable = port.take_events()
+    assert isinstance(read, ReadSucceeded)
+    assert durable == WritesAreDurable(op=1)
     assert bench.sent == []
     port.write(3, reply(3, 3))
     port.committed(3, tell_durable=True)
@@ -599,7 +675,9 @@ def test_the_owner_is_told_what_is_durable_and_asks_again_if_that_was_lost(bench
     assert port.take_events() == []
     port.write(1, reply(1, 6, size=9000))  # which waits for a buffer
     port.committed(6)
-    bench.pass_time(5)
+    bench.pass_time(0.9)
+    assert bench.sent == []
+    bench.pass_time(0.1)
     again = bench.writes()
     assert (again.number, again.slots, again.op, again.durable) == (2, (), 5, True)
     port.receive(WritesAccepted(owner=OWNER, number=2, credit=9, durable_through=1))
@@ -646,6 +724,25 @@ def test_only_a_few_reads_are_asked_for_at_the_same_time(bench: Bench) -> None:
         assert isinstance(message, ReadReply)
         assert message.read == asked
     assert len(port.take_events()) == 2
+
+
+def test_a_read_that_has_its_reply_makes_room_for_the_next(bench: Bench) -> None:
+    """As one that failed does."""
+    port = bench.opened().port
+    replies = [reply(1, op) for op in range(1, 2 * READS_MAX + 1)]
+    reads = [port.read(1, one[:HEADER_SIZE]) for one in replies]
+    for read, one in zip(reads[:READS_MAX], replies, strict=False):
+        port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=one))
+    assert [message.read for message in bench.sent if isinstance(message, ReadReply)] == reads
+
+
+def test_reads_and_waits_are_numbered_from_one_each(bench: Bench) -> None:
+    """Also a read that is answered from the port."""
+    port = bench.opened().port
+    one = reply(1, 5)
+    port.write(1, one)
+    assert [port.await_durable((0,)) for _ in range(2)] == [1, 2]
+    assert [port.read(slot, one[:HEADER_SIZE]) for slot in (0, 1, 0)] == [1, 2, 3]
 
 
 def test_a_lent_buffer_is_copied_and_given_back_also_when_the_answer_comes_again(bench: Bench) -> None:
@@ -766,6 +863,24 @@ def test_waits_for_durability_are_numbered_and_repeated(bench: Bench) -> None:
     port.receive(SlotsDurable(owner=OWNER, wait=wait))
     port.receive(SlotsDurable(owner=OWNER, wait=wait))
     assert port.take_events() == [SlotsAreDurable(wait=wait, slots=(1, 2))]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_wait_that_is_refused_ends_the_port(bench: Bench, held: bool) -> None:
+    """Whether it went out at once or after the writes before it; the refusal of an earlier one changes nothing."""
+    port = bench.opened().port
+    port.await_durable((0,))
+    port.receive(SlotsDurable(owner=OWNER, wait=1))
+    if held:
+        port.write(1, reply(1, 1))
+        port.committed(1)
+    wait = port.await_durable((1,))
+    bench.accept(1)
+    port.take_events()
+    for number in (1, wait):
+        assert not port.failed
+        port.receive(RequestRefused(owner=OWNER, request="AwaitDurable", number=number, fault=FAULT))
+    assert port.take_events() == [PortFailed(fault=FAULT)]
 
 
 def test_a_wait_is_about_what_was_written_before_it(bench: Bench) -> None:
@@ -964,7 +1079,15 @@ def port_that_is(state: str, bench: Bench) -> RepliesPort:
     return port
 
 
-STATES_OF_PORT = ("new", "opening", "open", "closing", "closed", "failed", "failed while closing")
+STATES_OF_PORT = {  # and what the owner is told there
+    "new": "not open: open it",
+    "opening": "not open: wait for RepliesOpened",
+    "open": "opened once",
+    "closing": "is closing and takes nothing more",
+    "closed": "has closed and takes nothing more",
+    "failed": "has failed: recover with another RepliesPort",
+    "failed while closing": "has failed: recover with another RepliesPort",
+}
 ALL_STATES = frozenset(STATES_OF_PORT)
 CALLS: dict[str, tuple[Callable[[RepliesPort], object], frozenset[str]]] = {
     "open": (lambda port: port.open(CONFIG, OpenMode.OPEN), frozenset({"new"})),
@@ -998,7 +1121,7 @@ def test_what_a_port_cannot_take_in_its_state_is_misuse_and_does_nothing(bench: 
         if state != "open":
             assert bench.sent == [] or (state, call) == ("new", "open")
     else:
-        with pytest.raises(PortMisused):
+        with pytest.raises(PortMisused, match="opened once" if call == "open" else STATES_OF_PORT[state]):
             function(port)
         assert bench.sent == []
         assert port.pending == 0
@@ -1074,6 +1197,40 @@ def test_closing_writes_what_waits_and_then_closes(bench: Bench) -> None:
     closed = RepliesClosed(owner=OWNER, number=close.number)
     port.receive(closed)
     assert port.take_events() == [closed]
+
+
+def test_a_port_that_closes_asks_nothing_more_of_the_pool(bench: Bench) -> None:
+    """The component takes back every lease: what has no answer is not asked again, and nothing is given back."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=6000))
+    grant(bench, (0,))
+    port.close()
+    assert bench.writes().slots == (0,)
+    bench.accept(1)
+    assert isinstance(bench.only_sent(), CloseReplies)
+    bench.pool_sent.clear()
+    bench.pass_time(5)
+    assert bench.pool_sent == []
+
+
+def test_a_port_goes_on_asking_the_pool_until_it_closes(bench: Bench) -> None:
+    """A checkpoint is no end."""
+    port = bench.opened().port
+    port.write(0, reply(0, 1, size=2000))
+    port.checkpoint(1, b"table")
+    port.committed(1)
+    bench.accept(1)
+    (asked,) = bench.pool_sent
+    bench.pass_time(5)
+    assert bench.pool_sent == [asked, asked]
+
+
+@pytest.mark.parametrize("state", ["open", "closing", "closed", "failed", "failed while closing"])
+def test_a_port_maps_the_memory_until_its_end(bench: Bench, state: str) -> None:
+    """An owner that recovers makes another port, and would keep every earlier mapping."""
+    port_that_is(state, bench)
+    (memory,) = bench.mapped
+    assert (memory.buffers == 0) == (state in ("closed", "failed", "failed while closing"))
 
 
 def ask_and_close(bench: Bench) -> RepliesPort:
@@ -1228,6 +1385,8 @@ def test_under_any_weather_the_component_ends_with_what_was_written_last(bench: 
                 expected[slot] = reply(slot, op, size=chance.choice((50, 300, 8000)))
                 port.write(slot, expected[slot])
             port.committed(op)
+        # A large reply waits for a buffer only when none is free.
+        assert not (port._queue.unplaced and port._buffers.free)
         component.step()
         bench.time += 0.3
         port.tick()

@@ -52,6 +52,13 @@ def queue() -> Queue:
     return Queue()
 
 
+def test_a_new_queue_knows_of_no_op() -> None:
+    """Ops count from 1; what is known is what is committed since."""
+    queue = WriteQueue(pending_max=1, batch_max=1, interval=0.0)
+    assert (queue.committed, queue.told, queue.accepted, queue.durable, queue.durable_asked) == (0, 0, 0, 0, 0)
+    assert queue.is_idle
+
+
 def test_a_slot_has_one_place_and_its_last_operation(queue: Queue) -> None:
     """The place is that of the first, and the op that may be told is not that of a later one in it."""
     for op, slot in enumerate((3, 5, 3, 7), 1):
@@ -106,14 +113,37 @@ def test_what_is_not_committed_stays_and_is_not_told(queue: Queue) -> None:
     assert queue.told == 2
 
 
+def test_a_batch_without_operations_tells_nothing_new_while_something_waits(queue: Queue) -> None:
+    """An operation or a barrier. Without either it tells all that is committed."""
+    queue.committed = 3
+    queue.put(0, 5, b"x")
+    assert queue.take_nothing().op == 0
+    queue.accept()
+    queue.committed = 5
+    assert queue.next_accepted() == ((0,), 5)
+    queue.put(0, 7, b"x")
+    queue.put(0, 9, b"x")
+    queue.committed = 7
+    assert queue.next_accepted() == ((0,), 7)
+    queue.committed = 9
+    queue.checkpoint(7, b"t")
+    assert queue.take_nothing().op == 7
+    queue.accept()
+    assert queue.next_accepted() == ((), 9)
+    assert queue.next_accepted() == (Checkpoint, 7)
+    queue.committed = 10
+    assert queue.take_nothing().op == 10
+
+
 def test_operations_that_nobody_waits_for_go_out_once_per_interval() -> None:
     """Each reason to wait no longer lets them go at once."""
     for reason in ("awaited", "asked", "barrier", "buffer", "many", "time"):
-        queue = Queue(interval=5.0, pending_max=4)
+        queue = Queue(interval=5.0, pending_max=6)  # three are half of that
         queue.put(0, 1, b"x")
         assert queue.next(now=7.0) == ((0,), 100)
         queue.accept()
         queue.put(1, 2, b"x")
+        queue.put(3, 2, b"x")
         assert queue.next(now=11.9) is None
         if reason == "asked":
             queue.durable_asked = 2
@@ -206,6 +236,23 @@ class TestBarriers:
         queue.accept()
         assert (queue.is_changing(7), queue.told, queue.accepted) == (False, 200, 200)
         assert queue.next(1) == ((3,), 201)
+
+    def test_an_installation_leaves_nothing_waiting_if_nothing_is_in_flight(self, queue: Queue) -> None:
+        """Else the queue would be full too early, and never idle."""
+        queue.put(0, 1, b"x")
+        queue.install(2, b"t")
+        assert queue.pending == 0
+        assert queue.next_accepted() == (InstallSessions, 2)
+        assert queue.is_idle
+
+    def test_after_an_installation_an_operation_is_not_committed_until_it_is_called_so(self, queue: Queue) -> None:
+        """What was committed before speaks of the state that is replaced."""
+        queue.install(50, b"t")
+        queue.put(0, 51, b"x")
+        assert queue.next_accepted() == (InstallSessions, 50)
+        assert queue.next() is None
+        queue.committed = 51
+        assert queue.next() == ((0,), 51)
 
     def test_the_end_takes_with_it_what_was_not_called_committed(self, queue: Queue) -> None:
         """Nobody could call it so any more."""
@@ -301,19 +348,37 @@ def test_leases_come_back_with_the_batch_that_is_durable(queue: Queue) -> None:
 def test_a_query_sees_what_is_not_accepted(queue: Queue) -> None:
     """A leased reply in flight is the component's by now; the serial tells what a query must wait for."""
     assert queue.oldest == queue.serial + 1
-    queue.put(0, 1, b"x")
-    queue.put(1, 2, LARGE, large=True)
+    queue.put(0, 11, b"x")
+    queue.put(1, 12, LARGE, large=True)
     queue.place(ONE)
     queue.next()
-    queue.put(0, 3, b"y")
-    queue.checkpoint(3, b"t")
-    queue.put(0, 4, b"z")
+    queue.put(0, 13, b"y")
+    queue.checkpoint(13, b"t")
+    queue.put(0, 14, b"z")
     assert queue.replies_of(0) == [b"x", b"y", b"z"]
     assert queue.replies_of(1) == []
     assert (queue.oldest, queue.serial) == (1, 4)
     assert [queue.is_changing(slot) for slot in range(3)] == [True, True, False]
     queue.accept()
     assert (queue.oldest, queue.is_changing(0)) == (3, False)
+
+
+def test_a_query_waits_for_an_installation_but_not_for_what_changes_no_slot(queue: Queue) -> None:
+    """A checkpoint or an empty batch does not, before it goes out or in flight."""
+    queue.take_nothing()
+    assert queue.oldest == queue.serial + 1
+    queue.accept()
+    queue.checkpoint(0, b"t")
+    assert queue.oldest == queue.serial + 1
+    assert queue.next() == (Checkpoint, 0)
+    assert queue.oldest == queue.serial + 1
+    queue.accept()
+    queue.install(2, b"t")
+    assert queue.oldest == queue.serial == 1
+    assert queue.next() == (InstallSessions, 2)
+    assert queue.oldest == queue.serial == 1
+    queue.accept()
+    assert queue.oldest == queue.serial + 1
 
 
 @pytest.mark.parametrize("seed", range(20))
