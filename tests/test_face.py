@@ -48,7 +48,9 @@ def test_the_face_has_all_that_an_owner_sends_and_is_sent() -> None:
     """Nobody has to look for a message in a module of which he never heard."""
     names = set(client_replies.__all__)
     owners = {
-        row.message.__name__ for row in PROTOCOL if row.sender is Party.REPLICA and "replies" in row.message.__module__
+        row.message.__name__
+        for row in PROTOCOL
+        if row.sender is Party.REPLICA and row.message.__module__.endswith(".replies")
     }
     assert owners - names == set()
     told = {message.__name__ for message in PORT_MESSAGES if message.__module__.endswith(".replies")}

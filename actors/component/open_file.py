@@ -63,7 +63,7 @@ class Parts:
         self.checkpointing = Checkpointing(opened, self.writing)
 
     def refuse_reads(self) -> None:
-        """The file closes: no read is answered any more."""
+        """The file closes: no read is answered any more. `StorageFailed` or `RepliesClosed` takes an answer's place."""
         self.reader.refuse_all()
         self.peer_server.drop_all()
 

@@ -12,8 +12,8 @@ A plain object without actors, clocks or I/O; `ClientRepliesActor` owns one. For
     reads       reads in flight
 
 Guarantees the design's invariants 1 to 6 and 8. Verify before asking: only a faulty slot is repaired from peers or
-denied to one. Limits: no knowledge of buffers. The states, derived from the above, and
-what moves between them (write and install: of another reply than the expected one; unverified: `ahead` as well):
+denied to one. Limits: no knowledge of buffers, nor of peers: what depends on them (lost, under repair) is not a state.
+The states, derived from the above, each with one outcome per event, and what moves between them (write and install: of another reply than the expected one; unverified: `ahead` as well):
 
     state      | write    repair    started   done      read fails  verified   remove   install
     empty      | queued   refused   -         -         -           -          empty    unverified
