@@ -331,10 +331,10 @@ class RepliesStatus(Message):
     """The component as it is now.
 
     `slots` counts slots by state, the names of `SlotState` in small letters. `queues` has depths and limits: writes,
-    waits, reads and repairs that wait or are in flight, buffers at hand. `counters` only grow, and have a name only once
-    it happened. `faulty` are the slots that do not hold their reply, `lost` those of which no replica has it. `durable`
-    says of each slot that was asked about whether exactly what it is expected to hold is on disk; `durable_through` is as in
-    `RepliesDurable`; `stopped` is the fault that stopped the storage, if one did.
+    waits, reads and repairs that wait or are in flight, buffers at hand. `counters` only grow, and have a name once it
+    happened. `faulty` are the slots that do not hold their reply, `lost` those of which no replica has it. `durable`
+    says of each slot that was asked about whether exactly what it is expected to hold is on disk; `durable_through` is
+    as in `RepliesDurable`; `stopped` is the fault that stopped the storage, if one did.
     """
 
     request: U64
