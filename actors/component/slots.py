@@ -11,9 +11,9 @@ A plain object without actors, clocks or I/O; `ClientRepliesActor` owns one. For
     faulty      the disk was read, or is being written, and does not hold `expected`; nothing pending will put it there
     reads       reads in flight
 
-Guarantees the design's invariants 1 to 6 and 8. Verify before asking: only a faulty slot is repaired or denied to a peer.
-Limits: it knows no buffers and no peers, so lost or under repair is no state. The states, derived from the above, with
-what moves between them (write and install: of another reply than the expected one; unverified: `ahead` as well):
+Guarantees the design's invariants 1 to 6 and 8. Verify before asking: only a faulty slot is repaired, or denied to a
+peer. Limits: it knows no buffers and no peers, so lost or under repair is no state. The states, derived from the above,
+with what moves between them (write and install: of another reply than the expected one; unverified: `ahead` as well):
 
     state      | write    repair    started   done      read fails  verified   remove   install
     empty      | queued   refused   -         -         -           -          empty    unverified
