@@ -152,7 +152,7 @@ class Members:
     # Asking.
 
     def tell(self, name: str, message: Message) -> None:
-        """Send a message, which may get lost. To a process that is stopped, this takes ten seconds: see `is_stopped`."""
+        """Send a message, which may get lost. To a process that is stopped this takes ten seconds: `is_stopped`."""
         self._system.tell(self.addresses[name], message)
 
     def exchange(self, names: Sequence[str], make: Callable[[str, int], Message], timeout: float) -> dict[str, Message]:
