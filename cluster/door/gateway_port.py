@@ -34,6 +34,9 @@ from .frames import (
     unpack_frame,
 )
 
+REQUESTS_LAG_S = 0.01  # how long a batch of requests waits for answers that confirm it by the way
+ANSWERS_TIMEOUT_S = 1.0  # without a confirmation, and batches of answers count as lost
+ANSWERS_QUEUED_MAX = 16_384  # for one gateway
 GATEWAY_TIMEOUT_S = 60.0  # without a message, and a replica forgets the gateway
 
 
@@ -64,25 +67,11 @@ class GatewayPort:
     about a client; and `flush` at the end of every handler and periodically. To hold a gateway back, it takes later.
     """
 
-    def __init__(
-        self,
-        replica: int,
-        cluster: int,
-        send: Callable[[ActorAddress, ForwardedReplies], None],
-        *,
-        confirm_lag_s: float = 0.01,
-        confirm_timeout_s: float = 1.0,
-        answers_queued_max: int = 16_384,
-        body_size_max: int = REPLY_SIZE_MAX,
-    ) -> None:
+    def __init__(self, replica: int, cluster: int, send: Callable[[ActorAddress, ForwardedReplies], None]) -> None:
         self.replica = replica
         self.cluster = cluster
         self.counters: Counter[str] = Counter()
         self._send = send
-        self._confirm_lag_s = confirm_lag_s
-        self._confirm_timeout_s = confirm_timeout_s
-        self._answers_queued_max = answers_queued_max
-        self._body_size_max = body_size_max
         self._told = (0, PRIMARY_UNKNOWN)
         self._doors: OrderedDict[int, _Door] = OrderedDict()
         self._routes: OrderedDict[int, _Route] = OrderedDict()
@@ -101,12 +90,12 @@ class GatewayPort:
         door.heard_at = now
         door.window.confirm(message.taken, now)
         # Not at once: the answers will say it, and what comes until then makes one batch instead of many.
-        lag = self._confirm_lag_s if message.requests else inf
+        lag = REQUESTS_LAG_S if message.requests else inf
         door.window.take(message.number, now if message.asks else now + lag)
         frames = []
         for packed in message.requests:
             try:
-                frame = unpack_frame(packed, TO_GATEWAY, self._body_size_max)
+                frame = unpack_frame(packed, TO_GATEWAY, REPLY_SIZE_MAX)
             except FrameInvalid as error:
                 self.counters[f"requests_invalid_{type(error).__name__}"] += 1
                 continue
@@ -163,7 +152,7 @@ class GatewayPort:
         """Queue a frame for its client; without a way to it the client asks again, or asks another replica."""
         route = self._routes.get(frame.client)
         door = self._doors.get(route.gateway) if route is not None else None
-        if door is None or len(door.answers) >= self._answers_queued_max:
+        if door is None or len(door.answers) >= ANSWERS_QUEUED_MAX:
             self.counters["answers_without_a_way" if door is None else "answers_dropped"] += 1
             return
         door.answers.append(frame.packed)
@@ -175,7 +164,7 @@ class GatewayPort:
             del self._doors[gateway]  # it has nothing in flight here, or is gone
         for gateway, door in self._doors.items():
             window = door.window
-            if now - window.since >= self._confirm_timeout_s:
+            if now - window.since >= ANSWERS_TIMEOUT_S:
                 self.counters["batches_unconfirmed"] += window.lose()
             answers = self._batch(door) if window.in_flight < ANSWER_BATCHES_MAX else ()
             if not answers and now < window.owed_at and not news:
