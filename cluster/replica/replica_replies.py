@@ -18,10 +18,10 @@ from client_replies.cluster.vsr.effects import (
     AwaitReply,
     CheckpointReplies,
     Effect,
+    FetchReply,
     ForgetReply,
     InstallReplies,
     KeepReply,
-    ReadReply,
     RepliesCommitted,
 )
 from client_replies.messages.replies import (
@@ -71,7 +71,7 @@ class ReplicaReplies:
             port.install(effect.op, effect.sessions)
         elif isinstance(effect, AwaitReply):
             self._waits[port.await_durable((effect.slot,))] = effect.slot
-        elif isinstance(effect, ReadReply):
+        elif isinstance(effect, FetchReply):
             self._observer.reply_needed(effect.slot, effect.header)
             port.read(effect.slot, effect.header)
 

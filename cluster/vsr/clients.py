@@ -19,7 +19,7 @@ from client_replies.storage.client_sessions import DuplicateRequest, NewRequest
 
 from . import normal
 from .core import Core, Status
-from .effects import AnswerClient, ReadReply, Reason, RedirectClient, RefuseClient
+from .effects import AnswerClient, FetchReply, Reason, RedirectClient, RefuseClient
 from .execution import Applied, Skipped, is_whole, reason_of
 from .messages import LogEntry
 
@@ -139,7 +139,7 @@ def _repeat(core: Core, client: int, status: DuplicateRequest) -> None:
         core.emit(AnswerClient(client, core.view, status.header, repeated=True))
     elif status.header not in core.clients.reads and len(core.clients.reads) < core.config.reads_max:
         core.clients.reads[status.header] = client
-        core.emit(ReadReply(status.slot, status.header))
+        core.emit(FetchReply(status.slot, status.header))
 
 
 def reply_read(core: Core, header: bytes, reply: bytes) -> None:

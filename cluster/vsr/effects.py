@@ -124,7 +124,7 @@ class AwaitReply:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadReply:
+class FetchReply:
     """`port.read(slot, header)`; then `reply_read(header, reply)` or `reply_not_read(header, lost)`."""
 
     slot: int
@@ -143,5 +143,5 @@ Effect = (
     | CheckpointReplies
     | InstallReplies
     | AwaitReply
-    | ReadReply
+    | FetchReply
 )

@@ -31,10 +31,10 @@ from client_replies.cluster.vsr.effects import (
     AwaitReply,
     CheckpointReplies,
     Effect,
+    FetchReply,
     ForgetReply,
     InstallReplies,
     KeepReply,
-    ReadReply,
     Reason,
     RedirectClient,
     RefuseClient,
@@ -365,7 +365,7 @@ class Node:
             self.replies.install(effect.op, effect.sessions)
         elif isinstance(effect, AwaitReply):
             self.replies.await_slot(effect.slot)
-        elif isinstance(effect, ReadReply):
+        elif isinstance(effect, FetchReply):
             self.replies.read(effect.slot, effect.header)
 
     def _write(self, number: int, write: LogWrite) -> None:
