@@ -82,6 +82,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> -1]': ONE_OF_THE_TWO,
         'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> 1]': ONE_OF_THE_TWO,
     },
+    "actors/owner/buffers.py": {
+        "lease = leases[0] if leases else self._queue.take_from_behind(self.contents) [0 -> -1]": "the only one",
+    },
     "actors/owner/write_queue.py": {
         "op: int = 0  # of the last operation [0 -> 1]": SET_BEFORE_READ,
         "op: int = 0  # of the last operation [0 -> -1]": SET_BEFORE_READ,
