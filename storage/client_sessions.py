@@ -157,7 +157,7 @@ class ClientSessions:
         evicted = None
         if slot is None:
             if not self._free:
-                evicted = self._evict()
+                evicted = self._evict()  # whose slot is the only free one, and gets the new header
             slot = heapq.heappop(self._free)
         self._put(slot, client, packed, commit)
         return Registered(slot, session, evicted)
@@ -320,7 +320,6 @@ class ClientSessions:
 
     def _evict(self) -> Evicted:
         client, slot = self._slots.popitem(last=False)
-        self._headers[slot] = None
         heapq.heappush(self._free, slot)
         return Evicted(client, slot)
 

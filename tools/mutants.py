@@ -76,11 +76,16 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "storage/data_file.py": {
         'self._cluster = superblock.cluster.to_bytes(16, "little") [16 -> 17]': FAST_PATH,
         "ahead.append((run, reader.submit(self._read_run, run, memories[0]))) [0 -> -1]": "the other of the two",
+        "if _size_of(run) > RUN_SIZE // 2: [_size_of(run) > RUN_SIZE // 2 -> _size_of(run) >= RUN_SIZE // 2]": "only "
+        "from when on another thread reads",
     },
     "actors/owner/replies_port.py": {
         "if op > self._queue.committed: [op > self._queue.committed -> op >= self._queue.committed]": "sets what it is",
         'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> -1]': ONE_OF_THE_TWO,
         'if (getattr(message, "owner", 0) or getattr(message, "holder", 0)) != self.owner: [0 -> 1]': ONE_OF_THE_TWO,
+    },
+    "actors/owner/buffers.py": {
+        "lease = leases[0] if leases else self._queue.take_from_behind(self.contents) [0 -> -1]": "the only one",
     },
     "actors/owner/write_queue.py": {
         "op: int = 0  # of the last operation [0 -> 1]": SET_BEFORE_READ,
@@ -104,6 +109,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "return next(iter(self._pending), barrier + 1) > barrier [1 -> 2]": "anything above the barrier will do",
     },
     "actors/component/writing.py": {
+        'self._cluster = opened.config.cluster.to_bytes(16, "little")  # as it is packed [16 -> 17]': FAST_PATH,
+        "if max(message.slots, default=0) >= config.clients_max: [0 -> -1]": "without slots neither is too large",
+        "return leases [return leases -> return None]": "empty; without leases it is asked only whether it is",
         "if isinstance(payload, bytes) and not size == len(payload) <= config.inline_size_max: "
         "[size == len(payload) <= config.inline_size_max -> size == len(payload) < config.inline_size_max]": FAST_PATH,
     },

@@ -12,6 +12,7 @@ import pytest
 
 from client_replies.actors.component.slots import Read, Slots, SlotState, Write
 from client_replies.messages.faults import InvariantBroken
+from client_replies.messages.replies import Payload
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import packed_op
 
@@ -592,11 +593,27 @@ def test_a_read_that_ended_is_not_answered_by_a_write() -> None:
     assert slots.accept(0, H2, b"two", 0.0) == [second]
 
 
+def test_a_read_hands_the_reply_to_its_waiter_if_it_has_one() -> None:
+    """A verification has none."""
+
+    class Waiter:
+        answers: list[Payload] = []
+
+        def answered_by_write(self, payload: Payload) -> None:
+            self.answers.append(payload)
+
+    waiter = Waiter()
+    Read(0, H1, waiter).answer(b"reply")
+    Read(0, H1).answer(b"reply")
+    assert waiter.answers == [b"reply"]
+
+
 def test_what_was_found_ahead_is_good_when_it_is_what_is_expected() -> None:
     """A state sync tells of the op of the reply that the disk was found to hold."""
     slots = slots_in_all_states()
     slots.install({6: H3})
     assert slots.state(6) is DURABLE
+    assert slots.is_durable(6)
 
 
 def test_an_ended_read_says_whether_it_made_the_slot_faulty() -> None:

@@ -21,7 +21,7 @@ from client_replies.messages.requests import Outbox
 from client_replies.messages.storage_io import SlotsWritten, WriteSlots
 from client_replies.storage.shared_memory import PoolMemory
 
-CLUSTER, SLOTS, BUFFERS = 1, 6, 3
+CLUSTER, SLOTS, BUFFERS = 2**128 - 1, 6, 3
 INLINE_MAX, SIZE_MAX = 1024, 8192
 OWNER, STORAGE, ASKER, OTHER_ASKER = map(ActorAddress, ("owner", "storage", "asker", "another asker"))
 

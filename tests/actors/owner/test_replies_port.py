@@ -727,13 +727,14 @@ def test_only_a_few_reads_are_asked_for_at_the_same_time(bench: Bench) -> None:
 
 
 def test_a_read_that_has_its_reply_makes_room_for_the_next(bench: Bench) -> None:
-    """As one that failed does."""
+    """As one that failed does: for one, not for more."""
     port = bench.opened().port
-    replies = [reply(1, op) for op in range(1, 2 * READS_MAX + 1)]
+    replies = [reply(1, op) for op in range(1, 3 * READS_MAX)]
     reads = [port.read(1, one[:HEADER_SIZE]) for one in replies]
-    for read, one in zip(reads[:READS_MAX], replies, strict=False):
+    for answered, (read, one) in enumerate(zip(reads[:READS_MAX], replies, strict=False)):
+        asked = [message.read for message in bench.sent if isinstance(message, ReadReply)]
+        assert asked == reads[: READS_MAX + answered]
         port.receive(ReplyRead(owner=OWNER, read=read, slot=1, payload=one))
-    assert [message.read for message in bench.sent if isinstance(message, ReadReply)] == reads
 
 
 def test_reads_and_waits_are_numbered_from_one_each(bench: Bench) -> None:
@@ -899,6 +900,20 @@ def test_a_wait_is_about_what_was_written_before_it(bench: Bench) -> None:
     assert asked.wait == wait
     bench.pass_time(5)
     assert bench.only_sent() is asked
+
+
+def test_a_wait_is_not_held_up_by_what_was_written_after_it(bench: Bench) -> None:
+    """Nor by a later wait, which is about more."""
+    port = bench.opened(credit=1).port
+    for op in (1, 2):
+        port.write(op, reply(op, op))
+        port.committed(op)
+        port.await_durable((op,))
+    bench.sent.clear()
+    bench.accept(1, credit=1)
+    assert [message.wait for message in bench.sent if isinstance(message, AwaitDurable)] == [1]
+    bench.accept(2)
+    assert [message.wait for message in bench.sent if isinstance(message, AwaitDurable)] == [1, 2]
 
 
 def test_a_wait_does_not_go_out_ahead_of_a_newer_reply_in_the_place_of_its_own(bench: Bench) -> None:
