@@ -94,6 +94,7 @@ class Transport:
         self.view = memoryview(self.buffer)
         self._spare: bytearray | None = None
         self._posted: deque[tuple[HostAddress, list[Any], int, TransmitIntent]] = deque()  # by other threads
+        self._sends_posted = False
         self.loop = Loop(self._woken, self._watched)
         self._finished: deque[tuple[TransmitIntent, Any]] = deque()
         self._ending: int = _RUNNING
@@ -237,8 +238,7 @@ class Transport:
         self.loop.wake()
 
     def _woken(self) -> None:
-        while self._posted:
-            self._send(*self._posted.popleft())
+        self._send_posted()
         if self._children_died:
             self._children_died = False
             self.inbox.append(ReceiveEnvelope(self.myAddress, ChildMayHaveDied()))
@@ -310,13 +310,26 @@ class Transport:
         if way is None:
             self.complete(intent, False)
 
+    def _send_posted(self) -> None:
+        """Send what other threads have left, in its order.
+
+        While one of these messages waits for room, the loop is run within; those behind it must not overtake it there.
+        """
+        if self._sends_posted:
+            return
+        self._sends_posted = True
+        try:
+            while self._posted:
+                self._send(*self._posted.popleft())
+        finally:
+            self._sends_posted = False
+
     def _end_run(self) -> None:
         """Let another thread run the loop; first send what others have left to this one."""
         while True:
-            while self._posted:
-                self._send(*self._posted.popleft())
+            self._send_posted()
             self.loop.leave()
-            if not self._posted or not self.loop.enter():
+            if not self._posted or self._sends_posted or not self.loop.enter():
                 return
 
     def _write(self, way: LocalStream | HostPeer, parts: list[Any], size: int, intent: Any) -> bool:

@@ -193,8 +193,8 @@ def test_a_watched_descriptor_is_told_when_it_is_readable(system: OwnedSystem) -
 
 
 def test_the_threads_of_an_actor_may_send(system: OwnedSystem) -> None:
-    """Each thread's messages arrive, all of them, in its order, while the actor answers."""
-    watcher, count = system.createActor(Watcher), 500
+    """Each thread's messages arrive, all of them, in its order, also those that waited for room."""
+    watcher, count = system.createActor(Watcher), 2000
     with system.private() as listener:
         listener.tell(watcher, ("threads", count))
         got = [listener.listen(TIMEOUT_S) for _ in range(4 * count)]
