@@ -24,7 +24,7 @@ help: ## say what can be made
 $(READY): setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later with venv and ensurepip was found; name one: make PYTHON=..." >&2; exit 1; }
 	@echo "setting up .venv (once) ..."
-	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	@$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --copies --clear .venv
 	@$(RUN) -m pip install --disable-pip-version-check --no-input --no-compile --editable '.[dev]' \
 		>.venv/setup.log 2>&1 || { cat .venv/setup.log >&2; exit 1; }
 	@touch $@

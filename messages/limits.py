@@ -5,7 +5,8 @@ against its annotation, and what is nested: the items of tuples and mappings, an
 it calls the object's `rules()`, if it has any, for what spans fields. Builtin types are exact, so that a bool is no
 int; but an int passes for a float.
 
-Limits: a union has no tuple and no mapping in it.
+Limits: a union has no tuple and no mapping in it. Of other generic types only the type itself is checked (of a
+`dict[str, int]` that it is a dict), and of what is no type (`Any`) nothing.
 
 The function is made as Python source, because every message is checked twice on its way, and a call for each field
 would cost as much as what it checks.
@@ -109,7 +110,7 @@ def _lines(field: str, annotation: object, value: str, names: dict[str, Any], in
     items = [f"{value}{number}" for number, item in enumerate(inner) if item is not ...]
     whole = "" if value == "value" else ", value"
     raises = f"raise invalid({field!r}, {value}, {_name(annotation, names)}{whole})"
-    if _is_union(base) or typing.get_origin(base) is None:
+    if _is_union(base) or typing.get_origin(base) not in _BUILTINS:
         return [f"{indent}if not ({_condition(annotation, value, names)}): {raises}"]
     kind, loop = _BUILTINS[typing.get_origin(base)][0].format(value), value
     if typing.get_origin(base) is Mapping:
@@ -131,7 +132,9 @@ def _condition(annotation: object, value: str, names: dict[str, Any]) -> str:
     elif base in _BUILTINS:
         kind = _BUILTINS[base][0].format(value)
     else:
-        kind = f"isinstance({value}, {_name(base, names)})"
+        plain = typing.get_origin(base) or base
+        is_type = isinstance(plain, type) and plain is not Any
+        kind = f"isinstance({value}, {_name(plain, names)})" if is_type else "True"
         if is_dataclass(base):
             kind += f" and checks[type({value})]({value}) is None"
     return " and ".join([kind, *(limit.condition.format(value) for limit in limits)])

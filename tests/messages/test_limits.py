@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, NewType
+from typing import Annotated, Any, NewType
 
 import pytest
 
@@ -130,3 +130,25 @@ def test_rules_come_after_the_limits_and_are_inherited() -> None:
         Wider(low=2, high=1, width=1)
     with pytest.raises(MessageInvalid, match="width is 0"):
         Wider(low=1, high=1, width=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loose(Message):
+    """A user's message with annotations of which only the type can be checked."""
+
+    table: dict[str, int]
+    several: list[Part]
+    anything: Any
+    kind: type[Part]
+    either: dict[str, int] | None = None
+
+
+def test_of_other_types_only_the_type_itself_is_checked() -> None:
+    """What is in them is their receiver's to look at; of `Any` nothing is."""
+    loose = Loose(table={"a": "b"}, several=[1], anything=object(), kind=Part)  # type: ignore[dict-item, list-item]
+    loose.validate()
+    right: dict[str, Any] = {"table": {}, "several": [], "anything": None, "kind": Part}
+    for field, wrong in (("table", []), ("several", ()), ("kind", 1), ("either", 1)):
+        with pytest.raises(MessageInvalid) as raised:
+            Loose(**{**right, field: wrong})
+        assert raised.value.field == field
