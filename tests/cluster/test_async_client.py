@@ -40,6 +40,7 @@ def test_sessions_work_beside_each_other_and_calls_in_one_after_each_other() -> 
     assert server.stand_in.executed == 21  # with the end of the session that was closed
 
 
+@pytest.mark.slow
 def test_a_cancelled_request_goes_on_and_is_resumed() -> None:
     """The next call waits for it; a request without its answer is pending, and gets the original reply."""
     server = ScriptedServer()

@@ -43,6 +43,7 @@ def test_the_counter_executes_once_and_repeats_the_original_reply_after_its_prim
     assert len((ROOT / "examples" / "counter.py").read_text(encoding="utf-8").splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_a_service_resumes_where_it_was(tmp_path: Path) -> None:
     """With the same cluster number, so that its clients find it again."""
     with running_service(Counter, tmp_path) as service, service.client() as client, client.session() as session:
@@ -56,6 +57,7 @@ def test_a_service_resumes_where_it_was(tmp_path: Path) -> None:
             service.kill(7)
 
 
+@pytest.mark.slow
 def test_a_machine_that_raises_stops_its_replicas_and_says_why(tmp_path: Path) -> None:
     """On every replica, and with the command; what came before is kept."""
     said: list[str] = []
@@ -75,6 +77,7 @@ def test_a_machine_that_there_is_not_is_refused_before_anything_is_started(tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     """A machine that cannot be made, an address of another host, a directory in use."""
     with pytest.raises(MembersFailed, match="no file of mine"), running_service(Unmade, tmp_path / "unmade"):
@@ -89,6 +92,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         pytest.fail("it was started")
 
 
+@pytest.mark.slow
 def test_serve_says_where_it_listens_and_ends_by_an_interrupt(tmp_path: Path) -> None:
     """The command, as it is installed; and a client of another process."""
     command = [

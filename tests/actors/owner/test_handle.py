@@ -70,6 +70,7 @@ def test_a_small_reply_is_replaced_and_removed(path: Path, system: OwnedSystem) 
         replies.durable([3, 4], TIMEOUT)
 
 
+@pytest.mark.slow
 def test_many_writes_are_taken_as_fast_as_the_disk_allows(path: Path, system: OwnedSystem) -> None:
     """More than may wait at once: `write` waits for room, and large replies for buffers."""
     with Replies.open(path, cluster=1, system=system, **SIZES) as replies:
@@ -84,6 +85,7 @@ def test_many_writes_are_taken_as_fast_as_the_disk_allows(path: Path, system: Ow
         assert [replies.read(slot, TIMEOUT).header.op for slot in range(8)] == [3000, *range(2993, 3000)]
 
 
+@pytest.mark.slow
 def test_threads_share_a_handle(path: Path, system: OwnedSystem) -> None:
     """Each gets its own results."""
     lock, op = threading.Lock(), 0
@@ -110,6 +112,7 @@ def test_threads_share_a_handle(path: Path, system: OwnedSystem) -> None:
     assert (wrong, op) == ([], 160)
 
 
+@pytest.mark.slow
 def test_after_a_crash_the_script_writes_again_what_the_checkpoint_does_not_have(path: Path) -> None:
     """`opened.op` says from where."""
     script = (
@@ -196,6 +199,7 @@ class TestWhatGoesWrong:
                 with pytest.raises(RepliesUnusable, match="a closed handle"):
                     call()
 
+    @pytest.mark.slow
     def test_a_component_that_died(self, path: Path, system: OwnedSystem) -> None:
         """Who waits is told, and does not wait for ever."""
         with Replies.open(path, cluster=1, system=system, **SIZES) as replies:

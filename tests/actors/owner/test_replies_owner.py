@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from thespian.actors import ActorAddress, ActorExitRequest
 
 from client_replies import running_system
@@ -51,6 +52,7 @@ def test_requests_are_executed_once_whatever_is_killed(tmp_path: Path) -> None:
         assert body_of(ask(system, owner, 26, 5)).startswith("the counter is 330 ")
 
 
+@pytest.mark.slow
 def test_an_owner_that_exits_and_comes_back_goes_on(tmp_path: Path) -> None:
     """In the same system, beside its old component, which gives up the file."""
     with running_system() as system:
@@ -68,6 +70,7 @@ def test_an_owner_that_exits_and_comes_back_goes_on(tmp_path: Path) -> None:
         assert ask(system, owner, 1) == first
 
 
+@pytest.mark.slow
 def test_a_damaged_slot_is_repaired_from_a_peer_before_the_client_is_answered(tmp_path: Path) -> None:
     """Two owners with the same log; the client's retry waits for the repair and gets the original reply."""
     with running_system() as system:
