@@ -12,7 +12,6 @@ from thespian.actors import ActorAddress
 from client_replies.cluster.vsr.effects import AnswerClient, RedirectClient, RefuseClient
 from client_replies.cluster.window import Window
 from client_replies.messages.message import U8_MAX
-from client_replies.messages.reply_header import CHECKSUM_SIZE
 
 from .forwarding_messages import (
     ANSWER_BATCHES_MAX,
@@ -113,20 +112,19 @@ class GatewayPort:
 
     def refuse(self, effect: RefuseClient) -> None:
         """The client's request gets no reply; without a request it is the session that is over."""
-        checksum = bytes(CHECKSUM_SIZE)
         if effect.number is not None:
             route = self._routes.get(effect.client)
-            if route is None or (route.session, route.request) != (effect.session, effect.number):
+            asked = route and (route.session, route.request, route.checksum)
+            if asked != (effect.session, effect.number, effect.checksum):
                 self.counters["refusals_nobody_waits_for"] += 1
                 return
-            checksum = route.checksum
         frame = refused_frame(
             Reason[effect.reason.name],
             cluster=self.cluster,
             client=effect.client,
             session=effect.session,
             request=effect.number or 0,
-            checksum=checksum,
+            checksum=effect.checksum,
             view=effect.view,
             primary=self.replica,
         )

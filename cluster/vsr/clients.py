@@ -109,7 +109,7 @@ def _prepare(core: Core, request: Request) -> None:
 
 def refuse(core: Core, request: Request, reason: Reason) -> None:
     """Tell the client that there will be no reply."""
-    core.emit(RefuseClient(request.client, core.view, request.session, request.number, reason))
+    core.emit(RefuseClient(request.client, core.view, request.session, request.number, reason, request.checksum))
 
 
 # Replies.
@@ -157,5 +157,5 @@ def reply_not_read(core: Core, header: bytes, lost: bool) -> None:
     # The client gets an error instead of retrying forever (invariant 11), unless it has moved on.
     slot = core.execution.sessions.slot_of(client)
     if slot is not None and core.execution.sessions.packed_header(slot) == header:
-        _, _, session, _, number = packed_client_request(header)
-        core.emit(RefuseClient(client, core.view, session, number, Reason.REPLY_LOST))
+        _, checksum, session, _, number = packed_client_request(header)
+        core.emit(RefuseClient(client, core.view, session, number, Reason.REPLY_LOST, checksum))

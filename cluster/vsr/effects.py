@@ -10,6 +10,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from client_replies.messages.reply_header import CHECKSUM_SIZE
+
 from .durable import LogWrite
 from .messages import VsrMessage
 
@@ -57,7 +59,8 @@ class AnswerClient:
 class RefuseClient:
     """No reply. A client ignores what comes from an earlier view than it has had a reply from.
 
-    `number` is that of the request, or None if it is about the session: it was evicted.
+    `number` and `checksum` are those of the request, since a client that breaks the protocol may use a number twice.
+    Without them (None, zeros) it is about the session: it was evicted.
     """
 
     client: int
@@ -65,6 +68,7 @@ class RefuseClient:
     session: int
     number: int | None
     reason: Reason
+    checksum: bytes = bytes(CHECKSUM_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

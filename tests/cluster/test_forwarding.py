@@ -26,6 +26,7 @@ from client_replies.cluster.door.frames import TO_CLIENT as ANSWERS
 from client_replies.cluster.door.gateway_port import GatewayPort
 from client_replies.cluster.vsr import effects
 from client_replies.messages.message import MessageInvalid
+from client_replies.messages.reply_header import checksum128
 
 from tests.cluster.stand_in import CLUSTER, OPERATION_ECHO, StandIn, StandInBehaves
 
@@ -298,22 +299,23 @@ def test_a_port_refuses_and_redirects_what_the_client_asked_last() -> None:
     port = wires.ports[0]
     wires.forwarding.submit(5, request(1, 4), wires.now)
     port.take(wires.due()[0][1], HERE, wires.now)
-    for number, reason in (
-        (4, effects.Reason.REPLY_LOST),
-        (3, effects.Reason.REPLY_LOST),
-        (None, effects.Reason.REPLACED),
+    checksum = request(1, 4).request_checksum
+    for number, reason, of in (
+        (4, effects.Reason.REPLY_LOST, checksum),
+        (3, effects.Reason.REPLY_LOST, request(1, 3).request_checksum),
+        (4, effects.Reason.OTHER_REQUEST, checksum128(b"other content, of the same batch")),
+        (None, effects.Reason.REPLACED, bytes(16)),
     ):
-        port.refuse(effects.RefuseClient(client=1, view=2, session=1, number=number, reason=reason))
+        port.refuse(effects.RefuseClient(client=1, view=2, session=1, number=number, reason=reason, checksum=of))
     for client in (1, 2):
         port.redirect(effects.RedirectClient(client=client, view=2, replica=1))
     port.flush(wires.now, view=2, primary=1)
     answers = [unpack_frame(packed, ANSWERS, 0) for packed in wires.sent[0].answers]
     reasons = [(Reason(answer.reason), answer.request_checksum) for answer in answers]
-    checksum = request(1, 4).request_checksum
     assert reasons == [
         (Reason.REPLY_LOST, checksum), (Reason.REPLACED, bytes(16)), (Reason.NOT_PRIMARY, checksum),
     ]  # fmt: skip
-    assert port.counters == {"refusals_nobody_waits_for": 1}
+    assert port.counters == {"refusals_nobody_waits_for": 2}
 
 
 # Who is primary.

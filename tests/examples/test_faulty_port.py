@@ -8,7 +8,7 @@ import pytest
 from thespian.actors import ActorAddress
 
 from client_replies.cluster.door.forwarding_messages import ForwardedReplies, ForwardRequests
-from client_replies.cluster.door.frames import TO_CLIENT, request_frame, unpack_frame
+from client_replies.cluster.door.frames import TO_CLIENT, Frame, request_frame, unpack_frame
 from client_replies.cluster.vsr.effects import AnswerClient, Reason, RefuseClient
 from client_replies.messages.reply import Reply
 
@@ -42,6 +42,11 @@ class Noted(Hurts):
         self.left.append((effect.client, sent))
 
 
+def asked_by(client: int) -> Frame:
+    """The request of a client."""
+    return request_frame(cluster=CLUSTER, client=client, session=1, request=1, operation=2, body=b"x")
+
+
 class Bench:
     """A replica's port, and what a gateway gets from it."""
 
@@ -56,10 +61,7 @@ class Bench:
     def take(self, *clients: int) -> list[int]:
         """A batch of requests comes: whose reach the replica."""
         self._batches += 1
-        frames = [
-            request_frame(cluster=CLUSTER, client=client, session=1, request=1, operation=2, body=b"x")
-            for client in clients
-        ]
+        frames = [asked_by(client) for client in clients]
         message = ForwardRequests(
             gateway=5, number=self._batches, taken=self._batches, requests=tuple(frame.packed for frame in frames)
         )
@@ -124,7 +126,7 @@ def test_a_blocked_client_gets_neither_replies_nor_refusals() -> None:
     for client in (1, 2, 3):
         bench.reply(client)
     for client in (1, 2):
-        bench.port.refuse(RefuseClient(client=client, view=0, session=1, number=1, reason=Reason.NO_SESSION))
+        bench.port.refuse(RefuseClient(client, 0, 1, 1, Reason.NO_SESSION, asked_by(client).request_checksum))
     assert bench.delivered() == [3, 2]
     assert bench.port.counters["replies_lost"] == 2
     assert bench.hurts.drop_answers_told() == 0

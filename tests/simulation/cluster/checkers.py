@@ -248,7 +248,8 @@ class ClusterCheckers(Checkers):
         if frame.command == FrameKind.REPLY:
             self._answered(index, AnswerClient(frame.client, frame.view, frame.body))
         elif frame.reason in REFUSALS:
-            self._refused(RefuseClient(frame.client, frame.view, frame.session, frame.request, REFUSALS[frame.reason]))
+            reason, checksum = REFUSALS[frame.reason], frame.request_checksum
+            self._refused(RefuseClient(frame.client, frame.view, frame.session, frame.request, reason, checksum))
 
     # The gateways and the client library.
 

@@ -352,4 +352,4 @@ class ClusterClientActor(Actor):
         self.session, self._latest = 0, None
 
     def _refused(self, asked: Frame, reason: Reason) -> RefuseClient:
-        return RefuseClient(asked.client, 0, asked.session, asked.request, reason)
+        return RefuseClient(asked.client, 0, asked.session, asked.request, reason, asked.request_checksum)
