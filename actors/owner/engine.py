@@ -60,7 +60,7 @@ class Engine:
         self._op = self._checkpointed = 0
         self._headers: dict[int, bytes] = {}  # of the latest reply of each slot, packed
         self._slots: dict[int, int] = {}  # by client
-        self._opened: Future[RepliesOpened] = Future()
+        self.opened: Future[RepliesOpened] = Future()  # what the file held
         self._closed: Future[None] = Future()
         self._room: list[Future[None]] = []
         self._undurable: deque[tuple[int, Future[None]]] = deque()
@@ -94,11 +94,6 @@ class Engine:
             self._thread = threading.Thread(target=self._run, name="replies", daemon=True)
             self._thread.start()
             self._resources = resources.pop_all()
-
-    @property
-    def opened(self) -> Future[RepliesOpened]:
-        """What the file held when it was opened."""
-        return self._opened
 
     # What is asked for.
 
@@ -284,14 +279,14 @@ class Engine:
             table = SessionTable.decode(opened.sessions, config.clients_max, config.cluster, verified=True)
             self._headers = dict(zip(table.slots, table.headers, strict=True))
             self._slots = {_client(header): slot for slot, header in self._headers.items()}
-        self._settle(self._opened, opened)
+        self._settle(self.opened, opened)
 
     def _end(self, fault: Fault) -> None:
         """Nothing more is done: everything that was asked for and has no result fails."""
         if self._fault is None:
             self._fault = fault
         error = RepliesUnusable(self._fault)
-        waiting: list[Future[Any]] = [self._opened, *self._room, *(future for _, future in self._undurable)]
+        waiting: list[Future[Any]] = [self.opened, *self._room, *(future for _, future in self._undurable)]
         waiting += [*self._reads.values(), *self._waits.values(), *self._checkpoints, *self._statuses.values()]
         for future in waiting:
             self._fail(future, error)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -33,10 +34,7 @@ from thespian.actors import ActorAddress
 
 from client_replies.actors.thespian.system import OwnedSystem
 from client_replies.messages.config import OpenMode, RepliesConfig
-from client_replies.messages.replies import (
-    RepliesOpened,
-    RepliesStatus,
-)
+from client_replies.messages.replies import RepliesOpened, RepliesStatus
 from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import ReplyHeader
 
@@ -48,22 +46,26 @@ CLOSE_TIMEOUT = 30.0
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
 class Written:
     """A reply, or a removal, that was taken over."""
 
-    def __init__(self, op: int, future: Future[None]) -> None:
-        self.op = op
-        self._future = future
+    op: int
+    _future: Future[None]
 
     def durable(self, timeout: float | None = None) -> None:
         """Return when this, or a newer reply of its slot, is on disk. Raises `TimeoutError`, `RepliesUnusable`."""
         self._future.result(timeout)
 
 
-class AsyncWritten(Written):
+@dataclass(frozen=True, slots=True)
+class AsyncWritten:
     """The same, for asyncio."""
 
-    async def durable(self, timeout: float | None = None) -> None:  # type: ignore[override]
+    op: int
+    _future: Future[None]
+
+    async def durable(self, timeout: float | None = None) -> None:
         """Return when this, or a newer reply of its slot, is on disk. Raises `TimeoutError`, `RepliesUnusable`."""
         await _awaited(self._future, timeout)
 
@@ -141,8 +143,7 @@ class Replies(_Handle):
 
         Returns when it is taken over, which waits only while too much is under way.
         """
-        data = reply if isinstance(reply, bytes) else reply.pack()
-        return self._take(slot, ReplyHeader.unpack(data).op, data, timeout)
+        return self._take(slot, *_op_and_bytes(reply), timeout)
 
     def remove(self, slot: int, op: int, timeout: float | None = None) -> Written:
         """The slot holds no reply any more, as of `op`."""
@@ -199,8 +200,7 @@ class AsyncReplies(_Handle):
 
     async def write(self, slot: int, reply: Reply | bytes, timeout: float | None = None) -> AsyncWritten:
         """See `Replies.write`."""
-        data = reply if isinstance(reply, bytes) else reply.pack()
-        return await self._take(slot, ReplyHeader.unpack(data).op, data, timeout)
+        return await self._take(slot, *_op_and_bytes(reply), timeout)
 
     async def remove(self, slot: int, op: int, timeout: float | None = None) -> AsyncWritten:
         """See `Replies.remove`."""
@@ -226,6 +226,12 @@ class AsyncReplies(_Handle):
     async def status(self, slots: Sequence[int] = (), timeout: float | None = None) -> RepliesStatus:
         """See `Replies.status`."""
         return await _awaited(self._engine.status(slots), timeout)
+
+
+def _op_and_bytes(reply: Reply | bytes) -> tuple[int, bytes]:
+    if isinstance(reply, bytes):
+        return ReplyHeader.unpack(reply).op, reply
+    return reply.header.op, reply.pack()
 
 
 async def _awaited(future: Future[T], timeout: float | None) -> T:

@@ -112,6 +112,7 @@ class RepliesOwner(ComponentActor):
         self._replies_actor: ActorAddress | None = None
         self._pool: ActorAddress | None = None
         self._port: RepliesPort | None = None
+        self._config: RepliesConfig  # from `start_replies` on
         self._recovering: Iterator[Entry] = iter(())
         self._peers: dict[int, ActorAddress] = {}
         self._checkpoint_op = self._checkpoint_before = 0  # of the last checkpoint that is on disk, and the one before
@@ -123,7 +124,7 @@ class RepliesOwner(ComponentActor):
     # What an author writes.
 
     def replies_config(self) -> RepliesConfig:
-        """The component's configuration."""
+        """The component's configuration; asked for once, by `start_replies`."""
         raise NotImplementedError
 
     def entries(self, after: int) -> Iterable[Entry]:
@@ -187,7 +188,8 @@ class RepliesOwner(ComponentActor):
             now=self.environment.monotonic,
             open_memory=self.environment.open_memory,
         )
-        self._port.open(self.replies_config(), mode)
+        self._config = self.replies_config()
+        self._port.open(self._config, mode)
         self.start_ticks(TICK)
 
     @property
@@ -288,7 +290,7 @@ class RepliesOwner(ComponentActor):
             return None
         registers = entry.request == 0
         reply = seal_reply(
-            cluster=self.replies_config().cluster,
+            cluster=self._config.cluster,
             client=entry.client,
             session=entry.op if registers else entry.session,
             request=entry.request,
@@ -342,12 +344,12 @@ class RepliesOwner(ComponentActor):
             case SlotsAreDurable():
                 self._waits.pop(event.wait)()
             case RepliesRepaired():
-                repaired = {header for _, header in event.repaired}
-                waited = [read for read in self._damaged if read.header in repaired]
-                self._damaged = [read for read in self._damaged if read.header not in repaired]
-                for read in waited:
-                    self._read(read)
+                for _, header in event.repaired:
+                    for read in self._waited_for(header):
+                        self._read(read)
             case ReplyLost():
+                for read in self._waited_for(event.header):
+                    read.done(NotRead.LOST)
                 self.on_lost(event.slot, event.header)
             case PortFailed() | StorageFailed():
                 self._failed(event.fault)
@@ -356,13 +358,8 @@ class RepliesOwner(ComponentActor):
                 self.on_closed()
 
     def _begin(self, opened: RepliesOpened) -> None:
-        config = self.replies_config()
-        if opened.sessions:
-            self.sessions = ClientSessions.decode(
-                opened.sessions, clients_max=config.clients_max, cluster=config.cluster
-            )
-        else:
-            self.sessions = ClientSessions(config.clients_max, config.cluster)
+        size = {"clients_max": self._config.clients_max, "cluster": self._config.cluster}
+        self.sessions = ClientSessions.decode(opened.sessions, **size) if opened.sessions else ClientSessions(**size)
         self.applied_op = self._checkpoint_op = self._checkpoint_before = opened.op
         self.restore(opened.op)
         self._recovering = iter(self.entries(opened.op))
@@ -390,6 +387,12 @@ class RepliesOwner(ComponentActor):
             return
         read.repaired_by = self.environment.monotonic() + REPAIR_WAIT
         self._damaged.append(read)
+
+    def _waited_for(self, header: bytes) -> list[_Read]:
+        """The reads that waited for the repair of this reply, which has ended."""
+        waited = [read for read in self._damaged if read.header == header]
+        self._damaged = [read for read in self._damaged if read.header != header]
+        return waited
 
     def _failed(self, fault: Fault) -> None:
         self.is_recovered = False

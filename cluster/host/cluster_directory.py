@@ -30,6 +30,7 @@ from typing import Any
 from client_replies.cluster.durable_files import NEW, replace_file
 
 CLUSTER_FILE = "cluster.json"
+DATA_FILE = "replies.data"  # in a replica's directory
 RUNNING_FILE = "running.json"
 SOCKET = "control.sock"
 # What may be there before there is a cluster: of an earlier attempt to start (older versions locked a file), of a disk.

@@ -36,13 +36,12 @@ from client_replies.cluster.replica.replica import ReplicaActor
 from client_replies.cluster.state_machine import StateMachine
 from client_replies.messages.config import RepliesConfig
 
-from .cluster_directory import RUNNING_FILE, ClusterUnusable, OpenDirectory, Shape, on_refusal, opened
+from .cluster_directory import DATA_FILE, RUNNING_FILE, ClusterUnusable, OpenDirectory, Shape, on_refusal, opened
 from .failure import MembersFailed
 from .gateway_keeper import GatewayKeeper
 from .members import Members, kill, on_machine
 
 TURN = 0.2  # seconds between two looks at the processes, if nobody says anything
-DATA_FILE = "replies.data"  # in a replica's directory
 LOG_FILE = "log.jsonl"
 START_TIMEOUT = 120.0  # seconds until a service that runs in a thread must be up
 

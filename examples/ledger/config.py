@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from client_replies.messages.config import RepliesConfig
 
-DATA_FILE = "replies.data"  # in a replica's directory
 CLIENTS_MAX = 64
 MESSAGE_SIZE_MAX = 16 * 1024
 INLINE_SIZE_MAX = 4 * 1024  # so that a part of the replies travels in shared memory

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from client_replies.cluster.control import GetProgress, Progress
+from client_replies.cluster.host.cluster_directory import DATA_FILE
 from client_replies.cluster.host.failure import MembersFailed
 from client_replies.cluster.host.gateway_keeper import GatewayKeeper
 from client_replies.cluster.host.members import Members, is_living, kill
@@ -30,7 +31,7 @@ from client_replies.messages.reply import Reply
 from client_replies.messages.reply_header import HEADER_SIZE, HeaderInvalid, packed_size
 from client_replies.storage.layout import Layout
 
-from .config import CLIENTS_MAX, DATA_FILE, MESSAGE_SIZE_MAX
+from .config import CLIENTS_MAX, MESSAGE_SIZE_MAX
 from .damage import damage_slot, lose_directory
 from .fault_keeper import FaultKeeper
 

@@ -28,6 +28,7 @@ from client_replies.actors.thespian.system import (
 from client_replies.cluster.control import GetProgress, Progress, StartReplica
 from client_replies.cluster.door.gateway import GatewayStatus, GetGatewayStatus
 from client_replies.cluster.host.cluster_directory import (
+    DATA_FILE,
     ClusterUnusable,
     OpenDirectory,
     Shape,
@@ -41,7 +42,7 @@ from client_replies.messages.replies import GetStatus, RepliesStatus
 from client_replies.messages.reply_header import HEADER_SIZE, packed_client_request, packed_size
 from client_replies.storage.layout import Layout
 
-from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, DATA_FILE, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
+from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .control_socket import (
     AskStatus,
     Block,

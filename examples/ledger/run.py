@@ -25,6 +25,7 @@ from pathlib import Path
 
 from client_replies.actors.thespian.system import configure_logging, running_system
 from client_replies.cluster.control import Finish, FinishState, GetProgress, Progress, replica_name
+from client_replies.cluster.host.cluster_directory import DATA_FILE
 from client_replies.cluster.host.failure import MembersFailed
 from client_replies.cluster.host.gateway_keeper import GatewayKeeper
 from client_replies.cluster.host.members import Members, on_machine
@@ -32,7 +33,7 @@ from client_replies.messages.reply_header import packed_size
 from client_replies.storage.layout import Layout, sectors_size
 
 from .clients import DrillClients
-from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, DATA_FILE, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
+from .config import CHECKPOINT_INTERVAL, CLIENTS_MAX, MESSAGE_SIZE_MAX, VIEW_CHANGE, replies_config
 from .damage import MomentsPlan
 from .descriptors import prepare_descriptors
 from .evidence import Totals, read_events, read_final, read_journal, read_record

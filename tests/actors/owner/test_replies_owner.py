@@ -70,24 +70,46 @@ def test_an_owner_that_exits_and_comes_back_goes_on(tmp_path: Path) -> None:
         assert ask(system, owner, 1) == first
 
 
+def owners_with_a_reply(system: OwnedSystem, directory: Path) -> tuple[list[ActorAddress], Told]:
+    """Spawn two owners with the same log, who know each other; give their addresses and the reply that both hold."""
+    owners = [started(system, directory, replica) for replica in range(2)]
+    for owner, _ in owners:
+        ask(system, owner, 0)
+        last = ask(system, owner, 1)
+    for replica, (owner, _) in enumerate(owners):
+        other = owners[1 - replica][1].replies
+        assert other is not None
+        system.tell(owner, Peers({1 - replica: other}))
+    return [owner for owner, _ in owners], last
+
+
+def damage(system: OwnedSystem, owner: ActorAddress, path: Path) -> int:
+    """Damage the slot once it is written; give the offset of the damage."""
+    offset = Layout.of_shape(8, 1024 * 1024).slot_offset(0)
+    while not path.read_bytes()[offset:].lstrip(b"\0"):
+        ask(system, owner, 1)  # not written yet
+    with path.open("r+b") as file:
+        file.seek(offset + 300)
+        file.write(b"rot")
+    return offset + 300
+
+
 @pytest.mark.slow
 def test_a_damaged_slot_is_repaired_from_a_peer_before_the_client_is_answered(tmp_path: Path) -> None:
-    """Two owners with the same log; the client's retry waits for the repair and gets the original reply."""
+    """The client's retry waits for the repair and gets the original reply."""
     with running_system() as system:
-        owners = [started(system, tmp_path, replica) for replica in range(2)]
-        for owner, _ in owners:
-            ask(system, owner, 0)
-            last = ask(system, owner, 1)
-        for replica, (owner, _) in enumerate(owners):
-            other = owners[1 - replica][1].replies
-            assert other is not None
-            system.tell(owner, Peers({1 - replica: other}))
+        (owner, _), last = owners_with_a_reply(system, tmp_path)
         path = tmp_path / "r0.replies"
-        layout = Layout.of_shape(8, 1024 * 1024)
-        while not path.read_bytes()[layout.slot_offset(0) :].lstrip(b"\0"):
-            ask(system, owners[0][0], 1)  # not written yet
-        with path.open("r+b") as file:
-            file.seek(layout.slot_offset(0) + 300)
-            file.write(b"rot")
-        assert ask(system, owners[0][0], 1) == last
-        assert path.read_bytes()[layout.slot_offset(0) + 300 :][:3] != b"rot"
+        at = damage(system, owner, path)
+        assert ask(system, owner, 1) == last
+        assert path.read_bytes()[at:][:3] != b"rot"
+
+
+@pytest.mark.slow
+def test_a_client_whose_reply_no_replica_holds_is_told_that_it_is_lost(tmp_path: Path) -> None:
+    """Also while its retry waits for the repair."""
+    with running_system() as system:
+        owners, _ = owners_with_a_reply(system, tmp_path)
+        for replica, owner in enumerate(owners):
+            damage(system, owner, tmp_path / f"r{replica}.replies")
+        assert ask(system, owners[0], 1) == Told("LOST")
