@@ -8,7 +8,7 @@ cache that failed to write once may claim to be clean.
 A checkpoint is atomic. Its trailer goes into the area that the one before does not use, and is synced before any
 superblock names it. Copies 0 and 1 are then written and synced, before 2 and 3: whatever a crash leaves of one pair,
 torn or rubbish, the other pair agrees with itself. So opening finds two equal copies, of the old checkpoint or of the
-new one, and the trailer of either is whole. A crash may leave one newer copy alone, which is not believed, or copies
+new one, and the trailer of either is whole. A crash may leave one newer copy alone, which is not trusted, or copies
 that are behind. `open` overwrites both, for the next trailer goes where a copy left behind still points. It first
 checks everything else, then syncs: after a killed process the copies that agree may be in the page cache alone, and
 with the others in flight beside them a power cut would take all four. It reads the disk itself, for the same reason.

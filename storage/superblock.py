@@ -17,7 +17,7 @@ every version, so that an older program can tell a newer file from a damaged one
 the fields of "the checkpoint before" repeat those of the checkpoint. Version 1 had zeros there, and area sequence % 2.
 
 Guarantees: `choose_superblock` returns the newest superblock that at least two copies agree on, byte for byte except
-the copy number, or says why there is none. One copy alone is never believed: it may be all that a checkpoint wrote
+the copy number, or says why there is none. One copy alone is never trusted: it may be all that a checkpoint wrote
 before a crash, or a sector that came from elsewhere. It is reason enough to refuse a file, if a newer program wrote it.
 """
 

@@ -111,7 +111,7 @@ class WithFile(State):
         return fault(FaultKind.ALREADY_OPEN, found, "that path, cluster and replica, and a mode that opens it")
 
     def is_free_next(self) -> bool:
-        """True if whoever asks may open next, whatever the file."""
+        """True if any owner may open next, whatever the file."""
         return False
 
     def reopening_fault(self) -> Fault | None:

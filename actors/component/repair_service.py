@@ -62,7 +62,7 @@ class RepairService:
         return room if waiting < WAITING_ANSWERS * config.repair_bytes_max else 0
 
     def found(self, message: RepliesFound) -> None:
-        """Replies from a peer: verified one by one, whatever was asked and whoever sent them."""
+        """Replies from a peer: verified one by one, whatever was asked and from any peer."""
         opened = self._opened
         if message.asker != opened.config.replica or message.incarnation != opened.incarnation:
             opened.count("repair_not_ours", peer=message.peer)

@@ -181,7 +181,7 @@ class Slots:
     def _queue(self, slot: int, header: bytes, payload: Payload, now: float) -> None:
         """Queue the write, in the place of one that waits: numbered and due as that one was.
 
-        So whoever waits for the older reply waits for this one, and a busy slot's reply is never put off for ever.
+        So waits for the older reply wait for this one, and a busy slot's reply is never put off for ever.
         """
         if self.repairs:
             self.repairs.pop(slot, None)

@@ -1,6 +1,6 @@
 """Stopped: the disk failed or an actor of the component died, and nothing is promised any more (invariant 14).
 
-Guarantees: nothing is retried. Whoever waits is told once, and whoever asks again is told again. The owner may still
+Guarantees: nothing is retried. Waiting requests are answered once, and repeated ones again. The owner may still
 close: nothing more becomes durable, but the leases go back and the file is released. It never opens again.
 """
 

@@ -4,7 +4,7 @@
         answer = session.request(OPERATION_TRANSFER, body, timeout=5.0)
 
 Guarantees: one request at a time in a session, numbered and checksummed, the same bytes at each retry. A reply is
-believed only if all its checksums hold and it answers exactly this request: cluster, client, session, number, request
+trusted only if all its checksums hold and it answers exactly this request: cluster, client, session, number, request
 checksum. Every call ends within its timeout, with an answer or with a `ClusterError` that says what is known.
 
 Threads may share a client, not a session: give each thread its own with `session()`, or one of the pool with
@@ -180,7 +180,7 @@ class ClusterClient(OfOneProcess):
             return self._primary
 
     def _replied(self, view: int) -> None:
-        """A reply came from this view: whoever is still in an earlier one has no say any more."""
+        """A reply came from this view: replicas of earlier views are ignored from now on."""
         with self._lock:
             self._view_replied = max(self._view_replied, view)
 

@@ -388,7 +388,7 @@ class Forwarding:
             link.probe_pause = self.limits.probe_first_s
             link.probe_at = now + link.probe_pause
         if self.primary == replica:
-            self.primary = PRIMARY_UNKNOWN  # in this view; whoever takes over says so
+            self.primary = PRIMARY_UNKNOWN  # in this view; the next primary says so
         self._preferred = self._next(replica)
         target = self._target()
         if target != replica:

@@ -15,7 +15,7 @@ A frame is a header of 128 bytes and a body, little-endian:
 `protocol.Request`: it identifies a request, in the request itself and in its answer. The body of a reply is the
 component's own reply, header and body, and of a refusal a short text for people.
 
-Guarantees: a length is believed only after the checksum of its header, a body only after its own; what decodes packs
+Guarantees: a length is trusted only after the checksum of its header, a body only after its own; what decodes packs
 to the same bytes; each way to be wrong has an error of its own below `FrameInvalid`.
 
 Limits: no secrecy, no authenticity. XXH3 finds rot, not malice: who knows a client's number can speak for it.

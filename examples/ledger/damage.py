@@ -39,7 +39,7 @@ NO_MOMENTS = MomentsPlan(directory="", ops=0, damages=0, kills=0)
 
 
 class Moments:
-    """The moments of one kind, each for whoever is primary then: claimed once, by a file that survives its maker."""
+    """The moments of one kind, each for the primary of that moment: claimed once, by a file that survives its maker."""
 
     def __init__(self, directory: str, kind: str, count: int, ops: int) -> None:
         self._directory = Path(directory)

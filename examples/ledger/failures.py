@@ -19,7 +19,7 @@ from .terminal import OutputLost
 from .transfers import TransferFileError
 from .typed import Misused
 
-# What each error means for whoever started us; the first that fits.
+# What each error means for the caller; the first that fits.
 STATUSES: tuple[tuple[tuple[type[BaseException], ...], ExitStatus], ...] = (
     ((OutputLost, AnswerLost), ExitStatus.OUTPUT_LOST),
     ((ClusterDown, ClusterUnavailable, RequestTimeout, SessionEvicted), ExitStatus.UNAVAILABLE),
